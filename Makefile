@@ -1,0 +1,32 @@
+# make demo    the whole way on the bundled sample: train, evaluate, export, verify, report
+# make test    the default test suite
+# make lint    ruff and mypy
+# make clean   removes .venv and what builds leave behind
+#
+# PYTHON=/path/to/python chooses the Python that .venv is made from (3.11, 3.12 or 3.13).
+# ARGS="..." is handed to the command, e.g. make demo ARGS="--epochs 1".
+
+VENV := .venv
+export PYTHON
+
+.PHONY: help demo test lint clean
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+demo:
+	@sh tools/venv.sh $(VENV)
+	@$(VENV)/bin/python -m kdkeras demo $(ARGS)
+
+test:
+	@sh tools/venv.sh $(VENV) test
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+lint:
+	@sh tools/venv.sh $(VENV) test
+	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m ruff format --check .
+	@$(VENV)/bin/python -m mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
