@@ -1,0 +1,63 @@
+"""kdkeras: any text encoder becomes a multilingual model that fits in a phone.
+
+Everything is loaded on first use, so that `import kdkeras` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdkeras import data, evaluation, export, layers, losses, optimizers, students, teachers
+    from kdkeras.distillation import Distiller
+    from kdkeras.errors import GateError, InputError, MissingExtraError, NonFiniteLossError
+    from kdkeras.loading import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Distiller",
+    "GateError",
+    "InputError",
+    "MissingExtraError",
+    "NonFiniteLossError",
+    "data",
+    "evaluation",
+    "export",
+    "layers",
+    "load",
+    "losses",
+    "optimizers",
+    "students",
+    "teachers",
+]
+
+_HOMES = {
+    "Distiller": "kdkeras.distillation",
+    "GateError": "kdkeras.errors",
+    "InputError": "kdkeras.errors",
+    "MissingExtraError": "kdkeras.errors",
+    "NonFiniteLossError": "kdkeras.errors",
+    "load": "kdkeras.loading",
+}
+
+_backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+if _backend != "tensorflow":
+    raise ImportError(
+        "kdkeras runs on Keras with the TensorFlow backend. "
+        f"Received: KERAS_BACKEND={_backend}. Set KERAS_BACKEND=tensorflow before Python starts."
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"kdkeras.{name}")
+    raise AttributeError(f"module 'kdkeras' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,7 @@
+"""Layers that students are made of."""
+
+from kdkeras.layers.embedding_table import EmbeddingTable
+from kdkeras.layers.pooling import MaskedMean, UnitNorm
+from kdkeras.layers.transformer_block import TransformerBlock
+
+__all__ = ["EmbeddingTable", "MaskedMean", "TransformerBlock", "UnitNorm"]

@@ -1,0 +1,80 @@
+"""A table of token vectors whose lookup survives the conversion to LiteRT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+__all__ = ["EmbeddingTable"]
+
+
+@tf.function(experimental_implements="embedding_matmul")
+def _lookup(table: tf.Tensor, flat_ids: tf.Tensor) -> tf.Tensor:
+    # The converter recognises this named function and writes EMBEDDING_LOOKUP,
+    # which keeps one int8 scale a row. A plain gather becomes GATHER with one
+    # scale for the whole table.
+    return tf.gather(table, flat_ids)
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class EmbeddingTable(keras.layers.Layer):
+    """Looks up one vector a token.
+
+    The same numbers as `keras.layers.Embedding`; the difference is what the
+    exported model is made of.
+
+    Args:
+        vocabulary_size: Rows of the table.
+        dim: Columns of the table.
+        initializer: Initializer of the table.
+
+    Call arguments:
+        token_ids: `(B, L)` int32, each in `[0, vocabulary_size)`.
+
+    Returns:
+        `(B, L, dim)` in the layer's compute dtype.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        dim: int,
+        initializer: Any = "uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.vocabulary_size = int(vocabulary_size)
+        self.dim = int(dim)
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the table."""
+        self.table = self.add_weight(
+            shape=(self.vocabulary_size, self.dim), initializer=self.initializer, name="table"
+        )
+
+    def call(self, token_ids: Any) -> Any:
+        """Returns the tokens' vectors."""
+        flat = ops.reshape(token_ids, (-1,))
+        table = tf.convert_to_tensor(self.table)
+        # Only the plain float32 table is read by phones; a variable cast to
+        # half precision takes the ordinary path.
+        vectors = _lookup(table, flat) if table.dtype == tf.float32 else tf.gather(table, flat)
+        shape = tuple(ops.shape(token_ids)) + (self.dim,)
+        return ops.reshape(vectors, shape)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the input's shape with `dim` added."""
+        return (*input_shape, self.dim)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "dim": self.dim,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }

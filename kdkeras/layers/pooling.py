@@ -1,0 +1,76 @@
+"""From token vectors to one sentence vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdkeras.losses.base import l2_normalize
+
+__all__ = ["MaskedMean", "UnitNorm"]
+
+# Far below any useful sum of weights: a sentence without a token gives the
+# zero vector rather than a division by zero.
+_NO_TOKEN = 1e-6
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class MaskedMean(keras.layers.Layer):
+    """Averages the vectors of the real tokens, optionally weighted.
+
+    Formula:
+
+    ```
+    mean = sum(mask * weights * vectors) / max(sum(mask), 1e-6)
+    ```
+
+    Dividing by the number of tokens, not by the sum of the weights, lets a
+    weight near zero remove a token while the padding never counts.
+
+    Call arguments:
+        vectors: `(B, L, d)` float.
+        padding_mask: `(B, L)` int or bool, 1 = real token.
+        weights: `(B, L, 1)` float, optional; 1 if left out.
+
+    Returns:
+        `(B, d)`; zeros for a row without a token.
+    """
+
+    def call(self, vectors: Any, padding_mask: Any, weights: Any = None) -> Any:
+        """Returns the mean of the real tokens."""
+        mask = ops.cast(ops.expand_dims(padding_mask, -1), vectors.dtype)
+        share = mask if weights is None else mask * weights
+        total = ops.sum(vectors * share, axis=1)
+        return total / ops.maximum(ops.sum(mask, axis=1), _NO_TOKEN)
+
+    def compute_output_shape(self, *shapes: Any, **named: Any) -> tuple[Any, Any]:
+        """Returns `(B, d)`."""
+        shape = named.get("vectors_shape", shapes[0] if shapes else None)
+        return (shape[0], shape[2])
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class UnitNorm(keras.layers.Layer):
+    """Scales every vector to length 1 (a zero vector stays zero).
+
+    Call arguments:
+        vectors: `(B, d)` float.
+
+    Returns:
+        `(B, d)` float32, whatever the precision of the layers before.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        # Half precision would leave lengths wrong by a part in a thousand.
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+
+    def call(self, vectors: Any) -> Any:
+        """Returns the scaled vectors."""
+        return l2_normalize(vectors)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the input's shape."""
+        return input_shape

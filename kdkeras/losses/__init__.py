@@ -1,0 +1,15 @@
+"""Losses: soft targets from a teacher, and alignment across languages."""
+
+from kdkeras.losses.base import DistillationLoss
+from kdkeras.losses.embedding import EmbeddingDistillation
+from kdkeras.losses.similarity import SimilarityDistillation
+from kdkeras.losses.soft_targets import SoftTargets
+from kdkeras.losses.translation_ranking import TranslationRanking
+
+__all__ = [
+    "DistillationLoss",
+    "EmbeddingDistillation",
+    "SimilarityDistillation",
+    "SoftTargets",
+    "TranslationRanking",
+]

@@ -1,0 +1,91 @@
+"""What every loss of kdkeras shares: one value an example, teacher first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdkeras.errors import InputError
+
+__all__ = ["DistillationLoss", "l2_normalize", "positive"]
+
+
+def positive(name: str, value: float) -> float:
+    """Returns `value` if it is above zero.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if not value > 0:
+        raise InputError(
+            f"`{name}` must be positive. Received: {name}={value}. Use 1.0 if in doubt."
+        )
+    return float(value)
+
+
+def l2_normalize(x: Any) -> Any:
+    """Scales every row of `x` to unit length; a zero row stays zero.
+
+    Args:
+        x: Float tensor `(..., dim)`.
+
+    Returns:
+        Tensor of the same shape and dtype.
+    """
+    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    return x * ops.rsqrt(ops.maximum(square, 1e-12))
+
+
+class DistillationLoss(keras.layers.Layer):
+    """Base class: compares what the student says with what the teacher said.
+
+    A loss is a layer, so that weights of its own (a projection) are trained
+    and saved. It returns **one value an example**: the `Distiller` alone
+    weighs, sums and divides by the global batch, which is what makes one
+    replica equal many. It always computes in float32 and sends no gradient
+    into the teacher.
+
+    Subclasses implement `loss(teacher, student)`.
+
+    Args:
+        target: Key of the teacher target that the loss reads, `"embedding"`
+            or `"logits"`.
+    """
+
+    def __init__(self, target: str = "embedding", **kwargs: Any) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.target = target
+
+    def loss(self, teacher: Any, student: Any) -> Any:
+        """Formula of the loss: `(B, d)` and `(B, d)` to `(B,)`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `loss`.")
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Computes the loss.
+
+        Args:
+            y_true: Float tensor `(B, ...)`, what the teacher said.
+            y_pred: Float tensor `(B, ...)`, what the student says.
+
+        Returns:
+            Float32 tensor `(B,)`.
+
+        Raises:
+            InputError: If the shapes cannot match.
+        """
+        teacher = ops.stop_gradient(ops.cast(y_true, "float32"))
+        student = ops.cast(y_pred, "float32")
+        if tuple(teacher.shape[1:]) != tuple(student.shape[1:]):
+            raise InputError(
+                "The teacher's target and the student's output must have equal shapes. "
+                f"Received: teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in "
+                f"`{self.name}`. Set the student's output_dim to the teacher's width."
+            )
+        return self.loss(teacher, student)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "target": self.target}

@@ -1,0 +1,86 @@
+"""Soft targets for embeddings: to whom is this sentence similar?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdkeras.losses.base import DistillationLoss, l2_normalize, positive
+
+__all__ = ["SimilarityDistillation"]
+
+# Finite in every float type, and far below any cosine divided by a temperature.
+_MASKED = -1e4
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class SimilarityDistillation(DistillationLoss):
+    """Computes the divergence between distributions of in-batch similarity.
+
+    Every sentence's similarities to the *teacher's* vectors of the batch are
+    turned into a distribution, once from the teacher's own vector and once
+    from the student's. The student then learns the neighbourhood, not only
+    the place. Needs batches of more than one example.
+
+    Formula:
+
+    ```
+    p = softmax(cos(teacher, teacher) / temperature)
+    q = softmax(cos(student, teacher) / temperature)
+    loss = sum(p * log(p / q), over the batch)
+    ```
+
+    Args:
+        temperature: Softening, above 0. Cosines span [-1, 1], so useful values
+            are small. Defaults to 0.05.
+        exclude_self: Whether a sentence is left out of its own distribution.
+
+    Call arguments:
+        y_true: `(B, d)` float, the teacher's embeddings.
+        y_pred: `(B, d)` float, the student's.
+
+    Returns:
+        `(B,)` float32, at least 0, in nats.
+
+    Raises:
+        InputError: If `temperature` is not positive, or the shapes differ.
+
+    References:
+        Fang et al. (2021), SEED, arXiv:2101.04731, equation 4, with the batch
+        in place of the queue.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        exclude_self: bool = False,
+        target: str = "embedding",
+        name: str = "similarity_distillation",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(target=target, name=name, **kwargs)
+        self.temperature = positive("temperature", temperature)
+        self.exclude_self = bool(exclude_self)
+
+    def loss(self, teacher: Any, student: Any) -> Any:
+        """Returns the divergence of each example's distribution, `(B,)`."""
+        teacher, student = l2_normalize(teacher), l2_normalize(student)
+        keys = ops.transpose(teacher)  # (d, batch)
+        expected = ops.matmul(teacher, keys) / self.temperature  # (batch, batch)
+        actual = ops.matmul(student, keys) / self.temperature
+        if self.exclude_self:
+            own = ops.eye(ops.shape(expected)[0], dtype="float32") * _MASKED
+            expected, actual = expected + own, actual + own
+        log_p = ops.log_softmax(expected, axis=-1)
+        log_q = ops.log_softmax(actual, axis=-1)
+        return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "exclude_self": self.exclude_self,
+        }

@@ -1,0 +1,76 @@
+"""Soft targets for logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdkeras.losses.base import DistillationLoss, positive
+
+__all__ = ["SoftTargets"]
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class SoftTargets(DistillationLoss):
+    """Computes the softened Kullback–Leibler divergence from teacher to student.
+
+    Use it where teacher and student choose among the same classes. The factor
+    `temperature ** 2` keeps the gradient's size independent of the temperature.
+
+    Formula:
+
+    ```
+    p = softmax(logits / temperature)
+    loss = temperature ** 2 * sum(p_teacher * log(p_teacher / p_student))
+    ```
+
+    For sequences of logits `(B, T, V)` the divergence is averaged over `T`.
+
+    Args:
+        temperature: Softening of both distributions, above 0. 1.0 leaves them
+            as they are.
+        target: Key of the teacher target. Defaults to `"logits"`.
+
+    Call arguments:
+        y_true: `(B, V)` or `(B, T, V)` float, the teacher's logits.
+        y_pred: The same shape, the student's logits.
+
+    Returns:
+        `(B,)` float32, at least 0, in nats.
+
+    Raises:
+        InputError: If `temperature` is not positive, or the shapes differ.
+
+    Example:
+
+    >>> float(SoftTargets()([[2.0, 0.0]], [[2.0, 0.0]])[0])
+    0.0
+
+    References:
+        Hinton, Vinyals, Dean (2015), arXiv:1503.02531, section 2.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        target: str = "logits",
+        name: str = "soft_targets",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(target=target, name=name, **kwargs)
+        self.temperature = positive("temperature", temperature)
+
+    def loss(self, teacher: Any, student: Any) -> Any:
+        """Returns the divergence of each example, `(B,)`."""
+        log_teacher = ops.log_softmax(teacher / self.temperature, axis=-1)
+        log_student = ops.log_softmax(student / self.temperature, axis=-1)
+        divergence = ops.sum(ops.exp(log_teacher) * (log_teacher - log_student), axis=-1)
+        if len(divergence.shape) > 1:
+            divergence = ops.mean(divergence, axis=tuple(range(1, len(divergence.shape))))
+        return self.temperature**2 * divergence
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "temperature": self.temperature}

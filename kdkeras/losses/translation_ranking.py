@@ -1,0 +1,119 @@
+"""The multilingual alignment loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdkeras.errors import InputError
+from kdkeras.losses.base import l2_normalize, positive
+
+__all__ = ["TranslationRanking"]
+
+# Finite in every float type, and far below any scaled cosine.
+_MASKED = -1e4
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class TranslationRanking(keras.layers.Layer):
+    """Ranks a sentence's translation above the other translations of the batch.
+
+    Both directions are averaged. Rows that share a source sentence are never
+    each other's negatives, and with `guide_margin` neither are rows that the
+    teacher finds about as similar as the pair itself.
+
+    Formula, with `c[i, j] = cos(source[i], translation[j])`:
+
+    ```
+    z[i, j] = scale * (c[i, j] - margin * (i == j))
+    loss[i] = -(log_softmax(z, axis=1)[i, i] + log_softmax(z, axis=0)[i, i]) / 2
+    ```
+
+    Args:
+        margin: Subtracted from the cosine of the true pair, at least 0.
+        scale: Multiplies every cosine (the inverse temperature), above 0.
+        guide_margin: If given, `j` is no negative of `i` where the teacher's
+            `cos(i, j) > 1 - guide_margin`; at least 0.
+
+    Call arguments:
+        source: `(B, d)` float, the student's embeddings of the sentences.
+        translation: `(B, d)` float, of their translations.
+        source_id: `(B,)` int, equal for rows of one source sentence. Optional.
+        teacher: `(B, d)` float, the teacher's embeddings of the sentences;
+            needed with `guide_margin`.
+
+    Returns:
+        `(B,)` float32, at least 0, in nats.
+
+    Raises:
+        InputError: For an argument out of its range, a static batch of one
+            row, or a missing guide.
+
+    References:
+        Yang et al. (2019), arXiv:1902.08564, equation 4; Feng et al. (2022),
+        LaBSE, arXiv:2007.01852; Solatorio (2024), GISTEmbed, arXiv:2402.16829.
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.3,
+        scale: float = 20.0,
+        guide_margin: float | None = None,
+        name: str = "translation_ranking",
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(name=name, **kwargs)
+        for key, value in (("margin", margin), ("guide_margin", guide_margin)):
+            if value is not None and not value >= 0:
+                raise InputError(
+                    f"`{key}` must be 0 or more. Received: {key}={value}. Use 0.0 for no margin."
+                )
+        self.margin = float(margin)
+        self.scale = positive("scale", scale)
+        self.guide_margin = None if guide_margin is None else float(guide_margin)
+
+    def call(
+        self, source: Any, translation: Any, source_id: Any = None, teacher: Any = None
+    ) -> Any:
+        """Returns the loss of each pair, `(B,)`."""
+        source = l2_normalize(ops.cast(source, "float32"))
+        translation = l2_normalize(ops.cast(translation, "float32"))
+        if source.shape[0] == 1:
+            raise InputError(
+                "A ranking needs at least two pairs in a batch. Received: batch size 1. "
+                "Raise the batch size, or leave the ranking loss out."
+            )
+        own = ops.eye(ops.shape(source)[0], dtype="float32")  # (batch, batch)
+        scores = self.scale * (ops.matmul(source, ops.transpose(translation)) - self.margin * own)
+        scores = scores + _MASKED * (1.0 - own) * self._not_negative(source_id, teacher)
+        both = ops.log_softmax(scores, axis=1) + ops.log_softmax(scores, axis=0)
+        return -0.5 * ops.sum(both * own, axis=1)
+
+    def _not_negative(self, source_id: Any, teacher: Any) -> Any:
+        """Returns 1.0 where `j` must not count as a negative of `i`."""
+        masked: Any = 0.0
+        if source_id is not None:
+            same = ops.equal(ops.expand_dims(source_id, 1), ops.expand_dims(source_id, 0))
+            masked = ops.cast(same, "float32")
+        if self.guide_margin is not None:
+            if teacher is None:
+                raise InputError(
+                    "`guide_margin` needs the teacher's embeddings. Received: teacher=None. "
+                    "Give them in the batch, or set guide_margin=None."
+                )
+            guide = l2_normalize(ops.stop_gradient(ops.cast(teacher, "float32")))
+            close = ops.matmul(guide, ops.transpose(guide)) > 1.0 - self.guide_margin
+            masked = ops.maximum(masked, ops.cast(close, "float32"))
+        return masked
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "margin": self.margin,
+            "scale": self.scale,
+            "guide_margin": self.guide_margin,
+        }

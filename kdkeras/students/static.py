@@ -1,0 +1,107 @@
+"""The smallest student: a table of subword vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+from keras import ops
+
+from kdkeras.layers import EmbeddingTable, MaskedMean, UnitNorm
+from kdkeras.students.student import Student
+
+if TYPE_CHECKING:
+    from kdkeras.data.vocabulary import Vocabulary
+
+__all__ = ["StaticStudent"]
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class StaticStudent(Student):
+    """Averages weighted subword vectors and projects the mean.
+
+    A few microseconds a sentence on a phone, and the best start for larger
+    students. Word order is not seen.
+
+    Formula:
+
+    ```
+    mean = sum_i(exp(weight[token_i]) * table[token_i]) / number of tokens
+    embedding = mean @ kernel + bias            (scaled to length 1)
+    ```
+
+    Args:
+        vocabulary_size: Rows of the token table.
+        output_dim: Width of the embedding, the teacher's.
+        embedding_dim: Width of the table.
+        normalize: Whether embeddings have length 1. Take it from the teacher.
+        sequence_length: Tokens read of a sentence.
+        vocabulary: The vocabulary, needed for strings.
+
+    Call arguments:
+        inputs: `{"token_ids": (B, L) int32, "padding_mask": (B, L) int32}`,
+            1 = real token. Padding does not change the result. A row without a
+            token gives the projection's bias (scaled to length 1), one fixed
+            vector.
+
+    Returns:
+        `(B, output_dim)` float32.
+
+    References:
+        Tulkens, van Dongen (2024), Model2Vec; Arora et al. (2017), SIF, for
+        weighted means.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        output_dim: int,
+        embedding_dim: int = 256,
+        *,
+        normalize: bool = True,
+        sequence_length: int = 128,
+        vocabulary: Vocabulary | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            vocabulary_size,
+            output_dim,
+            normalize=normalize,
+            sequence_length=sequence_length,
+            vocabulary=vocabulary,
+            **kwargs,
+        )
+        self.embedding_dim = int(embedding_dim)
+        policy = self.dtype_policy
+        self.token_embedding = EmbeddingTable(
+            vocabulary_size,
+            embedding_dim,
+            keras.initializers.RandomNormal(stddev=0.05),
+            dtype=policy,
+            name="token_embedding",
+        )
+        self.token_weight = EmbeddingTable(
+            vocabulary_size, 1, "zeros", dtype=policy, name="token_weight"
+        )
+        self.pooling = MaskedMean(dtype=policy, name="pooling")
+        self.projection = keras.layers.Dense(output_dim, dtype=policy, name="projection")
+        self.unit_norm = UnitNorm(name="unit_norm")
+        self.build()
+
+    def _build_layers(self) -> None:
+        self.token_embedding.build((None, None))
+        self.token_weight.build((None, None))
+        self.projection.build((None, self.embedding_dim))
+
+    def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
+        """Returns the sentences' embeddings."""
+        token_ids = inputs["token_ids"]
+        vectors = self.token_embedding(token_ids)
+        weights = ops.exp(self.token_weight(token_ids))
+        mean = self.pooling(vectors, inputs["padding_mask"], weights=weights)
+        embedding = ops.cast(self.projection(mean), "float32")
+        return self.unit_norm(embedding) if self.normalize else embedding
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "embedding_dim": self.embedding_dim}

@@ -1,0 +1,166 @@
+"""What every student can do: encode strings, save with its vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kdkeras.errors import InputError
+
+if TYPE_CHECKING:
+    from kdkeras.data.vocabulary import Vocabulary
+
+__all__ = ["Student"]
+
+
+class Student(keras.Model):
+    """Base class of sentence encoders that are built to be exported.
+
+    A student maps `{"token_ids", "padding_mask"}` to one vector a sentence and
+    carries its vocabulary, which is saved inside the `.keras` file.
+
+    Args:
+        vocabulary_size: Rows of the token table.
+        output_dim: Width of the embedding, the teacher's.
+        normalize: Whether embeddings have length 1. Take it from the teacher.
+        sequence_length: Tokens read of a sentence; the rest is cut off.
+        vocabulary: The vocabulary, needed for strings.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        output_dim: int,
+        *,
+        normalize: bool = True,
+        sequence_length: int = 128,
+        vocabulary: Vocabulary | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value in (
+            ("vocabulary_size", vocabulary_size),
+            ("output_dim", output_dim),
+            ("sequence_length", sequence_length),
+        ):
+            if value < 1:
+                raise InputError(f"`{name}` must be at least 1. Received: {name}={value}.")
+        self.vocabulary_size = int(vocabulary_size)
+        self.output_dim = int(output_dim)
+        self.normalize = bool(normalize)
+        self.sequence_length = int(sequence_length)
+        self._hold(vocabulary)
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The vocabulary, or None if the student only takes token ids."""
+        return self._vocabulary_holder[0]
+
+    def _hold(self, vocabulary: Vocabulary | None) -> None:
+        if vocabulary is not None and vocabulary.size != self.vocabulary_size:
+            raise InputError(
+                "The vocabulary must have as many tokens as the student's table has rows. "
+                f"Received: {vocabulary.size} tokens, {self.vocabulary_size} rows. "
+                "Use the vocabulary that the student was made with."
+            )
+        # Hidden from Keras, which would track it as a part of the model.
+        object.__setattr__(self, "_vocabulary_holder", (vocabulary,))
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates every weight by one symbolic call."""
+        if self.built:
+            return
+        ids = keras.KerasTensor((None, None), dtype="int32")
+        self._build_layers()
+        self.built = True
+        keras.backend.compute_output_spec(self.call, {"token_ids": ids, "padding_mask": ids})
+
+    def _build_layers(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must implement `_build_layers`.")
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        """Returns `(B, output_dim)`."""
+        return (input_shape["token_ids"][0], self.output_dim)
+
+    def encode(
+        self, texts: Sequence[str], batch_size: int = 256, sequence_length: int | None = None
+    ) -> np.ndarray:
+        """Embeds sentences.
+
+        Args:
+            texts: Sentences, in any order.
+            batch_size: Sentences computed at once.
+            sequence_length: Tokens read of each; the student's if None.
+
+        Returns:
+            `(N, output_dim)` float32, in the order of `texts`.
+
+        Raises:
+            InputError: If the student has no vocabulary, or `texts` is a
+                single string.
+        """
+        if isinstance(texts, str):
+            raise InputError(
+                f"`texts` must be a list of strings. Received: {texts!r}. Write [text]."
+            )
+        if self.vocabulary is None:
+            raise InputError(
+                "Strings need a vocabulary. Received: a student without one. "
+                "Create it with vocabulary=..., or call it with token ids."
+            )
+        length = sequence_length or self.sequence_length
+        vectors = np.zeros((len(texts), self.output_dim), np.float32)
+        # Sentences of about one length together: less padding, fewer shapes.
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = self.vocabulary.encode([texts[i] for i in rows], length)
+            vectors[rows] = self._encode_batch(_padded(batch, batch_size))[: len(rows)]
+        return vectors
+
+    def _encode_batch(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        if getattr(self, "_encode_function", None) is None:
+            function = tf.function(
+                lambda inputs: tf.cast(self(inputs, training=False), tf.float32),
+                reduce_retracing=True,
+            )
+            object.__setattr__(self, "_encode_function", function)
+        return self._encode_function({key: tf.constant(value) for key, value in batch.items()})
+
+    def save_assets(self, dir_path: str) -> None:
+        """Keras hook: puts the vocabulary into the `.keras` file."""
+        if self.vocabulary is not None:
+            self.vocabulary.save(Path(dir_path) / "vocabulary", overwrite=True)
+
+    def load_assets(self, dir_path: str) -> None:
+        """Keras hook: reads the vocabulary from the `.keras` file."""
+        from kdkeras.data.vocabulary import load_vocabulary
+
+        folder = Path(dir_path) / "vocabulary"
+        if folder.exists():
+            self._hold(load_vocabulary(folder))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, without the vocabulary."""
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "vocabulary_size": self.vocabulary_size,
+            "output_dim": self.output_dim,
+            "normalize": self.normalize,
+            "sequence_length": self.sequence_length,
+        }
+
+
+def _padded(batch: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """Rounds the length up to a multiple of 8, and full batches keep their rows."""
+    length = batch["token_ids"].shape[1]
+    columns = max(8, -(-length // 8) * 8) - length
+    missing = rows - len(batch["token_ids"]) if len(batch["token_ids"]) > rows // 2 else 0
+    return {key: np.pad(value, ((0, missing), (0, columns))) for key, value in batch.items()}
