@@ -1,0 +1,95 @@
+"""The command `kdkeras`: reads the arguments, runs a command, reports how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from kdkeras.cli.parser import COMMANDS, build_parser
+from kdkeras.errors import GateError, InputError, MissingExtraError, NonFiniteLossError
+
+__all__ = ["main"]
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: The arguments; those of the process if None.
+
+    Returns:
+        The exit status: 0 done, 1 a failed gate or a non-finite loss, 2 bad
+        input, 130 interrupted.
+    """
+    try:
+        arguments = build_parser().parse_args(argv)
+        _prepare_environment()
+        command = COMMANDS[arguments.command]
+        # Libraries print what they like; stdout is for the result alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            result = command.run(arguments)
+        _print_result(command, result, as_json=arguments.json)
+    except (InputError, MissingExtraError) as error:
+        return _fail(str(error), BAD_INPUT)
+    except (GateError, NonFiniteLossError) as error:
+        return _fail(str(error), FAILED)
+    except BrokenPipeError:
+        # The reader of stdout left (`| head`): nothing to report, and nothing to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(_explain(error), BAD_INPUT)
+    except KeyboardInterrupt as interrupt:
+        finished = str(interrupt) or "Nothing was written."
+        sys.stderr.write(f"\nkdkeras: interrupted. {finished}\n")
+        return INTERRUPTED
+    return 0
+
+
+def _prepare_environment() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise InputError(
+            "kdkeras runs on Keras with the TensorFlow backend. "
+            f"Received: KERAS_BACKEND={backend}. Set KERAS_BACKEND=tensorflow, or unset it."
+        )
+
+
+def _print_result(command: ModuleType, result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    # Piped output keeps whole paths in one line.
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    for part in command.show(result):
+        if isinstance(part, str):
+            print(part)
+        else:
+            console.print(part)
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"kdkeras: error: {' '.join(message.split())}\n")
+    return status
+
+
+def _explain(error: OSError) -> str:
+    where = f": {error.filename}" if error.filename else ""
+    return (
+        f"A file or folder could not be used. Received{where} "
+        f"({error.strerror or error}). Check the path, its permissions and the disk's free space."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

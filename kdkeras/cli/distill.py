@@ -1,0 +1,146 @@
+"""Trains a student from a distillation set, with model.fit.
+
+While it trains, a backup is kept beside the output (OUTPUT without .keras, plus .backup):
+after a crash the same command with --resume goes on from it. Ctrl-C saves the student as
+trained so far and keeps the backup.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kdkeras.cli.options import add_overwrite, add_seed, fraction, positive_float, positive_int
+from kdkeras.cli.options import non_negative_int, weight
+
+HELP = "train a student from a distillation set"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("set", metavar="SET", help="distillation set, from `kdkeras targets`")
+    parser.add_argument(
+        "--vocabulary",
+        required=True,
+        metavar="FOLDER",
+        help="the student's vocabulary, from `kdkeras vocabulary`",
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE.keras", help="the trained student"
+    )
+    _add_student(parser)
+    _add_training(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the backup of an interrupted run with the same settings, if there is one",
+    )
+    add_seed(parser)
+    add_overwrite(parser)
+
+
+def _add_student(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("student")
+    group.add_argument(
+        "--student",
+        default="static_256",
+        metavar="PRESET",
+        help="static_128, static_256 (tables of subword vectors), tiny, mini or small "
+        "(transformers)",
+    )
+    group.add_argument(
+        "--sequence-length",
+        type=positive_int,
+        default=64,
+        metavar="TOKENS",
+        help="tokens read of a sentence; the rest is cut off",
+    )
+    group.add_argument(
+        "--init-from-teacher",
+        metavar="FOLDER|hf://NAME",
+        help="start from this teacher's subword vectors for the tokens that both know",
+    )
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    length = group.add_mutually_exclusive_group()
+    length.add_argument(
+        "--epochs", type=positive_int, default=5, metavar="N", help="passes over all pairs"
+    )
+    length.add_argument(
+        "--steps", type=positive_int, metavar="N", help="batches in all, instead of --epochs"
+    )
+    group.add_argument(
+        "--batch-size", type=positive_int, default=256, metavar="PAIRS", help="pairs a step"
+    )
+    group.add_argument(
+        "--learning-rate",
+        type=positive_float,
+        default=5e-3,
+        metavar="RATE",
+        help="highest rate of Adam, then a cosine to 0; a transformer wants about 5e-4",
+    )
+    group.add_argument(
+        "--warmup",
+        type=non_negative_int,
+        default=200,
+        metavar="STEPS",
+        help="steps up to the highest rate, at most a tenth of all",
+    )
+    group.add_argument(
+        "--losses",
+        nargs="+",
+        type=weight,
+        default=["embedding=1", "similarity=0.5", "ranking=0.5"],
+        metavar="NAME=WEIGHT",
+        help="losses and their weights: embedding, similarity, ranking",
+    )
+    group.add_argument(
+        "--language-temperature",
+        type=fraction,
+        default=0.5,
+        metavar="ALPHA",
+        help="languages are drawn in proportion to pairs^ALPHA: 1 as they come, 0 all alike",
+    )
+    group.add_argument(
+        "--mixed-precision",
+        choices=["bfloat16", "float16"],
+        help="type of the computation; weights and the saved student stay float32",
+    )
+    group.add_argument(
+        "--jit",
+        action="store_true",
+        help="compile the training step with XLA; on a CPU seldom faster",
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        type=positive_int,
+        metavar="STEPS",
+        help="steps between backups and lines of the history; one pass if left out",
+    )
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Trains and saves the student."""
+    from kdkeras.cli.training import train
+
+    arguments.losses = dict(
+        weight(item) if isinstance(item, str) else item for item in arguments.losses
+    )
+    return train(arguments)
+
+
+def show(result: dict[str, Any]) -> Iterator[Any]:
+    """Yields the losses, and where the student is."""
+    from kdkeras.cli.tables import table
+
+    first, last = result["first"], result["last"]
+    rows = [[name, f"{first[name]:.4f}", f"{last[name]:.4f}"] for name in last]
+    yield table(["loss", "first", "last"], rows)
+    yield (
+        f"{result['steps']:,} steps in {result['seconds']:.0f} s, {result['parameters']:,} "
+        f"parameters: {result['output']} (losses: {result['history']})"
+    )

@@ -1,0 +1,64 @@
+"""Evaluates a model: Spearman on STS pairs, retrieval accuracy on translations."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kdkeras.errors import InputError
+
+HELP = "evaluate a model by language"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="student.keras, an exported folder, a released student's name, or a teacher "
+        "(folder or hf://NAME)",
+    )
+    parser.add_argument(
+        "--sts",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="`sentence<TAB>sentence<TAB>score` rows (.tsv, .tsv.gz); any scale of scores",
+    )
+    parser.add_argument(
+        "--bitext",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="`foreign<TAB>English` rows (.tsv, .tsv.gz); accuracy is the mean of both directions",
+    )
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Computes every figure."""
+    if not arguments.sts and not arguments.bitext:
+        raise InputError(
+            "There must be something to evaluate on. Received: neither --sts nor --bitext. "
+            "Pass at least one file."
+        )
+    from kdkeras import evaluation
+    from kdkeras.cli.models import load_encoder
+
+    evaluators = [evaluation.read_similarity(path) for path in arguments.sts]
+    evaluators += [evaluation.read_retrieval(path) for path in arguments.bitext]
+    encoder = load_encoder(arguments.model)
+    return {
+        "model": arguments.model,
+        "files": [str(Path(path)) for path in (*arguments.sts, *arguments.bitext)],
+        "metrics": evaluation.evaluate_all(evaluators, encoder),
+    }
+
+
+def show(result: dict[str, Any]) -> Iterator[Any]:
+    """Yields a table of the figures."""
+    from kdkeras.cli.tables import table
+
+    rows = [[name, f"{100 * value:.1f}"] for name, value in result["metrics"].items()]
+    yield table([result["model"], "%"], rows)

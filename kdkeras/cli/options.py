@@ -1,0 +1,64 @@
+"""Argument types and options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+__all__ = [
+    "add_overwrite",
+    "add_seed",
+    "fraction",
+    "non_negative_int",
+    "positive_float",
+    "positive_int",
+    "weight",
+]
+
+
+def _number(
+    kind: Callable[[str], float], rule: str, holds: Callable[[float], bool]
+) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"must be {rule}, received {text!r}")
+        return value
+
+    return read
+
+
+positive_int = _number(int, "a whole number of at least 1", lambda value: value >= 1)
+non_negative_int = _number(int, "a whole number of at least 0", lambda value: value >= 0)
+positive_float = _number(
+    float, "a number above 0", lambda value: 0 < value < float("inf")
+)
+fraction = _number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def weight(text: str) -> tuple[str, float]:
+    """Reads `NAME=WEIGHT`."""
+    name, _, value = text.partition("=")
+    number = _number(float, "a number of at least 0", lambda v: 0 <= v < float("inf"))(value)
+    return name, number
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Adds `--overwrite`."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an output that exists already"
+    )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Adds `--seed`."""
+    parser.add_argument(
+        "--seed",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="starting point of all randomness; equal seeds give equal results",
+    )

@@ -1,0 +1,51 @@
+"""Progress bars, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["bar", "progress_bars"]
+
+
+def progress_bars() -> Progress:
+    """Returns bars with counts and times, drawn on stderr."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+@contextmanager
+def bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Draws one bar; gives the function that moves it.
+
+    Args:
+        description: What is being done.
+        unit: What is counted, in the plural.
+
+    Yields:
+        `report(done, total)`.
+    """
+    with progress_bars() as progress:
+        task = progress.add_task(description, total=None, unit=unit)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield report

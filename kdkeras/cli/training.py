@@ -1,0 +1,144 @@
+"""What `kdkeras distill` does: build, fit with backups, save."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kdkeras.cli.backup import Backup
+from kdkeras.cli.fit_progress import FitProgress, StopAt
+from kdkeras.data import DistillationSet, load_vocabulary
+from kdkeras.distillation import Distiller
+from kdkeras.errors import InputError
+from kdkeras.files import atomic_write, refuse_existing
+from kdkeras.recipe import build_distiller, build_optimizer
+from kdkeras.students import Student, from_preset
+
+__all__ = ["train"]
+
+# Arguments that a resumed run may change.
+_FREE = ("command", "json", "overwrite", "resume")
+
+
+def train(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Trains a student as the arguments say.
+
+    Returns:
+        Paths, first and last losses, number of steps and parameters, seconds.
+
+    Raises:
+        InputError: For arguments or files that do not fit together.
+        KeyboardInterrupt: If the user interrupted; the student is saved.
+    """
+    output = arguments.output
+    backup = _open_backup(arguments)
+    keras.utils.set_random_seed(arguments.seed)
+    dataset = DistillationSet(arguments.set)
+    student = _new_student(arguments, dataset)
+    batches = dataset.batches(
+        arguments.batch_size,
+        student.vocabulary,
+        sequence_length=arguments.sequence_length,
+        language_temperature=arguments.language_temperature,
+        seed=arguments.seed,
+    )
+    steps = arguments.steps or arguments.epochs * int(batches.cardinality())
+    distiller = _compiled(arguments, student, steps)
+    backup.restore(distiller)
+    started = time.perf_counter()
+    try:
+        every = min(arguments.checkpoint_every or int(batches.cardinality()), steps)
+        _fit(distiller, batches, backup, steps, every)
+    except KeyboardInterrupt:
+        _save(student, output)
+        done = int(distiller.optimizer.iterations.numpy())
+        raise KeyboardInterrupt(
+            f"The student as trained for {done} of {steps} steps is in {output}. The same "
+            f"command with --resume goes on from step {backup.step}."
+        ) from None
+    _save(student, output)
+    history_file = output.parent / "history.json"
+    history = backup.finish(history_file)
+    return {
+        "output": str(output),
+        "history": str(history_file),
+        "steps": steps,
+        "seconds": round(time.perf_counter() - started, 1),
+        "parameters": student.count_params(),
+        "first": history[0],
+        "last": history[-1],
+    }
+
+
+def _open_backup(arguments: argparse.Namespace) -> Backup:
+    output = arguments.output
+    if output.suffix != ".keras":
+        raise InputError(
+            f"The output must be a .keras file. Received: {output}. Name it {output.stem}.keras."
+        )
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(arguments).items()
+        if name not in _FREE
+    }
+    backup = Backup(output.with_suffix(".backup"), settings)
+    backup.open(resume=arguments.resume, overwrite=arguments.overwrite)
+    if not backup.step:
+        refuse_existing(output, arguments.overwrite)
+    return backup
+
+
+def _new_student(arguments: argparse.Namespace, dataset: DistillationSet) -> Student:
+    precision = arguments.mixed_precision
+    student = from_preset(
+        arguments.student,
+        vocabulary=load_vocabulary(arguments.vocabulary),
+        output_dim=dataset.embedding_dim,
+        normalize=dataset.normalized,
+        sequence_length=arguments.sequence_length,
+        dtype=f"mixed_{precision}" if precision else "float32",
+    )
+    if arguments.init_from_teacher:
+        from kdkeras import students, teachers
+
+        students.initialize_from_teacher(student, teachers.load(arguments.init_from_teacher))
+    return student
+
+
+def _compiled(arguments: argparse.Namespace, student: Student, steps: int) -> Distiller:
+    # The Distiller's own policy makes Keras scale float16 losses.
+    distiller = build_distiller(student, arguments.losses, dtype=student.dtype_policy)
+    distiller.compile(
+        optimizer=build_optimizer(arguments.learning_rate, arguments.warmup, steps),
+        jit_compile=arguments.jit,
+    )
+    return distiller
+
+
+def _fit(distiller: Distiller, batches: Any, backup: Backup, steps: int, every: int) -> None:
+    """Trains from the backup's step to the last, in rounds of `every` steps."""
+    with FitProgress(steps) as progress:
+        distiller.fit(
+            # The seed fixes the order of every pass, so that a resumed run
+            # reads on where the interrupted one stopped.
+            batches.repeat().skip(backup.step),
+            initial_epoch=backup.step // every,
+            epochs=-(-steps // every),
+            steps_per_epoch=every,
+            callbacks=[StopAt(steps), backup, progress],
+            verbose=0,
+        )
+
+
+def _save(student: Student, output: Path) -> None:
+    """Saves the student; one trained in mixed precision as a float32 model."""
+    copy = type(student)(
+        **{**student.get_config(), "dtype": "float32"}, vocabulary=student.vocabulary
+    )
+    copy.set_weights(student.get_weights())
+    with atomic_write(output) as temporary:
+        copy.save(temporary)

@@ -1,0 +1,75 @@
+"""Trains the student's vocabulary on a distillation set or on corpus files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kdkeras.cli.options import add_overwrite, add_seed, positive_int
+
+HELP = "train the student's vocabulary"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument(
+        "sentences",
+        nargs="+",
+        metavar="SET|CORPUS",
+        help="one distillation set (folder), or parallel files as `kdkeras targets` reads them",
+    )
+    parser.add_argument(
+        "--size",
+        type=positive_int,
+        default=32_000,
+        metavar="TOKENS",
+        help="number of tokens; each costs one row of the student's table",
+    )
+    parser.add_argument(
+        "--kind",
+        choices=["sentencepiece", "wordpiece"],
+        default="sentencepiece",
+        help="sentencepiece finds words where none are spaced (zh, ja, ko, th)",
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FOLDER", help="the vocabulary"
+    )
+    add_seed(parser)
+    add_overwrite(parser)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Trains and saves the vocabulary."""
+    from kdkeras import data
+    from kdkeras.files import refuse_existing
+
+    refuse_existing(arguments.output, arguments.overwrite)
+    vocabulary = data.train_vocabulary(
+        _sentences(arguments.sentences),
+        size=arguments.size,
+        kind=arguments.kind,
+        seed=arguments.seed,
+    )
+    vocabulary.save(arguments.output, overwrite=arguments.overwrite)
+    return {
+        "output": str(arguments.output),
+        "kind": vocabulary.kind,
+        "size": vocabulary.size,
+        "fingerprint": vocabulary.fingerprint,
+    }
+
+
+def _sentences(sources: list[str]) -> Any:
+    from kdkeras import data
+
+    if len(sources) == 1 and Path(sources[0]).is_dir():
+        return data.DistillationSet(sources[0])
+    groups, _ = data.read_corpus(sources)
+    return [text for group in groups for text in (group.source, *group.translations)]
+
+
+def show(result: dict[str, Any]) -> Iterator[str]:
+    """Yields one line."""
+    yield f"{result['kind']} vocabulary of {result['size']:,} tokens: {result['output']}"

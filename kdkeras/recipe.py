@@ -1,0 +1,64 @@
+"""The usual way to train: the three losses by name, and the learning rate's course."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from kdkeras.distillation import Distiller
+from kdkeras.errors import InputError
+from kdkeras.losses import EmbeddingDistillation, SimilarityDistillation, TranslationRanking
+from kdkeras.optimizers import FusedAdam
+
+__all__ = ["build_distiller", "build_optimizer"]
+
+_DISTILLATION = {"embedding": EmbeddingDistillation, "similarity": SimilarityDistillation}
+_ALIGNMENT = {"ranking": TranslationRanking}
+
+
+def build_distiller(student: Any, weights: Mapping[str, float], **arguments: Any) -> Distiller:
+    """Joins a student and the losses that have a weight.
+
+    Args:
+        student: The student.
+        weights: Weight by name: `"embedding"`, `"similarity"`, `"ranking"`.
+            A loss that is left out is not computed.
+        **arguments: More of `Distiller`'s arguments.
+
+    Raises:
+        InputError: For an unknown name.
+    """
+    known = {**_DISTILLATION, **_ALIGNMENT}
+    for name in weights:
+        if name not in known:
+            raise InputError(
+                f"A loss must be one of {sorted(known)}. Received: {name!r}. "
+                "Write for example embedding=1 similarity=0.5."
+            )
+    return Distiller(
+        student,
+        distillation_losses={n: make() for n, make in _DISTILLATION.items() if n in weights},
+        alignment_losses={n: make() for n, make in _ALIGNMENT.items() if n in weights},
+        loss_weights=weights,
+        **arguments,
+    )
+
+
+def build_optimizer(learning_rate: float, warmup: int, steps: int) -> FusedAdam:
+    """Returns Adam with a linear warm-up and a cosine descent to zero.
+
+    Args:
+        learning_rate: The highest rate, reached after the warm-up.
+        warmup: Steps of the warm-up; at most a tenth of `steps` is used.
+        steps: Steps of the whole training.
+    """
+    warmup = min(warmup, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else learning_rate,
+        decay_steps=max(1, steps - warmup),
+        warmup_target=learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    return FusedAdam(schedule)
