@@ -1,0 +1,87 @@
+"""Building a BERT teacher's Keras model from its snapshot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import keras_hub
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from kdkeras.errors import InputError
+from kdkeras.teachers.sentence_encoder import SentenceEncoder
+from kdkeras.teachers.snapshot import DenseStep, NormalizeStep, Snapshot
+
+__all__ = ["build_encoder"]
+
+
+def build_encoder(snapshot: Snapshot) -> SentenceEncoder:
+    """Loads the weights of `snapshot` into a frozen model.
+
+    Raises:
+        InputError: If a weight file is broken or lacks a tensor.
+    """
+    try:
+        backbone = keras_hub.models.BertBackbone.from_preset(str(snapshot.folder), dtype="float32")
+        steps = [_step_layer(step) for step in snapshot.steps]
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            "A teacher's safetensors must hold every weight its config.json describes. "
+            f"Received: {snapshot.folder} ({reason}). Download the snapshot again."
+        ) from error
+    _match_reference(backbone, snapshot.config)
+    return SentenceEncoder(backbone, snapshot.pooling, steps, name="teacher")
+
+
+def _match_reference(backbone: keras_hub.models.BertBackbone, config: dict[str, Any]) -> None:
+    """Gives the backbone what keras_hub fixes and the snapshot may not.
+
+    BertBackbone always takes the tanh approximation of gelu and 1e-12 in its
+    layer norms; the reference takes both from config.json. The approximation
+    alone moves an embedding by about 1e-3.
+    """
+    activation = _activation(config.get("hidden_act", "gelu"))
+    epsilon = float(config.get("layer_norm_eps", 1e-12))
+    backbone.embeddings_layer_norm.epsilon = epsilon
+    for layer in backbone.transformer_layers:
+        layer.activation = activation
+        layer._feedforward_intermediate_dense.activation = activation
+        layer.layer_norm_epsilon = epsilon
+        layer._self_attention_layer_norm.epsilon = epsilon
+        layer._feedforward_layer_norm.epsilon = epsilon
+
+
+def _activation(name: str) -> Any:
+    if name == "relu":
+        return keras.activations.relu
+    return exact_gelu if name == "gelu" else keras_hub_gelu
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+def exact_gelu(x: Any) -> Any:
+    """`x · Φ(x)` by the error function."""
+    return keras.activations.gelu(x, approximate=False)
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+def keras_hub_gelu(x: Any) -> Any:
+    """The tanh approximation of gelu."""
+    return keras.activations.gelu(x, approximate=True)
+
+
+def _step_layer(step: DenseStep | NormalizeStep) -> keras.layers.Layer:
+    if isinstance(step, NormalizeStep):
+        return keras.layers.UnitNormalization(axis=-1, dtype="float32")
+    weights = load_file(step.weights)
+    kernel = weights["linear.weight"].T
+    layer = keras.layers.Dense(
+        step.output_dim,
+        use_bias=step.use_bias,
+        activation=exact_gelu if step.activation == "gelu" else step.activation,
+        dtype="float32",
+    )
+    layer.build((None, kernel.shape[0]))
+    layer.set_weights([kernel, weights["linear.bias"]] if step.use_bias else [kernel])
+    return layer

@@ -1,0 +1,180 @@
+"""A teacher: strings in, embeddings out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+import tokenizers
+
+from kdkeras.errors import InputError
+from kdkeras.teachers.sentence_encoder import SentenceEncoder
+from kdkeras.teachers.snapshot import Snapshot
+
+__all__ = ["Teacher"]
+
+Progress = Callable[[int, int], None]
+
+# Sentences are sorted by length within a window, so that a batch pads little
+# and memory does not grow with the number of sentences.
+_WINDOW = 16_384
+# Lengths are rounded up to one of these, so that compiled kernels and memory
+# blocks are used again.
+_LENGTHS = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512)
+
+
+class Teacher:
+    """A trained sentence encoder whose embeddings are the targets.
+
+    Made by `kdkeras.teachers.load`. Its vectors do not depend on the order or
+    the number of the sentences (up to float32 rounding).
+
+    Attributes:
+        name: What it is called in reports.
+        fingerprint: SHA-256 (hex) of the files that define its vectors.
+        embedding_dim: Width of an embedding.
+        normalized: Whether embeddings have unit norm.
+        sequence_length: Longest input in tokens; longer ones are truncated.
+        model: The frozen Keras model, `{"token_ids", "padding_mask"}` ->
+            `(batch, embedding_dim)`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        snapshot: Snapshot,
+        model: SentenceEncoder,
+        tokenizer: tokenizers.Tokenizer,
+    ) -> None:
+        self.name = name
+        self.fingerprint = snapshot.fingerprint
+        self.normalized = snapshot.normalized
+        self.sequence_length = snapshot.sequence_length
+        self.model = model
+        self.embedding_dim = snapshot.embedding_dim
+        self._prompt = snapshot.prompt
+        self._lowercase = snapshot.lowercase
+        self._pad_id = int(snapshot.config.get("pad_token_id") or 0)
+        self._tokenizer = tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(self.sequence_length)
+        specification = tf.TensorSpec([None, None], tf.int32)
+        # One trace for every shape.
+        self._forward = tf.function(
+            lambda token_ids, padding_mask: model(
+                {"token_ids": token_ids, "padding_mask": padding_mask}
+            ),
+            input_signature=[specification, specification],
+            autograph=False,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Teacher(name={self.name!r}, embedding_dim={self.embedding_dim}, "
+            f"normalized={self.normalized}, sequence_length={self.sequence_length})"
+        )
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Turns sentences into ids, padded to the longest of them.
+
+        Returns:
+            `{"token_ids", "padding_mask"}`, each `(len(texts), length)` int32
+            with `length <= sequence_length`; the mask is 1 at real tokens.
+
+        Raises:
+            InputError: If `texts` is not a sequence of strings.
+        """
+        ids = self._ids(_checked(texts))
+        return self._pad(ids, max((len(row) for row in ids), default=0))
+
+    def encode(
+        self, texts: Sequence[str], batch_size: int = 64, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Embeds sentences.
+
+        Args:
+            texts: The sentences; any order, any lengths.
+            batch_size: Sentences in one forward pass.
+            progress: Called as `progress(done, total)` after each pass, in
+                sentences.
+
+        Returns:
+            `(len(texts), embedding_dim)` float32, in the order of `texts`.
+
+        Raises:
+            InputError: If `texts` is not a sequence of strings or `batch_size`
+                is not positive.
+        """
+        texts = _checked(texts)
+        if batch_size < 1:
+            raise InputError(
+                f"`batch_size` must be positive. Received: batch_size={batch_size}. Use 64."
+            )
+        vectors = np.zeros((len(texts), self.embedding_dim), np.float32)
+        for start in range(0, len(texts), _WINDOW):
+            ids = self._ids(texts[start : start + _WINDOW])
+            order = np.argsort([len(row) for row in ids], kind="stable")
+            for first in range(0, len(ids), batch_size):
+                rows = order[first : first + batch_size]
+                vectors[start + rows] = self._embed([ids[row] for row in rows])
+                if progress is not None:
+                    progress(start + first + len(rows), len(texts))
+        return vectors
+
+    def token_embeddings(self) -> tuple[list[str], np.ndarray]:
+        """The subword table.
+
+        Returns:
+            The tokens in the order of their ids, and `(len(tokens),
+            hidden_dim)` float32 input vectors (before positions and norm).
+        """
+        table = np.asarray(self.model.backbone.token_embedding.embeddings, np.float32)
+        # A table may have more rows than the tokenizer has tokens.
+        size = min(self._tokenizer.get_vocab_size(), len(table))
+        tokens = [self._tokenizer.id_to_token(row) or f"[unused{row}]" for row in range(size)]
+        return tokens, table[:size]
+
+    def surface(self, token: str) -> tuple[str, bool]:
+        """What a token stands for: its text, and whether it starts a word."""
+        prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
+        if prefix is not None:
+            return token.removeprefix(prefix), not token.startswith(prefix)
+        return token.removeprefix("▁"), token.startswith("▁")
+
+    def pieces(self, text: str) -> list[int] | None:
+        """Ids of the subwords of `text` alone, or None if one is unknown."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        if not encoding.ids or unknown in encoding.tokens:
+            return None
+        return list(encoding.ids)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        prepared = [self._prompt + text for text in texts]
+        if self._lowercase:
+            prepared = [text.lower() for text in prepared]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(prepared)]
+
+    def _pad(self, ids: list[list[int]], length: int) -> dict[str, np.ndarray]:
+        token_ids = np.full((len(ids), length), self._pad_id, np.int32)
+        padding_mask = np.zeros((len(ids), length), np.int32)
+        for row, values in enumerate(ids):
+            token_ids[row, : len(values)] = values
+            padding_mask[row, : len(values)] = 1
+        return {"token_ids": token_ids, "padding_mask": padding_mask}
+
+    def _embed(self, ids: list[list[int]]) -> np.ndarray:
+        longest = max(len(row) for row in ids)
+        length = next((limit for limit in _LENGTHS if limit >= longest), longest)
+        batch = self._pad(ids, min(length, self.sequence_length))
+        return self._forward(batch["token_ids"], batch["padding_mask"]).numpy()
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"`texts` must be a list of strings. Received: {type(texts).__name__} {texts!r:.60}. "
+            "Put a single sentence in a list: [text]."
+        )
+    return texts
