@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ _HOMES = {
 }
 
 _backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-if _backend != "tensorflow":
+# The command line says the same in one line of its own; while Python looks for
+# `-m kdkeras`, its name is still "-m".
+_is_command = os.path.basename(sys.argv[0] if sys.argv else "") in ("kdkeras", "-m")
+if _backend != "tensorflow" and not _is_command:
     raise ImportError(
         "kdkeras runs on Keras with the TensorFlow backend. "
         f"Received: KERAS_BACKEND={_backend}. Set KERAS_BACKEND=tensorflow before Python starts."
