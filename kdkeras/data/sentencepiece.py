@@ -1,0 +1,194 @@
+"""SentencePiece unigram with punctuation set apart inside the model file."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import sentencepiece
+import tensorflow as tf
+import tensorflow_text as tf_text
+from sentencepiece import sentencepiece_model_pb2
+
+from kdkeras.data.vocabulary import Vocabulary
+from kdkeras.errors import InputError
+
+__all__ = ["SentencePieceVocabulary", "normalization_rules", "train_sentencepiece"]
+
+MODEL = "sentencepiece.model"
+WORD_START = "▁"
+SPACES = "\t\n\r\x0b\x0c"
+# Zero-width space, direction marks, byte order mark, soft hyphen, word joiner, variation selectors.
+INVISIBLE = "\u200b\u200e\u200f\ufeff\u00ad\u2060\ufe0e\ufe0f"
+
+
+def _fold(character: str) -> str:
+    """NFKC case folding, with punctuation and symbols set between spaces."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", character).casefold())
+    return "".join(f" {c} " if unicodedata.category(c)[0] in "PS" else c for c in folded)
+
+
+def _replacement(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Cc":
+        return " " if character in SPACES else ""
+    if category in ("Zs", "Zl", "Zp"):
+        return " "
+    return "" if character in INVISIBLE else _fold(character)
+
+
+def _spellings(character: str) -> Iterator[str]:
+    """Other canonical spellings: fully and partly decomposed."""
+    parts = unicodedata.normalize("NFD", character)
+    for length in range(1, len(parts) + 1):
+        spelling = unicodedata.normalize("NFC", parts[:length]) + parts[length:]
+        if len(spelling) > 1:
+            yield spelling
+
+
+@cache
+def normalization_rules() -> dict[str, str]:
+    """Returns the character rules that every vocabulary is trained with.
+
+    They become the compiled map inside the model file, which each runtime
+    (TensorFlow, `sentencepiece`, MediaPipe) executes the same way. Text is
+    NFKC case-folded, and punctuation and symbols are set between spaces, so
+    that "l'homme" and "homme" share the piece of the word.
+    """
+    rules: dict[str, str] = {}
+    for code in (*range(1, 0xD800), *range(0xE000, 0x110000)):
+        character = chr(code)
+        if unicodedata.category(character) in ("Cn", "Co"):
+            continue
+        replacement = _replacement(character)
+        rules[character] = replacement
+        for spelling in _spellings(character):
+            rules.setdefault(spelling, replacement)
+    # The trainer refuses rules that change nothing.
+    return {key: value for key, value in sorted(rules.items()) if key != value}
+
+
+class SentencePieceVocabulary(Vocabulary):
+    """A SentencePiece vocabulary; nothing is added around a text.
+
+    Any SentencePiece model with padding id 0 serves. Those of
+    `train_vocabulary` carry `normalization_rules`. A text without any
+    letter, digit or sign gives an empty row.
+    """
+
+    kind = "sentencepiece"
+    policy = (
+        "NFKC case folding, punctuation and symbols set apart, all inside sentencepiece.model; "
+        "nothing added"
+    )
+    required_files = (MODEL,)
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(files)
+        try:
+            pieces = sentencepiece.SentencePieceProcessor(model_proto=files[MODEL])
+        except RuntimeError as error:
+            raise InputError(
+                f"`{MODEL}` must be a SentencePiece model. Received: {len(files[MODEL])} bytes "
+                f"({error}). Copy the file again, or use train_vocabulary()."
+            ) from error
+        if pieces.pad_id() != 0:
+            raise InputError(
+                "A SentencePiece model for a student must have the padding id 0. "
+                f"Received: pad_id={pieces.pad_id()}. Train it with pad_id=0, unk_id=1."
+            )
+        self.tokens = pieces.id_to_piece(list(range(pieces.get_piece_size())))
+        self.unknown_id = pieces.unk_id()
+        self._without_surface = {
+            self.tokens[i]
+            for i in range(len(self.tokens))
+            if pieces.is_control(i) or pieces.is_unknown(i)
+        }
+        with tf.init_scope():
+            self._tokenizer = tf_text.SentencepieceTokenizer(files[MODEL], out_type=tf.int32)
+
+    def tokenize(self, texts: tf.Tensor, sequence_length: int | None = None) -> tf.RaggedTensor:
+        """See `Vocabulary.tokenize`."""
+        ids = self._tokenizer.tokenize(texts)
+        return ids if sequence_length is None else ids[:, :sequence_length]
+
+    def surface(self, token: str) -> tuple[str, bool]:
+        """See `Vocabulary.surface`."""
+        if token in self._without_surface:
+            return "", False
+        starts = token.startswith(WORD_START)
+        return token[starts:].replace(WORD_START, " "), starts
+
+
+def _write_rules(path: Path) -> None:
+    def codes(text: str) -> str:
+        return " ".join(f"{ord(character):X}" for character in text)
+
+    lines = (f"{codes(key)}\t{codes(value)}\n" for key, value in normalization_rules().items())
+    path.write_text("".join(lines))
+
+
+def _explain(error: Exception, size: int, sentences: int) -> InputError:
+    """The trainer's message, which holds the possible size, in one line."""
+    largest = re.search(r"value <= (\d+)", str(error))
+    smallest = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
+    if largest:
+        advice = f"The largest possible size is {largest[1]}"
+    elif smallest:
+        advice = f"The smallest possible size is {int(smallest[1]) + 1}"
+    else:
+        advice = f"The trainer said: {' '.join(str(error).split())}"
+    return InputError(
+        f"These sentences cannot give a vocabulary of that size. Received: size={size}, "
+        f"{sentences} sentences. {advice}."
+    )
+
+
+def train_sentencepiece(sentences: list[str], size: int) -> SentencePieceVocabulary:
+    """Learns a unigram vocabulary; see `train_vocabulary`.
+
+    Raises:
+        InputError: If the sentences do not hold `size` pieces, or hold more
+            characters than that.
+    """
+    written = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        rules = Path(folder) / "rules.tsv"
+        _write_rules(rules)
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(sentences),
+                model_writer=written,
+                vocab_size=size,
+                model_type="unigram",
+                character_coverage=0.99995,
+                normalization_rule_tsv=str(rules),
+                pad_id=0,
+                unk_id=1,
+                bos_id=-1,
+                eos_id=-1,
+                # Sums of floats depend on the number of threads, so it is fixed.
+                num_threads=4,
+                input_sentence_size=0,
+                shuffle_input_sentence=False,
+                max_sentence_length=10_000,
+                max_sentencepiece_length=16,
+                minloglevel=3,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise _explain(error, size, len(sentences)) from error
+    return SentencePieceVocabulary({MODEL: _without_paths(written.getvalue())})
+
+
+def _without_paths(data: bytes) -> bytes:
+    """Removes the temporary file's name, so that equal input gives equal bytes."""
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(data)
+    model.trainer_spec.ClearField("input")
+    model.normalizer_spec.ClearField("normalization_rule_tsv")
+    return model.SerializeToString(deterministic=True)
