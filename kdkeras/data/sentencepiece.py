@@ -187,7 +187,7 @@ def train_sentencepiece(sentences: list[str], size: int) -> SentencePieceVocabul
 
 def _without_paths(data: bytes) -> bytes:
     """Removes the temporary file's name, so that equal input gives equal bytes."""
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString(data)
     model.trainer_spec.ClearField("input")
     model.normalizer_spec.ClearField("normalization_rule_tsv")

@@ -1,0 +1,187 @@
+"""Parallel sentences from files, as one group a source sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from kdkeras.data.corpus_files import CorpusPath, ParallelFile, read_lines, resolve
+from kdkeras.errors import InputError
+
+__all__ = ["CorpusReport", "SentenceGroup", "normalize", "read_corpus"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceGroup:
+    """One source sentence with all its translations.
+
+    Attributes:
+        source: The source sentence, NFC.
+        source_language: Its language code, e.g. `"en"`.
+        translations: The translations, NFC, each once a language.
+        languages: The language code of each translation.
+    """
+
+    source: str
+    source_language: str
+    translations: tuple[str, ...]
+    languages: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusReport:
+    """What was read and what became of it.
+
+    Attributes:
+        rows: Rows read, all files together.
+        kept: Pairs kept (after merging duplicates).
+        groups: Source sentences kept.
+        dropped: Rows not kept by reason: `empty`, `over_long`, `duplicate`,
+            `excluded`.
+        pairs: Pairs kept by language of the translation.
+    """
+
+    rows: int
+    kept: int
+    groups: int
+    dropped: dict[str, int]
+    pairs: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as JSON-ready dictionary."""
+        return dataclasses.asdict(self)
+
+
+def normalize(text: str) -> str:
+    """Returns the text in NFC without white space around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+class _Collector:
+    """Merges rows into groups and counts what is dropped."""
+
+    def __init__(self, excluded: frozenset[str], max_characters: int) -> None:
+        self._excluded = excluded
+        self._max_characters = max_characters
+        self._groups: dict[tuple[str, str], dict[tuple[str, str], None]] = {}
+        self.rows = 0
+        self.dropped: Counter[str] = Counter(empty=0, over_long=0, duplicate=0, excluded=0)
+
+    def add(self, source: str, translation: str, file: ParallelFile) -> None:
+        self.rows += 1
+        source, translation = normalize(source), normalize(translation)
+        if reason := self._reason(source, translation):
+            self.dropped[reason] += 1
+            return
+        group = self._groups.setdefault((file.source_language, source), {})
+        if (file.translation_language, translation) in group:
+            self.dropped["duplicate"] += 1
+        group[file.translation_language, translation] = None
+
+    def _reason(self, source: str, translation: str) -> str | None:
+        if not source or not translation:
+            return "empty"
+        if max(len(source), len(translation)) > self._max_characters:
+            return "over_long"
+        if source in self._excluded or translation in self._excluded:
+            return "excluded"
+        return None
+
+    def groups(self) -> list[SentenceGroup]:
+        return [
+            SentenceGroup(
+                source,
+                source_language,
+                tuple(translation for _, translation in pairs),
+                tuple(language for language, _ in pairs),
+            )
+            for (source_language, source), pairs in self._groups.items()
+        ]
+
+
+def _excluded_sentences(files: Iterable[str | os.PathLike[str]]) -> frozenset[str]:
+    """All cells of the files: neither side of a pair may be one of them."""
+    cells: set[str] = set()
+    for path in files:
+        for _, line in read_lines(path):
+            cells.update(normalize(cell) for cell in line.split("\t"))
+    return frozenset(cells - {""})
+
+
+def _count_pairs(groups: list[SentenceGroup]) -> dict[str, int]:
+    counts = Counter(language for group in groups for language in group.languages)
+    return dict(sorted(counts.items()))
+
+
+def _check_counts(pairs: dict[str, int], min_pairs: int, names: str) -> None:
+    few = {language: count for language, count in pairs.items() if count < min_pairs}
+    if few:
+        listed = ", ".join(f"{language} ({count})" for language, count in few.items())
+        raise InputError(
+            f"Each language must have at least min_pairs={min_pairs} pairs. Received: {listed} "
+            f"in {names}. Leave those languages out, add data, or lower min_pairs (--min-pairs)."
+        )
+
+
+def read_corpus(
+    files: CorpusPath | Sequence[CorpusPath],
+    *,
+    exclude: Iterable[str | os.PathLike[str]] = (),
+    max_characters: int = 1000,
+    min_pairs: int = 10,
+) -> tuple[list[SentenceGroup], CorpusReport]:
+    """Reads parallel sentences and merges them into groups.
+
+    TSV rows are `source⇥translation` (further columns are ignored), plain or
+    `.gz`, with the languages in the name: `en-de.tsv.gz`. Moses corpora are
+    two files with equal line numbers, `corpus.en-de.en` and
+    `corpus.en-de.de`; name either. A folder stands for all TSV files in it.
+    All text is UTF-8 and is brought to NFC.
+
+    Args:
+        files: Paths, or `(path, source_language, translation_language)`
+            where the name does not tell; for Moses the path without its
+            language ending.
+        exclude: Test sets (TSV of any number of columns, plain or `.gz`):
+            pairs of which either side occurs in one are removed.
+        max_characters: Longest sentence kept, in characters, default 1000.
+        min_pairs: Fewest pairs a language may have, default 10: fewer cannot
+            be learned, but would be drawn again and again.
+
+    Returns:
+        The groups in order of first appearance, and the counts.
+
+    Raises:
+        InputError: If a file is missing, is not UTF-8 or has a row without a
+            tab (named with its line), Moses sides differ in length, nothing
+            is left, or a language has too few pairs.
+    """
+    resolved = resolve(files)
+    collector = _Collector(_excluded_sentences(exclude), max_characters)
+    for file in resolved:
+        for source, translation in file.rows():
+            collector.add(source, translation, file)
+    groups = collector.groups()
+    names = ", ".join(dict.fromkeys(str(file.path) for file in resolved[:3]))
+    names += " …" if len(resolved) > 3 else ""
+    if not groups:
+        dropped = ", ".join(f"{n} {reason}" for reason, n in collector.dropped.items() if n)
+        raise InputError(
+            "A corpus must hold at least one pair of sentences. "
+            f"Received: {collector.rows} rows in {names} (dropped: {dropped or 'none'}). "
+            "Check the files, `exclude` and `max_characters`."
+        )
+    pairs = _count_pairs(groups)
+    _check_counts(pairs, min_pairs, names)
+    report = CorpusReport(
+        rows=collector.rows,
+        kept=sum(pairs.values()),
+        groups=len(groups),
+        dropped=dict(collector.dropped),
+        pairs=pairs,
+    )
+    return groups, report
