@@ -53,4 +53,6 @@ if ! cmp -s pyproject.toml "$stamp"; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" >&2 ||
         fail "pip must be able to install kdkeras. Received: pip failed, see above. Check the network and the disk's free space, then run the same command again."
     cp pyproject.toml "$stamp"
+    # What has the extra has the rest too.
+    cp pyproject.toml "$venv/.installed"
 fi

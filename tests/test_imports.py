@@ -1,0 +1,109 @@
+"""Imports point one way, and importing the package costs nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import kdkeras
+
+PACKAGE = Path(kdkeras.__file__).parent
+
+# From the stage nearest the tensors to the stage nearest the user.
+LAYERS = [
+    {"errors", "files"},
+    {"losses"},
+    {"layers", "optimizers"},
+    {"data"},
+    {"teachers"},
+    {"students"},
+    {"distillation"},
+    {"recipe"},
+    {"evaluation"},
+    {"export"},
+    {"loading"},
+    {"cli", "demo", "__main__"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def imported_parts(path: Path) -> Iterator[tuple[str, int]]:
+    """Yields the part of kdkeras that each import statement names, and its line."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "kdkeras":
+            modules = [f"kdkeras.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        for module in modules:
+            root, _, rest = module.partition(".")
+            # `import kdkeras` and `kdkeras.__version__` load nothing else.
+            if root == "kdkeras" and rest not in ("", "__version__"):
+                yield kdkeras._HOMES.get(rest, module).split(".")[1], node.lineno
+
+
+def sources() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_part_has_a_layer():
+    assert {part_of(path) for path in sources()} == set(RANK)
+
+
+def test_imports_point_one_way():
+    upward = [
+        f"{path.relative_to(PACKAGE)}:{line} imports kdkeras.{part}"
+        for path in sources()
+        for part, line in imported_parts(path)
+        if RANK[part] > RANK[part_of(path)]
+    ]
+    assert upward == []
+
+
+def test_layers_of_one_rank_do_not_import_each_other():
+    sideways = [
+        f"{path.relative_to(PACKAGE)}:{line} imports kdkeras.{part}"
+        for path in sources()
+        if part_of(path) not in LAYERS[-1]
+        for part, line in imported_parts(path)
+        if RANK[part] == RANK[part_of(path)] and part != part_of(path)
+        # Errors are for everybody.
+        and part != "errors"
+    ]
+    assert sideways == []
+
+
+def test_importing_kdkeras_loads_nothing_heavy():
+    heavy = ["tensorflow", "keras", "numpy", "matplotlib", "rich", "kdkeras.teachers"]
+    code = f"import sys, kdkeras; print([name for name in {heavy} if name in sys.modules])"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "[]"
+
+
+def test_public_names_are_few_and_all_exist():
+    assert len(kdkeras.__all__) <= 30
+    for name in kdkeras.__all__:
+        assert getattr(kdkeras, name) is not None
+
+
+def test_another_backend_is_refused_saying_what_to_set():
+    output = subprocess.run(
+        [sys.executable, "-c", "import kdkeras"],
+        env={"KERAS_BACKEND": "jax", "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+    )
+    last = output.stderr.strip().splitlines()[-1]
+    assert output.returncode == 1
+    assert "KERAS_BACKEND=jax" in last and "Set KERAS_BACKEND=tensorflow" in last
