@@ -1,0 +1,53 @@
+"""Export: artefacts, their comparison with Keras, the report, the model card.
+
+Everything is loaded on first use: a process that only runs an exported
+student in LiteRT never imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdkeras.export.exporter import Artefacts, export
+    from kdkeras.export.formats import ExportFormat
+    from kdkeras.export.gates import Gates, check_gates
+    from kdkeras.export.lite import LiteStudent
+    from kdkeras.export.model_card import write_model_card
+    from kdkeras.export.parity import verify
+    from kdkeras.export.report import write_report
+
+__all__ = [
+    "Artefacts",
+    "ExportFormat",
+    "Gates",
+    "LiteStudent",
+    "check_gates",
+    "export",
+    "verify",
+    "write_model_card",
+    "write_report",
+]
+
+_HOMES = {
+    "Artefacts": "exporter",
+    "ExportFormat": "formats",
+    "Gates": "gates",
+    "LiteStudent": "lite",
+    "check_gates": "gates",
+    "export": "exporter",
+    "verify": "parity",
+    "write_model_card": "model_card",
+    "write_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"kdkeras.export.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'kdkeras.export' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,62 @@
+"""What a student can be exported to, and what the files are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from kdkeras.errors import InputError
+
+__all__ = ["MANIFEST", "PARITY", "TOKENIZER", "ExportFormat", "read_formats", "signature_name"]
+
+MANIFEST = "export.json"
+"""What the folder holds: the contract between exporter and runtimes."""
+PARITY = "parity.json"
+"""How each artefact compares with Keras; absent until it was verified."""
+TOKENIZER = "tokenizer"
+"""Folder of the vocabulary's files."""
+
+
+class ExportFormat(StrEnum):
+    """An artefact that `export` can write."""
+
+    SAVED_MODEL = "saved_model"
+    SAVED_MODEL_TEXT = "saved_model_text"
+    TFLITE_FLOAT32 = "tflite_float32"
+    TFLITE_INT8 = "tflite_int8"
+
+    @property
+    def path(self) -> str:
+        """Name of the artefact's file or folder."""
+        if self.is_tflite:
+            return f"model.{self.removeprefix('tflite_')}.tflite"
+        return str(self)
+
+    @property
+    def is_tflite(self) -> bool:
+        """Whether LiteRT runs it; TensorFlow runs the others."""
+        return self.startswith("tflite")
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it holds the student's own float32 weights."""
+        return self is not ExportFormat.TFLITE_INT8
+
+
+def read_formats(formats: str | Iterable[str]) -> tuple[ExportFormat, ...]:
+    """Checks names of formats; repeated ones count once.
+
+    Raises:
+        InputError: If one is unknown or none is given.
+    """
+    names = [formats] if isinstance(formats, str) else list(formats)
+    known = [str(member) for member in ExportFormat]
+    wrong = [name for name in names if name not in known]
+    if wrong or not names:
+        raise InputError(f"`formats` must be some of {known}. Received: {wrong or names}.")
+    return tuple(dict.fromkeys(ExportFormat(name) for name in names))
+
+
+def signature_name(sequence_length: int) -> str:
+    """Name of the TFLite signature that reads sentences of a fixed length."""
+    return f"embed_{sequence_length}"

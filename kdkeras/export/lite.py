@@ -1,0 +1,135 @@
+"""Exported students in LiteRT, without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdkeras.errors import InputError
+from kdkeras.export.formats import MANIFEST, TOKENIZER, ExportFormat
+from kdkeras.export.manifest import check_files, read_manifest
+from kdkeras.export.tokenizer import load_tokenizer
+
+__all__ = ["LiteStudent", "load_lite_student"]
+
+
+class LiteStudent:
+    """Embeds sentences with an exported TFLite file.
+
+    Importing and running it needs `ai-edge-litert`, NumPy, and `tokenizers`
+    or `sentencepiece`; TensorFlow is never loaded.
+
+    Args:
+        folder: A folder that `export` wrote.
+        artefact: `"tflite_int8"` or `"tflite_float32"`; the smaller of those
+            present if None.
+        num_threads: Threads of the interpreter.
+
+    Attributes:
+        output_dim: Width of the embeddings.
+        normalize: Whether they have length 1.
+        sequence_length: Tokens read of a sentence.
+
+    Raises:
+        InputError: If the folder has no such artefact, or a file is not the
+            one that was exported (SHA-256).
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        artefact: str | None = None,
+        num_threads: int = 1,
+    ) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.artefact = _choose(self.manifest, artefact, self.folder)
+        check_files(self.folder, self.manifest, [self.artefact.path, TOKENIZER])
+        self.output_dim: int = self.manifest["embedding_dim"]
+        self.normalize: bool = self.manifest["normalized"]
+        self.sequence_length: int = self.manifest["sequence_length"]
+        vocabulary = self.manifest["vocabulary"]
+        self._pad_id: int = vocabulary["pad_id"]
+        self._tokenize = load_tokenizer(
+            self.folder / TOKENIZER, vocabulary["kind"], self.sequence_length
+        )
+        self._interpreter = Interpreter(
+            str(self.folder / self.artefact.path), num_threads=num_threads
+        )
+        self._lengths = {length: name for name, length in self.manifest["signatures"].items()}
+        self._runners: dict[int, Any] = {}
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeds sentences, each in the shortest signature that holds it.
+
+        Args:
+            texts: Sentences.
+
+        Returns:
+            `(N, output_dim)` float32.
+
+        Raises:
+            InputError: If `texts` is a single string.
+        """
+        if isinstance(texts, str):
+            raise InputError(
+                f"`texts` must be a list of strings. Received: {texts!r}. Write [text]."
+            )
+        vectors = np.zeros((len(texts), self.output_dim), np.float32)
+        for row, ids in enumerate(self._tokenize(texts)):
+            vectors[row] = self._embed(ids)
+        return vectors
+
+    def _embed(self, ids: list[int]) -> np.ndarray:
+        length = min(length for length in self._lengths if length >= len(ids))
+        if length not in self._runners:
+            self._runners[length] = self._interpreter.get_signature_runner(self._lengths[length])
+        token_ids = np.full((1, length), self._pad_id, np.int32)
+        token_ids[0, : len(ids)] = ids
+        padding_mask = (np.arange(length) < len(ids)).astype(np.int32)[None]
+        output = self._runners[length](token_ids=token_ids, padding_mask=padding_mask)
+        return output["embedding"][0]
+
+
+def _choose(manifest: dict[str, Any], artefact: str | None, folder: Path) -> ExportFormat:
+    present = [name for name in manifest["artefacts"] if ExportFormat(name).is_tflite]
+    if not present or artefact not in (None, *present):
+        raise InputError(
+            f"`artefact` must be a TFLite file of the folder, which has {present}. "
+            f"Received: artefact={artefact!r} in {folder}. Export with formats=['tflite_int8']."
+        )
+    return ExportFormat(artefact or min(present, key=lambda n: manifest["artefacts"][n]["bytes"]))
+
+
+def load_lite_student(name_or_path: str | os.PathLike[str]) -> LiteStudent:
+    """Opens an exported folder, or a released student by its name.
+
+    Args:
+        name_or_path: A folder, or the name of one in `savedmodels/` (of the
+            working directory, then of the checkout that kdkeras runs from).
+
+    Raises:
+        InputError: If there is none, or a checksum differs.
+    """
+    checkout = Path(__file__).parents[2]
+    places = [Path(name_or_path)]
+    if places[0].name == str(name_or_path):  # A bare name, not a path.
+        places += [root / "savedmodels" / name_or_path for root in (Path.cwd(), checkout)]
+    for place in places:
+        if (place / MANIFEST).is_file():
+            return LiteStudent(place)
+    raise InputError(
+        "The model must be a `.keras` file, an exported folder, or a name out of "
+        f"{_released(checkout)}. Received: {name_or_path}. "
+        f"Looked for {MANIFEST} in {', '.join(map(str, places))}."
+    )
+
+
+def _released(checkout: Path) -> list[str]:
+    return sorted(path.parent.name for path in (checkout / "savedmodels").glob(f"*/{MANIFEST}"))

@@ -1,0 +1,147 @@
+"""`export.json`: what an exported folder holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kdkeras
+from kdkeras.errors import InputError
+from kdkeras.export.formats import MANIFEST, ExportFormat, signature_name
+
+if TYPE_CHECKING:
+    from kdkeras.data.vocabulary import Vocabulary
+    from kdkeras.students import Student
+
+__all__ = ["check_files", "describe", "file_records", "read_manifest", "write_json"]
+
+FORMAT_VERSION = 1
+
+# The oldest runtimes that the artefacts were run with.
+_MINIMUM_VERSIONS = {
+    "saved_model": {"tensorflow": "2.20"},
+    "saved_model_text": {"tensorflow": "2.20", "tensorflow-text": "2.20"},
+    "tflite": {"ai-edge-litert": "2.1"},
+}
+
+
+def describe(
+    student: Student,
+    vocabulary: Vocabulary,
+    folder: Path,
+    formats: Sequence[ExportFormat],
+    sequence_lengths: Sequence[int],
+    name: str,
+) -> dict[str, Any]:
+    """Returns the contents of `export.json` for a folder of written artefacts."""
+    files = file_records(folder)
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "kdkeras_version": kdkeras.__version__,
+        "made_with": {package: version(package) for package in ("tensorflow", "keras")},
+        "student": {
+            "class": type(student).__name__,
+            "config": student.get_config(),
+            "num_parameters": int(student.count_params()),
+        },
+        "embedding_dim": student.output_dim,
+        "normalized": student.normalize,
+        "sequence_length": student.sequence_length,
+        "signatures": {signature_name(length): length for length in sequence_lengths},
+        "vocabulary": {
+            "kind": str(vocabulary.kind),
+            "size": vocabulary.size,
+            "fingerprint": vocabulary.fingerprint,
+            "pad_id": int(vocabulary.pad_id),
+            "unknown_id": int(vocabulary.unknown_id),
+        },
+        "artefacts": {
+            str(item): {
+                "path": item.path,
+                "bytes": _bytes_under(files, item.path),
+                "needs": _MINIMUM_VERSIONS["tflite" if item.is_tflite else item],
+            }
+            for item in formats
+        },
+        "files": files,
+    }
+
+
+def file_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file in a folder, by its relative path."""
+    return {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bytes_under(files: dict[str, dict[str, Any]], path: str) -> int:
+    return sum(
+        record["bytes"]
+        for name, record in files.items()
+        if name == path or name.startswith(f"{path}/")
+    )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON that a person can read."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads `export.json`.
+
+    Raises:
+        InputError: If it is missing, damaged, or of a newer kdkeras.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"An exported student must be a folder with a readable {MANIFEST}. "
+            f"Received: {folder} ({error}). Give the folder that `kdkeras export` wrote."
+        ) from error
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{MANIFEST} must have format_version {FORMAT_VERSION}. "
+            f"Received: {manifest.get('format_version')}. Export again with this kdkeras."
+        )
+    return manifest
+
+
+def check_files(folder: Path, manifest: dict[str, Any], under: Sequence[str]) -> None:
+    """Compares files with the checksums of `export.json`.
+
+    Args:
+        folder: The exported folder.
+        manifest: Its `export.json`.
+        under: Files and folders to check.
+
+    Raises:
+        InputError: If one is missing or was changed.
+    """
+    for name, record in manifest["files"].items():
+        if name not in under and name.split("/")[0] not in under:
+            continue
+        path = folder / name
+        found = _sha256(path) if path.is_file() else "no file"
+        if found != record["sha256"]:
+            raise InputError(
+                f"{name} must be the file that was exported. Received: sha256 {found[:16]} "
+                f"instead of {record['sha256'][:16]} in {folder}. Copy or export it again."
+            )
