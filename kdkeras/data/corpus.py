@@ -12,7 +12,7 @@ from typing import Any
 from kdkeras.data.corpus_files import CorpusPath, ParallelFile, read_lines, resolve
 from kdkeras.errors import InputError
 
-__all__ = ["CorpusReport", "SentenceGroup", "normalize", "read_corpus"]
+__all__ = ["CorpusReport", "SentenceGroup", "normalize", "read_corpus", "without_excluded"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +110,26 @@ def _excluded_sentences(files: Iterable[str | os.PathLike[str]]) -> frozenset[st
         for _, line in read_lines(path):
             cells.update(normalize(cell) for cell in line.split("\t"))
     return frozenset(cells - {""})
+
+
+def without_excluded(
+    groups: Iterable[SentenceGroup], exclude: Iterable[str | os.PathLike[str]]
+) -> list[SentenceGroup]:
+    """Removes the pairs of which either side occurs in a file of `exclude`."""
+    excluded = _excluded_sentences(exclude)
+    if not excluded:
+        return list(groups)
+    kept = []
+    for group in groups:
+        pairs = [
+            (translation, language)
+            for translation, language in zip(group.translations, group.languages, strict=True)
+            if normalize(translation) not in excluded
+        ]
+        if pairs and normalize(group.source) not in excluded:
+            translations, languages = zip(*pairs, strict=True)
+            kept.append(dataclasses.replace(group, translations=translations, languages=languages))
+    return kept
 
 
 def _count_pairs(groups: list[SentenceGroup]) -> dict[str, int]:
