@@ -57,6 +57,8 @@ class Teacher:
         self._lowercase = snapshot.lowercase
         self._pad_id = int(snapshot.config.get("pad_token_id") or 0)
         self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder().values()
+        self._special_tokens = {token.content for token in added if token.special}
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.sequence_length)
         specification = tf.TensorSpec([None, None], tf.int32)
@@ -136,7 +138,12 @@ class Teacher:
         return tokens, table[:size]
 
     def surface(self, token: str) -> tuple[str, bool]:
-        """What a token stands for: its text, and whether it starts a word."""
+        """Returns what a token spells, and whether it starts a word.
+
+        A special token spells nothing: `("", False)`.
+        """
+        if token in self._special_tokens:
+            return "", False
         prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
         if prefix is not None:
             return token.removeprefix(prefix), not token.startswith(prefix)

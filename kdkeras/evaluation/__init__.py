@@ -1,0 +1,34 @@
+"""Evaluation: how good an encoder is, by language."""
+
+from kdkeras.evaluation.callback import EvaluationCallback
+from kdkeras.evaluation.evaluators import (
+    Encoder,
+    Evaluator,
+    RetrievalEvaluator,
+    SimilarityEvaluator,
+    TeacherMatchEvaluator,
+    evaluate_all,
+)
+from kdkeras.evaluation.metrics import (
+    RetrievalAccuracy,
+    retrieval_accuracy,
+    spearman,
+    teacher_match,
+)
+from kdkeras.evaluation.read import read_retrieval, read_similarity
+
+__all__ = [
+    "Encoder",
+    "EvaluationCallback",
+    "Evaluator",
+    "RetrievalAccuracy",
+    "RetrievalEvaluator",
+    "SimilarityEvaluator",
+    "TeacherMatchEvaluator",
+    "evaluate_all",
+    "read_retrieval",
+    "read_similarity",
+    "retrieval_accuracy",
+    "spearman",
+    "teacher_match",
+]
