@@ -12,7 +12,7 @@ import numpy as np
 from kdkeras.errors import InputError
 from kdkeras.export.formats import MANIFEST, TOKENIZER, ExportFormat
 from kdkeras.export.manifest import check_files, read_manifest
-from kdkeras.export.tokenizer import load_tokenizer
+from kdkeras.export.tokenizer import load_tokenizer, padded
 
 __all__ = ["LiteStudent", "load_lite_student"]
 
@@ -90,10 +90,7 @@ class LiteStudent:
         length = min(length for length in self._lengths if length >= len(ids))
         if length not in self._runners:
             self._runners[length] = self._interpreter.get_signature_runner(self._lengths[length])
-        token_ids = np.full((1, length), self._pad_id, np.int32)
-        token_ids[0, : len(ids)] = ids
-        padding_mask = (np.arange(length) < len(ids)).astype(np.int32)[None]
-        output = self._runners[length](token_ids=token_ids, padding_mask=padding_mask)
+        output = self._runners[length](**padded([ids], self._pad_id, length))
         return output["embedding"][0]
 
 

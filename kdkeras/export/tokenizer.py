@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from kdkeras.errors import InputError
 
-__all__ = ["load_tokenizer"]
+__all__ = ["load_tokenizer", "padded"]
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
 
@@ -46,3 +48,13 @@ def _sentencepiece(folder: Path, sequence_length: int) -> Tokenize:
 
     processor = SentencePieceProcessor(model_file=str(folder / "sentencepiece.model"))
     return lambda texts: [ids[:sequence_length] for ids in processor.encode(list(texts))]
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int, length: int) -> dict[str, np.ndarray]:
+    """Returns `token_ids` and `padding_mask`, int32 `(len(rows), length)`."""
+    token_ids = np.full((len(rows), length), pad_id, np.int32)
+    for row, ids in enumerate(rows):
+        token_ids[row, : len(ids)] = ids
+    sizes = np.array([len(ids) for ids in rows])
+    padding_mask = (np.arange(length) < sizes[:, None]).astype(np.int32)
+    return {"token_ids": token_ids, "padding_mask": padding_mask}

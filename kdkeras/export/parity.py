@@ -1,0 +1,172 @@
+"""Comparing every artefact with Keras, language by language."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdkeras.errors import InputError
+from kdkeras.export.formats import PARITY, ExportFormat
+from kdkeras.export.gates import Gates, check_gates, failures
+from kdkeras.export.manifest import read_manifest, write_json
+from kdkeras.export.processes import WorkerResult, run_worker
+from kdkeras.export.serving import float32_student
+from kdkeras.files import atomic_write
+
+if TYPE_CHECKING:
+    from kdkeras.students import Student
+
+__all__ = ["verify"]
+
+Pairs = Mapping[str, tuple[Sequence[str], Sequence[str]]]
+
+
+def verify(
+    folder: str | os.PathLike[str],
+    student: Student,
+    pairs: Pairs,
+    gates: Gates | None = None,
+    enforce: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Reloads every artefact in a fresh process and compares it with Keras.
+
+    Each process embeds the held-out sentences of every language from their
+    strings, so that tokenizer, truncation and padding are compared too.
+    Writes the result to `parity.json` in the folder.
+
+    Args:
+        folder: What `export` wrote.
+        student: The student that was exported.
+        pairs: Language to `(foreign sentences, English sentences)`, row by row
+            translations.
+        gates: Bounds; the defaults if None.
+        enforce: Whether a failed gate raises (after `parity.json` is written).
+        progress: Called with one line at each step.
+
+    Returns:
+        ```
+        {"gates": {...}, "num_sentences": int, "passed": bool, "failures": [str],
+         "keras": {"languages": {lang: {"num_pairs", "accuracy"}}},
+         "artefacts": {format: {"path", "bytes", "load_seconds", "latency_ms",
+             "peak_memory_mb", "imported", "cosine_mean", "cosine_min", "languages":
+             {lang: {"num_pairs", "cosine_mean", "cosine_min", "accuracy",
+                     "accuracy_change"}}}}}
+        ```
+        Accuracies are percentages: the share of sentences whose translation
+        is the nearest of all, mean of both directions. Changes are
+        percentage points, artefact less Keras.
+
+    Raises:
+        InputError: If the folder is not an exported one, it holds another
+            student's export, or a language has no pairs.
+        GateError: If an artefact does not run, or (with `enforce`) fails a
+            gate: artefact, language and figure are named.
+    """
+    folder, gates, say = Path(folder), gates or Gates(), progress or (lambda line: None)
+    manifest = read_manifest(folder)
+    _check_input(manifest, student, pairs, folder)
+    texts = list(dict.fromkeys(t for sides in pairs.values() for side in sides for t in side))
+    say(f"Embedding {len(texts)} sentences with Keras")
+    rows = {text: row for row, text in enumerate(texts)}
+    expected = float32_student(student).encode(texts)
+    artefacts = {}
+    for name, record in manifest["artefacts"].items():
+        say(f"Embedding them with {record['path']} in a fresh process")
+        result = run_worker(folder, ExportFormat(name), texts)
+        artefacts[name] = {**record, **_compare(result, expected, rows, pairs)}
+    parity: dict[str, Any] = {
+        "name": manifest["name"],
+        "gates": gates.to_dict(),
+        "num_sentences": len(texts),
+        "keras": {"languages": _keras_languages(expected, rows, pairs)},
+        "artefacts": artefacts,
+    }
+    parity["failures"] = failures(parity, gates)
+    parity["passed"] = not parity["failures"]
+    with atomic_write(folder / PARITY) as temporary:
+        write_json(temporary, parity)
+    if enforce:
+        check_gates(parity)
+    return parity
+
+
+def _check_input(
+    manifest: Mapping[str, Any], student: Student, pairs: Pairs, folder: Path
+) -> None:
+    fingerprint = student.vocabulary.fingerprint if student.vocabulary else None
+    if fingerprint != manifest["vocabulary"]["fingerprint"]:
+        raise InputError(
+            "The folder must hold this student's export. "
+            f"Received: another vocabulary in {folder}. Export the student again."
+        )
+    wrong = [
+        language
+        for language, (foreign, english) in pairs.items()
+        if not foreign or len(foreign) != len(english)
+    ]
+    if wrong or not pairs:
+        raise InputError(
+            "`pairs` must give at least one language, each with as many foreign as English "
+            f"sentences and at least one. Received: {wrong or 'no language'}."
+        )
+
+
+def _compare(
+    result: WorkerResult, expected: np.ndarray, rows: Mapping[str, int], pairs: Pairs
+) -> dict[str, Any]:
+    cosines = _cosines(expected, result.embeddings)
+    languages = {}
+    for language, (foreign, english) in pairs.items():
+        sides = [[rows[text] for text in side] for side in (foreign, english)]
+        mine = cosines[sides[0] + sides[1]]
+        before, after = (_accuracy(e[sides[0]], e[sides[1]]) for e in (expected, result.embeddings))
+        languages[language] = {
+            "num_pairs": len(foreign),
+            "cosine_mean": float(mine.mean()),
+            "cosine_min": float(mine.min()),
+            "accuracy": after,
+            "accuracy_change": after - before,
+        }
+    return {
+        "load_seconds": result.load_seconds,
+        "latency_ms": result.latency_ms,
+        "peak_memory_mb": result.peak_memory_mb,
+        "imported": result.imported,
+        "cosine_mean": float(cosines.mean()),
+        "cosine_min": float(cosines.min()),
+        "languages": languages,
+    }
+
+
+def _keras_languages(
+    expected: np.ndarray, rows: Mapping[str, int], pairs: Pairs
+) -> dict[str, dict[str, float]]:
+    found = {}
+    for language, sides in pairs.items():
+        foreign, english = (expected[[rows[text] for text in side]] for side in sides)
+        found[language] = {"num_pairs": len(foreign), "accuracy": _accuracy(foreign, english)}
+    return found
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of each row in float64; 1 for two zero vectors, 0 for one."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
+    return np.where(both_zero, 1.0, (a * b).sum(axis=1) / np.where(lengths == 0, 1.0, lengths))
+
+
+def _accuracy(foreign: np.ndarray, english: np.ndarray) -> float:
+    similarity = _unit(foreign) @ _unit(english).T
+    diagonal = np.diag(similarity)
+    hits = [(diagonal >= similarity.max(axis=axis) - 1e-6).mean() for axis in (0, 1)]
+    return float(np.mean(hits) * 100.0)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,77 @@
+"""Starting the worker and reading what it measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import kdkeras
+from kdkeras.errors import GateError
+from kdkeras.export.formats import ExportFormat
+
+__all__ = ["WorkerResult", "run_worker"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerResult:
+    """What one artefact did in a fresh process.
+
+    Attributes:
+        embeddings: `(N, output_dim)` float32.
+        load_seconds: From the first import to the first embedding.
+        latency_ms: Median milliseconds from one string to its vector, one
+            thread, after warm-up.
+        peak_memory_mb: Peak resident memory in megabytes (10^6 bytes).
+        imported: Which of tensorflow and tensorflow_text it imported.
+    """
+
+    embeddings: np.ndarray
+    load_seconds: float
+    latency_ms: float
+    peak_memory_mb: float
+    imported: list[str]
+
+
+def run_worker(folder: Path, artefact: ExportFormat, texts: Sequence[str]) -> WorkerResult:
+    """Embeds texts with one artefact in a fresh process.
+
+    Raises:
+        GateError: If the artefact cannot be loaded or run.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        texts_file = Path(temporary) / "texts.json"
+        texts_file.write_text(json.dumps(list(texts)), encoding="utf-8")
+        command = [sys.executable, "-m", "kdkeras.export.worker"]
+        command += [str(folder.resolve()), str(artefact), str(texts_file), temporary]
+        process = subprocess.run(
+            command, env=_environment(), capture_output=True, text=True, check=False
+        )
+        if process.returncode != 0:
+            lines = process.stderr.strip().splitlines() or [f"status {process.returncode}"]
+            raise GateError(
+                f"{artefact.path} must run in a fresh process. Received: {lines[-1]}. "
+                "Export it again; the versions it needs are in export.json."
+            )
+        result = json.loads((Path(temporary) / "result.json").read_text(encoding="utf-8"))
+        embeddings = np.load(Path(temporary) / "embeddings.npy", allow_pickle=False)
+    return WorkerResult(embeddings=embeddings, **result)
+
+
+def _environment() -> dict[str, str]:
+    # This very kdkeras, installed or not, and no GPU: the artefacts are for CPUs.
+    package = str(Path(kdkeras.__file__).parents[1])
+    paths = [package, os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "CUDA_VISIBLE_DEVICES": "",
+    }

@@ -1,0 +1,124 @@
+"""Runs one artefact in a process of its own, as its users will.
+
+`python -m kdkeras.export.worker FOLDER ARTEFACT TEXTS.json OUTPUT` embeds the
+texts and writes `OUTPUT/embeddings.npy` and `OUTPUT/result.json`. The process
+of a TFLite file never imports TensorFlow, that of `saved_model/` never
+tensorflow_text.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdkeras.export.formats import TOKENIZER, ExportFormat
+from kdkeras.export.manifest import read_manifest
+from kdkeras.export.memory import peak_memory
+from kdkeras.export.tokenizer import load_tokenizer, padded
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+
+_BATCH = 64
+_WARM_UP = 10
+_TIMED = 100
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Embeds texts with one artefact and reports what it cost."""
+    folder, name, texts_file, output = Path(arguments[0]), *arguments[1:]
+    artefact = ExportFormat(name)
+    texts = json.loads(Path(texts_file).read_text(encoding="utf-8"))
+    started = time.perf_counter()
+    encode = _ENCODERS[artefact](folder, artefact)
+    encode(texts[:1])
+    load_seconds = time.perf_counter() - started
+    batches = [encode(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
+    result = {
+        "load_seconds": load_seconds,
+        "latency_ms": _latency_ms(encode, texts),
+        "peak_memory_mb": peak_memory() / 1e6,
+        "imported": [m for m in ("tensorflow", "tensorflow_text") if m in sys.modules],
+    }
+    np.save(Path(output) / "embeddings.npy", np.concatenate(batches))
+    (Path(output) / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def _latency_ms(encode: Encode, texts: Sequence[str]) -> float:
+    """Median milliseconds from one string to its vector."""
+    # Spread over the list, which is ordered by language.
+    sample = [texts[int(i)] for i in np.linspace(0, len(texts) - 1, _TIMED)]
+    for text in sample[:_WARM_UP]:
+        encode([text])
+    seconds = []
+    for text in sample:
+        started = time.perf_counter()
+        encode([text])
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds) * 1e3
+
+
+def _tensorflow() -> Any:
+    import tensorflow as tf
+
+    # Like the other artefacts: one thread.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return tf
+
+
+def _ids_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+    tf = _tensorflow()
+    model = tf.saved_model.load(str(folder / artefact.path))
+    signature = model.signatures["serving_default"]
+    manifest = read_manifest(folder)
+    vocabulary = manifest["vocabulary"]
+    tokenize = load_tokenizer(
+        folder / TOKENIZER, vocabulary["kind"], manifest["sequence_length"]
+    )
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        rows = tokenize(texts)
+        # At least one column: attention over none is not defined everywhere.
+        inputs = padded(rows, vocabulary["pad_id"], max(1, *map(len, rows)))
+        inputs = {name: tf.constant(values) for name, values in inputs.items()}
+        # `model` is kept here: a signature alone does not keep its variables alive.
+        return model and signature(**inputs)["embedding"].numpy()
+
+    return encode
+
+
+def _text_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+    tf = _tensorflow()
+    import tensorflow_text  # noqa: F401  (registers the tokenizer's operations)
+
+    model = tf.saved_model.load(str(folder / artefact.path))
+    signature = model.signatures["serving_default"]
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return model and signature(texts=tf.constant(list(texts)))["embedding"].numpy()
+
+    return encode
+
+
+def _lite_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+    from kdkeras.export.lite import LiteStudent
+
+    return LiteStudent(folder, artefact, num_threads=1).encode
+
+
+_ENCODERS: dict[ExportFormat, Callable[[Path, ExportFormat], Encode]] = {
+    ExportFormat.SAVED_MODEL: _ids_encoder,
+    ExportFormat.SAVED_MODEL_TEXT: _text_encoder,
+    ExportFormat.TFLITE_FLOAT32: _lite_encoder,
+    ExportFormat.TFLITE_INT8: _lite_encoder,
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
