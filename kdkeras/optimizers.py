@@ -35,13 +35,14 @@ class FusedAdam(keras.optimizers.Adam):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable and its two moments."""
+        variable = _tf_variable(variable)
         dtype = variable.dtype
         step = tf.cast(self.iterations.value + 1, dtype)
         index = self._get_variable_index(variable)
         tf.raw_ops.ResourceApplyAdam(
-            var=variable.value.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
+            var=variable.handle,
+            m=_tf_variable(self._momentums[index]).handle,
+            v=_tf_variable(self._velocities[index]).handle,
             beta1_power=tf.pow(tf.cast(self.beta_1, dtype), step),
             beta2_power=tf.pow(tf.cast(self.beta_2, dtype), step),
             lr=tf.cast(learning_rate, dtype),
@@ -50,3 +51,8 @@ class FusedAdam(keras.optimizers.Adam):
             epsilon=tf.cast(self.epsilon, dtype),
             grad=tf.convert_to_tensor(tf.cast(gradient, dtype)),
         )
+
+
+def _tf_variable(variable: Any) -> tf.Variable:
+    """Keras hands the step its own variables or TensorFlow's, as it likes."""
+    return variable.value if isinstance(variable, keras.Variable) else variable

@@ -133,7 +133,7 @@ class Distiller(keras.Model):
             )
         super().compile(optimizer=optimizer, loss=loss, **arguments)
 
-    def fit(self, *arguments: Any, callbacks: Any = None, **named: Any) -> keras.callbacks.History:
+    def fit(self, x: Any = None, *, callbacks: Any = None, **named: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, and stops at a non-finite loss.
 
         Raises:
@@ -142,7 +142,14 @@ class Distiller(keras.Model):
         """
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [StopOnNonFinite(), *keras.tree.flatten(callbacks or [])]
-        return super().fit(*arguments, callbacks=callbacks, **named)
+        # Keras warns that it cannot shuffle a dataset; nobody asked it to.
+        named.setdefault("shuffle", not isinstance(x, tf.data.Dataset))
+        return super().fit(x, callbacks=callbacks, **named)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Creates the optimizer's variables first: a step cannot."""
+        self.optimizer.build(self.trainable_weights)
+        return super().make_train_function(force)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Unpack, forward, loss terms, gradients, track."""
@@ -215,12 +222,13 @@ class Distiller(keras.Model):
         gradients = [
             None if g is None else tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)
         ]
-        # A step whose loss is not finite must not reach the weights: the
-        # callback stops training, and what was learnt until here is kept.
-        gradients = [
-            None if g is None else tf.where(finite, g, tf.zeros_like(g)) for g in gradients
-        ]
-        self.optimizer.apply(gradients, self.trainable_weights)
+        # A step whose loss is not finite leaves weights and moments as they
+        # are: the callback stops training, and what was learnt is kept.
+        ops.cond(
+            finite,
+            lambda: self.optimizer.apply(gradients, self.trainable_weights),
+            lambda: None,
+        )
 
     def _track(
         self,
@@ -245,6 +253,11 @@ class Distiller(keras.Model):
         return logs
 
     # ---- saving -----------------------------------------------------------
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded Distiller as it was; its optimizer's state follows."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_weights)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments; a live teacher is left out."""

@@ -53,7 +53,6 @@ class EmbeddingDistillation(DistillationLoss):
         InputError: If the metric is unknown, or the shapes differ.
 
     Example:
-
     >>> float(EmbeddingDistillation()([[1.0, 0.0]], [[0.0, 3.0]])[0])
     1.0
 

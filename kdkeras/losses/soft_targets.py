@@ -44,7 +44,6 @@ class SoftTargets(DistillationLoss):
         InputError: If `temperature` is not positive, or the shapes differ.
 
     Example:
-
     >>> float(SoftTargets()([[2.0, 0.0]], [[2.0, 0.0]])[0])
     0.0
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdkeras.data.vocabulary import Vocabulary
 from kdkeras.errors import InputError
 from kdkeras.students.static import StaticStudent
 from kdkeras.students.student import Student
 from kdkeras.students.transformer import TransformerStudent
+
+if TYPE_CHECKING:
+    from kdkeras.data.vocabulary import Vocabulary
 
 __all__ = ["PRESETS", "from_preset"]
 

@@ -72,13 +72,11 @@ class Student(keras.Model):
         object.__setattr__(self, "_vocabulary_holder", (vocabulary,))
 
     def build(self, input_shape: Any = None) -> None:
-        """Creates every weight by one symbolic call."""
+        """Creates every weight."""
         if self.built:
             return
-        ids = keras.KerasTensor((None, None), dtype="int32")
         self._build_layers()
         self.built = True
-        keras.backend.compute_output_spec(self.call, {"token_ids": ids, "padding_mask": ids})
 
     def _build_layers(self) -> None:
         raise NotImplementedError(f"{type(self).__name__} must implement `_build_layers`.")
