@@ -1,0 +1,124 @@
+"""Evaluators on real sentences, with a real encoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from sentences import ENGLISH, GERMAN
+
+from kdkeras import InputError
+from kdkeras.evaluation import (
+    RetrievalEvaluator,
+    SimilarityEvaluator,
+    TeacherMatchEvaluator,
+    evaluate_all,
+)
+
+SCORES = np.arange(len(ENGLISH)) % 5
+
+
+class Broken:
+    """An encoder after a diverged training."""
+
+    def __init__(self, encoder, row):
+        self.encoder, self.row = encoder, row
+
+    def encode(self, texts):
+        vectors = self.encoder.encode(texts)
+        vectors[self.row, 0] = np.nan
+        return vectors
+
+
+def test_similarity_is_scipys_correlation_of_the_cosines(tiny_teacher):
+    results = SimilarityEvaluator("tatoeba_de_en", GERMAN, ENGLISH, SCORES)(tiny_teacher)
+    cosines = np.sum(tiny_teacher.encode(GERMAN) * tiny_teacher.encode(ENGLISH), axis=1)
+    assert list(results) == ["tatoeba_de_en_spearman"]
+    assert results["tatoeba_de_en_spearman"] == pytest.approx(
+        stats.spearmanr(cosines, SCORES).statistic, abs=1e-6
+    )
+
+
+def test_retrieval_names_both_directions(tiny_teacher):
+    results = RetrievalEvaluator("tatoeba_deu", GERMAN, ENGLISH)(tiny_teacher)
+    forward = results["tatoeba_deu_to_english_accuracy"]
+    backward = results["tatoeba_deu_from_english_accuracy"]
+    assert list(results)[0] == "tatoeba_deu_accuracy"
+    assert results["tatoeba_deu_accuracy"] == pytest.approx((forward + backward) / 2)
+    cosines = tiny_teacher.encode(GERMAN) @ tiny_teacher.encode(ENGLISH).T
+    # The last two English sentences are one sentence.
+    right = [ENGLISH[best] == ENGLISH[i] for i, best in enumerate(cosines.argmax(axis=1))]
+    assert forward == pytest.approx(np.mean(right))
+
+
+def test_retrieval_counts_duplicate_sentences_as_found(tiny_teacher):
+    results = RetrievalEvaluator("tatoeba_eng", ENGLISH, ENGLISH)(tiny_teacher)
+    assert ENGLISH[-1] == ENGLISH[-2]
+    assert set(results.values()) == {1.0}
+
+
+def test_teacher_match_of_the_teacher_is_one(tiny_teacher):
+    evaluator = TeacherMatchEvaluator("tatoeba_en", ENGLISH, tiny_teacher.encode(ENGLISH))
+    assert evaluator(tiny_teacher) == {"tatoeba_en_teacher_match": pytest.approx(1, abs=1e-6)}
+    shifted = TeacherMatchEvaluator("tatoeba_en", GERMAN, tiny_teacher.encode(ENGLISH))
+    assert shifted(tiny_teacher)["tatoeba_en_teacher_match"] < 0.95
+
+
+def test_evaluate_all_joins_the_figures(tiny_teacher):
+    results = evaluate_all(
+        [
+            SimilarityEvaluator("sts_de_en", GERMAN, ENGLISH, SCORES),
+            RetrievalEvaluator("tatoeba_deu", GERMAN, ENGLISH),
+        ],
+        tiny_teacher,
+    )
+    assert list(results)[:2] == ["sts_de_en_spearman", "tatoeba_deu_accuracy"]
+    assert all(type(value) is float for value in results.values())
+
+
+def test_evaluate_all_refuses_to_overwrite_a_figure(tiny_teacher):
+    evaluator = RetrievalEvaluator("tatoeba_deu", GERMAN, ENGLISH)
+    with pytest.raises(InputError, match="tatoeba_deu_accuracy twice"):
+        evaluate_all([evaluator, evaluator], tiny_teacher)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda vectors: SimilarityEvaluator("sts_de_en", GERMAN, ENGLISH, SCORES),
+        lambda vectors: RetrievalEvaluator("sts_de_en", GERMAN, ENGLISH),
+        lambda vectors: TeacherMatchEvaluator("sts_de_en", ENGLISH, vectors),
+    ],
+    ids=["similarity", "retrieval", "teacher match"],
+)
+def test_embeddings_that_are_not_finite_are_refused_by_name(tiny_teacher, make):
+    evaluator = make(tiny_teacher.encode(ENGLISH))
+    with pytest.raises(InputError, match=r"Evaluator sts_de_en: .* 1 of 12 .* sentence 7"):
+        evaluator(Broken(tiny_teacher, row=7))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RetrievalEvaluator("a_de", GERMAN[:3], ENGLISH), "a_de: .* lengths 3, 12"),
+        (lambda: RetrievalEvaluator("a_de", [], []), "a_de: .* not empty"),
+        (lambda: SimilarityEvaluator("a_de", GERMAN, ENGLISH, [1.0]), "lengths 12, 12, 1"),
+        (lambda: SimilarityEvaluator("a_de", GERMAN, ENGLISH, [1.0] * 12), "12 equal values"),
+        (lambda: TeacherMatchEvaluator("a_de", GERMAN, np.ones((3, 4))), "lengths 12, 3"),
+        (lambda: RetrievalEvaluator("a de/en", GERMAN, ENGLISH), "name='a de/en'"),
+        (
+            lambda: TeacherMatchEvaluator("a_de", GERMAN, np.full((12, 4), np.inf)),
+            r"a_de \(teacher\)",
+        ),
+    ],
+    ids=["lengths", "empty", "scores", "constant", "targets", "name", "infinite targets"],
+)
+def test_evaluators_refuse_when_they_are_made(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_teacher_match_of_another_width_names_the_evaluator(tiny_teacher):
+    evaluator = TeacherMatchEvaluator("held_out_en", ENGLISH, np.ones((12, 8)))
+    with pytest.raises(InputError, match=r"Evaluator held_out_en: .*\(12, 32\) and \(12, 8\)"):
+        evaluator(tiny_teacher)
