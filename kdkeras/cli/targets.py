@@ -21,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "corpus",
         nargs="+",
         metavar="CORPUS",
-        help="parallel sentences, UTF-8: `source<TAB>translation` rows in xx-yy.tsv or "
-        "xx-yy.tsv.gz, or one side of a Moses pair (name.xx-yy.xx)",
+        help="parallel sentences, UTF-8: `source<TAB>translation` rows in a file named "
+        "en-de.tsv or en-de.tsv.gz, either side of a Moses pair (name.en-de.en), or a folder "
+        "of such TSV files",
     )
     parser.add_argument(
         "--teacher",
@@ -38,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="test set (same formats); a pair that shares either side with it is left out; "
-        "may be given several times",
+        help="test set, TSV of any columns; a pair that shares either side with it is left "
+        "out; may be given several times",
     )
     parser.add_argument(
         "--groups-per-shard",
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-pairs",
         type=positive_int,
-        default=2,
+        default=10,
         metavar="N",
         help="pairs that every language must have at least",
     )
@@ -77,19 +78,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from kdkeras import data, teachers
     from kdkeras.cli.progress import bar
 
-    groups, report = data.read_corpus(
-        arguments.corpus,
-        exclude=arguments.exclude,
-        max_characters=arguments.max_characters,
-        min_pairs=arguments.min_pairs,
-    )
     teacher = teachers.load(arguments.teacher)
     try:
-        with bar("Teacher", unit="sentences") as progress:
+        with bar("Teacher", unit="source sentences") as progress:
             dataset = data.write_distillation_set(
-                groups,
+                arguments.corpus,
                 teacher,
                 arguments.output,
+                exclude=arguments.exclude,
+                max_characters=arguments.max_characters,
+                min_pairs=arguments.min_pairs,
                 groups_per_shard=arguments.groups_per_shard,
                 batch_size=arguments.batch_size,
                 overwrite=arguments.overwrite,
@@ -106,7 +104,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "groups": dataset.num_groups,
         "pairs": dataset.num_pairs,
         "pairs_by_language": dict(dataset.counts),
-        "corpus": report.to_dict(),
+        "corpus": dataset.manifest["report"],
     }
 
 
@@ -118,8 +116,9 @@ def show(result: dict[str, Any]) -> Iterator[Any]:
         ["language", "pairs"],
         [[name, f"{count:,}"] for name, count in sorted(result["pairs_by_language"].items())],
     )
-    dropped = {k: v for k, v in result["corpus"].items() if isinstance(v, int) and v}
-    yield "Rows: " + ", ".join(f"{key} {value:,}" for key, value in dropped.items())
+    corpus = result["corpus"]
+    dropped = [f"{count:,} {reason}" for reason, count in corpus["dropped"].items() if count]
+    yield f"{corpus['rows']:,} rows read; dropped: {', '.join(dropped) or 'none'}"
     yield (
         f"{result['groups']:,} source sentences, {result['pairs']:,} pairs, "
         f"{result['embedding_dim']} dimensions: {result['output']}"

@@ -64,9 +64,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def _sentences(sources: list[str]) -> Any:
     from kdkeras import data
 
-    if len(sources) == 1 and Path(sources[0]).is_dir():
+    if len(sources) == 1 and (Path(sources[0]) / "manifest.json").is_file():
         return data.DistillationSet(sources[0])
-    groups, _ = data.read_corpus(sources)
+    groups, _ = data.read_corpus(sources, min_pairs=1)
     return [text for group in groups for text in (group.source, *group.translations)]
 
 

@@ -1,0 +1,186 @@
+"""Bad input is one line with what to do, status 2, and nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import zipfile
+
+import pytest
+from tests.cli.conftest import TEACHERS
+
+from kdkeras.__main__ import main
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that must fail; gives its line."""
+
+    def run(*arguments, status=2):
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == status
+        output = capsys.readouterr()
+        line = output.err.strip().splitlines()[-1]
+        assert line.startswith("kdkeras: error: ")
+        assert "Traceback" not in output.err
+        assert output.out == ""
+        return line
+
+    return run
+
+
+CORPORA = {
+    "missing file": (None, 10, "en-de.tsv"),
+    "row without a tab": (b"a\tb\nno tab here\n", 1, "line 2"),
+    "empty corpus": (b"", 1, "0 rows"),
+    "wrong encoding": ("Straße\tx\n".encode("latin-1"), 1, "UTF-8"),
+    "too few pairs": ("Let's try something.\tProbieren wir etwas!\n".encode(), 10, "de (1)"),
+}
+
+
+@pytest.mark.parametrize("content, min_pairs, said", CORPORA.values(), ids=CORPORA)
+def test_a_corpus_that_cannot_be_used_is_refused(refused, tmp_path, content, min_pairs, said):
+    file = tmp_path / "en-de.tsv"
+    if content is not None:
+        file.write_bytes(content)
+    line = refused(
+        *("targets", file, "--teacher", TEACHERS / "mean", "--output", tmp_path / "set"),
+        *("--min-pairs", min_pairs),
+    )
+    assert said in line and str(file) in line
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_teacher_folder_that_lacks_a_file_is_named(refused, corpus, tmp_path):
+    shutil.copytree(TEACHERS / "mean", tmp_path / "teacher")
+    (tmp_path / "teacher" / "model.safetensors").unlink()
+    line = refused(
+        *("targets", *corpus, "--teacher", tmp_path / "teacher", "--output", tmp_path / "set")
+    )
+    assert "safetensors" in line and str(tmp_path / "teacher") in line
+
+
+def test_targets_of_another_teacher_are_refused_and_kept(refused, corpus, targets):
+    before = {path.name: path.read_bytes() for path in targets[0].iterdir()}
+    line = refused("targets", *corpus, "--teacher", TEACHERS / "cls", "--output", targets[0])
+    assert "teacher" in line
+    assert {path.name: path.read_bytes() for path in targets[0].iterdir()} == before
+
+
+def test_a_hub_name_without_the_extra_names_the_extra(refused, corpus, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    line = refused(
+        *("targets", *corpus, "--teacher", "hf://sentence-transformers/all-MiniLM-L6-v2"),
+        *("--output", tmp_path / "set"),
+    )
+    assert "kdkeras[hub]" in line
+
+
+@pytest.mark.parametrize("damage", ["truncated", "corrupted"])
+def test_a_damaged_shard_is_named(refused, targets, vocabulary, tmp_path, damage):
+    folder = tmp_path / "set"
+    shutil.copytree(targets[0], folder)
+    shard = next(folder.glob("*.tfrecord"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
+    line = refused(
+        *("distill", folder, "--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras"),
+        *("--student", "static_128", "--batch-size", 16, "--epochs", 1),
+    )
+    assert shard.name in line
+    assert not (tmp_path / "s.keras").exists()
+
+
+def test_a_set_that_is_none_is_refused(refused, vocabulary, tmp_path):
+    arguments = ("--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras")
+    assert str(tmp_path / "no") in refused("distill", tmp_path / "no", *arguments)
+
+
+def test_an_unknown_preset_and_an_unknown_loss_are_refused(
+    refused, targets, vocabulary, tmp_path
+):
+    arguments = ("--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras")
+    assert "static_256" in refused("distill", targets[0], *arguments, "--student", "huge")
+    assert "'hinge'" in refused("distill", targets[0], *arguments, "--losses", "hinge=1")
+
+
+def test_an_output_that_exists_is_kept(refused, student, targets, vocabulary, corpus, tmp_path):
+    path, _ = student
+    before = path.read_bytes()
+    (tmp_path / "v.npy").write_bytes(b"mine")
+    for arguments in (
+        ("distill", targets[0], "--vocabulary", vocabulary[0], "--output", path),
+        ("vocabulary", *corpus, "--output", vocabulary[0]),
+        ("export", path, "--output", tmp_path),
+        ("embed", path, "Hallo!", "--output", tmp_path / "v.npy"),
+    ):
+        assert "--overwrite" in refused(*arguments)
+    assert path.read_bytes() == before
+    assert (tmp_path / "v.npy").read_bytes() == b"mine"
+
+
+def test_a_vocabulary_of_another_size_in_the_model_is_refused(
+    refused, command, student, corpus, tmp_path
+):
+    command("vocabulary", *corpus, "--size", 500, "--output", tmp_path / "other")
+    changed = tmp_path / "s.keras"
+    with zipfile.ZipFile(student[0]) as old, zipfile.ZipFile(changed, "w") as new:
+        for name in old.namelist():
+            other = tmp_path / "other" / name.rpartition("/")[2]
+            is_vocabulary = "/vocabulary/" in name and other.is_file()
+            new.writestr(name, other.read_bytes() if is_vocabulary else old.read(name))
+    line = refused("embed", changed, "Hallo!")
+    assert "500 tokens, 600 rows" in line
+
+
+def test_a_model_from_a_stranger_runs_no_code(refused, tmp_path):
+    import keras
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(lambda x: x)])
+    model.save(tmp_path / "stranger.keras")
+    assert "safe mode" in refused("embed", tmp_path / "stranger.keras", "Hallo!")
+
+
+@pytest.mark.parametrize("name", ["none.keras", "no_such_name"])
+def test_a_missing_model_is_refused(refused, name):
+    assert name in refused("embed", name, "Hallo!")
+
+
+def test_a_file_system_that_refuses_leaves_nothing(refused, student, tmp_path):
+    import resource
+
+    # A disk that is full after 1 kB, as far as this process can tell.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        refused("embed", student[0], "Hallo!", "Guten Morgen!", "--output", tmp_path / "v.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_is_status_1_and_named(refused, targets, vocabulary, tmp_path):
+    line = refused(
+        *("distill", targets[0], "--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras"),
+        *("--student", "static_128", "--batch-size", 16, "--steps", 40, "--warmup", 0),
+        *("--learning-rate", 1e30),
+        status=1,
+    )
+    assert "embedding" in line and "step" in line
+
+
+USAGE = {
+    "no command": ([], "COMMAND"),
+    "unknown command": (["distil"], "'distil'"),
+    "zero epochs": (["distill", "s", "--epochs", "0"], "--epochs: must be a whole number"),
+    "alpha above 1": (["distill", "s", "--language-temperature", "2"], "from 0 to 1"),
+    "weight without a number": (["distill", "s", "--losses", "embedding"], "--losses"),
+    "nothing to evaluate on": (["evaluate", "x.keras"], "--sts"),
+    "epochs and steps": (["distill", "s", "--epochs", "1", "--steps", "1"], "not allowed"),
+}
+
+
+@pytest.mark.parametrize("arguments, said", USAGE.values(), ids=USAGE)
+def test_wrong_usage_is_one_line(refused, arguments, said):
+    assert said in refused(*arguments)
