@@ -37,7 +37,7 @@ class FusedAdam(keras.optimizers.Adam):
         """Updates one variable and its two moments."""
         variable = _tf_variable(variable)
         dtype = variable.dtype
-        step = tf.cast(self.iterations.value + 1, dtype)
+        step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, dtype)
         index = self._get_variable_index(variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
