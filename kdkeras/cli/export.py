@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdkeras.cli.options import add_overwrite, positive_int
+from kdkeras.cli.options import add_overwrite, fraction, percentage, positive_int
 
 HELP = "export a student as SavedModel and TFLite, and verify it"
 FORMATS = ["saved_model", "saved_model_text", "tflite_float32", "tflite_int8"]
@@ -36,15 +36,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sequence-lengths",
         nargs="+",
         type=positive_int,
-        default=[16, 32, 64, 128],
         metavar="TOKENS",
-        help="one TFLite signature each, over the same weights",
+        help="one TFLite signature each, over the same weights; 16, 32, 64 and 128 as far as "
+        "the student reads if left out",
     )
     parser.add_argument(
         "--held-out",
         type=Path,
         metavar="FOLDER",
         help="{language}.tsv files of `foreign<TAB>English` rows to verify with",
+    )
+    parser.add_argument(
+        "--int8-cosine-mean",
+        type=fraction,
+        default=0.99,
+        metavar="COSINE",
+        help="gate: least mean cosine between int8 and Keras in every language",
+    )
+    parser.add_argument(
+        "--int8-accuracy-loss",
+        type=percentage,
+        default=1.0,
+        metavar="POINTS",
+        help="gate: most retrieval accuracy that int8 may lose in a language, percentage points",
     )
     parser.add_argument("--name", metavar="NAME", help="name in export.json; the file's if left out")
     add_overwrite(parser)
@@ -55,6 +69,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from kdkeras import data
     from kdkeras import export as exporting
     from kdkeras.cli.models import load_student
+    from kdkeras.cli.progress import say
     from kdkeras.files import refuse_existing
 
     refuse_existing(arguments.output, arguments.overwrite)
@@ -67,13 +82,27 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         sequence_lengths=arguments.sequence_lengths,
         overwrite=arguments.overwrite,
         name=arguments.name or Path(arguments.model).stem,
+        progress=say,
     )
-    result: dict[str, Any] = {"output": str(arguments.output), "artefacts": artefacts}
+    result: dict[str, Any] = {
+        "output": str(arguments.output),
+        "artefacts": {str(name): str(artefacts.path(name)) for name in artefacts.formats},
+    }
     if pairs is not None:
-        result["verification"] = exporting.verify(arguments.output, student, pairs)
+        gates = exporting.Gates(
+            int8_cosine_mean=arguments.int8_cosine_mean,
+            int8_accuracy_change=-arguments.int8_accuracy_loss,
+        )
+        result["parity"] = exporting.verify(
+            arguments.output, student, pairs, gates=gates, progress=say
+        )
     return result
 
 
 def show(result: dict[str, Any]) -> Iterator[Any]:
-    """Yields a table of the artefacts."""
-    yield f"Artefacts: {result['output']}"
+    """Yields a table of the artefacts, or their paths if they were not verified."""
+    if "parity" in result:
+        from kdkeras.cli.tables import artefact_table
+
+        yield artefact_table(result["parity"]["artefacts"])
+    yield from result["artefacts"].values()

@@ -10,6 +10,7 @@ __all__ = [
     "add_seed",
     "fraction",
     "non_negative_int",
+    "percentage",
     "positive_float",
     "positive_int",
     "weight",
@@ -37,6 +38,7 @@ positive_float = _number(
     float, "a number above 0", lambda value: 0 < value < float("inf")
 )
 fraction = _number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+percentage = _number(float, "a number from 0 to 100", lambda value: 0 <= value <= 100)
 
 
 def weight(text: str) -> tuple[str, float]:

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["bar", "progress_bars"]
+__all__ = ["bar", "progress_bars", "say"]
 
 
 def progress_bars() -> Progress:
@@ -49,3 +49,8 @@ def bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             progress.update(task, completed=done, total=total)
 
         yield report
+
+
+def say(line: str) -> None:
+    """Writes one line to stderr."""
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(line)

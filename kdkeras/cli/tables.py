@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
 
-__all__ = ["table"]
+__all__ = ["artefact_table", "table"]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
@@ -18,3 +19,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | No
     for row in rows:
         result.add_row(*row)
     return result
+
+
+def artefact_table(artefacts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Returns what `kdkeras.export.verify` measured, one artefact a row."""
+    rows = [
+        [
+            str(record["path"]),
+            f"{record['bytes'] / 1e6:.1f}",
+            f"{record['cosine_mean']:.5f}",
+            f"{record['cosine_min']:.5f}",
+            f"{min(f['accuracy_change'] for f in record['languages'].values()):+.1f}",
+            f"{record['latency_ms']:.3f}",
+        ]
+        for record in artefacts.values()
+    ]
+    columns = ["artefact", "MB", "mean cosine", "least cosine", "accuracy, worst", "ms a sentence"]
+    return table(columns, rows)

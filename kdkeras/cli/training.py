@@ -103,9 +103,11 @@ def _new_student(arguments: argparse.Namespace, dataset: DistillationSet) -> Stu
         dtype=f"mixed_{precision}" if precision else "float32",
     )
     if arguments.init_from_teacher:
-        from kdkeras import students, teachers
+        from kdkeras import teachers
+        from kdkeras.students.initialization import initialize_from_teacher
 
-        students.initialize_from_teacher(student, teachers.load(arguments.init_from_teacher))
+        teacher = teachers.load(arguments.init_from_teacher)
+        initialize_from_teacher(student, teacher, seed=arguments.seed)
     return student
 
 

@@ -129,7 +129,15 @@ def test_export_verifies_every_artefact_in_every_language(command, student, tmp_
         *("--format", "tflite_float32", "tflite_int8", "--sequence-lengths", 16, 64),
     )
     assert (tmp_path / "out" / "model.int8.tflite").is_file()
-    assert set(result["artefacts"]) == {"tflite_float32", "tflite_int8"}
     languages = {path.stem for path in held_out_folder().glob("*.tsv")}
-    for artefact in result["artefacts"].values():
-        assert set(artefact["languages"]) == languages
+    artefacts = result["parity"]["artefacts"]
+    assert set(artefacts) == set(result["artefacts"]) == {"tflite_float32", "tflite_int8"}
+    assert all(set(artefact["languages"]) == languages for artefact in artefacts.values())
+
+
+def test_a_failed_gate_is_status_1_and_names_the_language(student, tmp_path, capsys):
+    arguments = ["export", str(student[0]), "--output", str(tmp_path / "out"), "--format"]
+    gate = ["tflite_int8", "--held-out", str(held_out_folder()), "--int8-cosine-mean", "1"]
+    assert main([*arguments, *gate]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "tflite_int8 in ar" in line and "below 1" in line
