@@ -11,6 +11,9 @@ Needs an environment with torch and sentence-transformers (tried with 2.13 and
 * `tests/teachers/reference_vectors.json`: what all-MiniLM-L6-v2 gives for the
   same sentences and for some of the bundled sample.
 
+The tokenizer's trainer breaks ties at random, so that another run makes other
+tiny encoders: commit all three together.
+
     python scripts/make_reference_vectors.py --teacher all-MiniLM-L6-v2 --sentences en-de.tsv.gz
 """
 

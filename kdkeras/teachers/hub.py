@@ -33,7 +33,8 @@ def download(address: str) -> Path:
             f"Received: {address}. Example: hf://sentence-transformers/all-MiniLM-L6-v2."
         )
     hub = require_extra("huggingface_hub", "hub")
-    errors = (OSError, hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError)
+    kinds = require_extra("huggingface_hub.errors", "hub")
+    errors = (OSError, kinds.HfHubHTTPError, kinds.LocalEntryNotFoundError, kinds.HFValidationError)
     try:
         folder = hub.snapshot_download(
             match["name"],

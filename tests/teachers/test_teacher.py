@@ -1,0 +1,129 @@
+"""What a loaded teacher does."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tokenizers
+
+from kdkeras import InputError, teachers
+
+
+@pytest.fixture(scope="module")
+def sentences(tiny_reference):
+    return tiny_reference["sentences"]
+
+
+def test_vectors_do_not_depend_on_order_or_batches(tiny_teacher, sentences):
+    expected = tiny_teacher.encode(sentences)
+    order = np.random.default_rng(0).permutation(len(sentences))
+    shuffled = tiny_teacher.encode([sentences[i] for i in order], batch_size=3)
+    np.testing.assert_allclose(shuffled, expected[order], atol=1e-6)
+
+
+def test_windows_keep_the_order(tiny_teacher, sentences, monkeypatch):
+    expected = tiny_teacher.encode(sentences)
+    monkeypatch.setattr("kdkeras.teachers.teacher._WINDOW", 4)
+    np.testing.assert_allclose(tiny_teacher.encode(sentences), expected, atol=1e-6)
+
+
+def test_encode_traces_its_graph_once(tiny_teacher, sentences):
+    for batch_size in (1, 4, 7):
+        tiny_teacher.encode(sentences, batch_size=batch_size)
+    assert tiny_teacher._forward.experimental_get_tracing_count() == 1
+
+
+def test_progress_counts_sentences(tiny_teacher, sentences):
+    calls = []
+    tiny_teacher.encode(sentences, 4, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(4, 15), (8, 15), (12, 15), (15, 15)]
+
+
+def test_no_sentences_give_no_vectors(tiny_teacher):
+    assert tiny_teacher.encode([]).shape == (0, 32)
+
+
+def test_tokenize_is_the_reference_tokenizers(tiny_teacher, tiny_folder, sentences):
+    reference = tokenizers.Tokenizer.from_file(str(tiny_folder / "mean" / "tokenizer.json"))
+    reference.no_padding()
+    reference.no_truncation()
+    batch = tiny_teacher.tokenize(sentences)
+    assert batch["token_ids"].shape == (15, 48)
+    for text, ids, mask in zip(sentences, batch["token_ids"], batch["padding_mask"], strict=True):
+        whole = reference.encode(text).ids
+        # The longest are cut to 48, and keep their [SEP].
+        expected = whole if len(whole) <= 48 else [*whole[:47], whole[-1]]
+        assert ids[: mask.sum()].tolist() == expected
+        assert not ids[mask.sum() :].any()
+
+
+def test_model_gives_the_same_inside_a_graph(tiny_teacher, sentences):
+    batch = {key: tf.constant(value) for key, value in tiny_teacher.tokenize(sentences).items()}
+    found = tf.function(tiny_teacher.model)(batch).numpy()
+    np.testing.assert_allclose(found, tiny_teacher.encode(sentences), atol=1e-6)
+
+
+def test_padding_does_not_change_a_vector(tiny_teacher, sentences):
+    batch = tiny_teacher.tokenize(sentences[:3])
+    padded = {key: np.pad(value, ((0, 0), (0, 9))) for key, value in batch.items()}
+    np.testing.assert_allclose(tiny_teacher.model(padded), tiny_teacher.model(batch), atol=1e-6)
+
+
+def test_model_neither_drops_out_nor_trains(tiny_teacher, sentences):
+    batch = {key: tf.constant(value) for key, value in tiny_teacher.tokenize(sentences).items()}
+    assert not tiny_teacher.model.trainable_variables
+    weights = [weight.value for weight in tiny_teacher.model.weights]
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        vectors = tiny_teacher.model(batch, training=True)
+    np.testing.assert_allclose(vectors, tiny_teacher.encode(sentences), atol=1e-6)
+    assert all(gradient is None for gradient in tape.gradient(vectors, weights))
+
+
+def test_teacher_is_float32_under_another_policy(tiny_folder, sentences):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        vectors = teachers.load(tiny_folder / "mean").encode(sentences)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_token_embeddings_are_the_rows_of_the_ids(tiny_teacher):
+    tokens, vectors = tiny_teacher.token_embeddings()
+    assert vectors.shape == (600, 32)
+    assert tokens[:2] == ["[PAD]", "[UNK]"]
+    token_id = tiny_teacher.tokenize(["Tom"])["token_ids"][0, 1]
+    assert tokens[token_id] == "tom"
+    np.testing.assert_array_equal(
+        vectors[token_id], tiny_teacher.model.backbone.token_embedding(token_id)
+    )
+
+
+@pytest.mark.parametrize(
+    ("token", "surface"),
+    [("tom", ("tom", True)), ("##ing", ("ing", False)), ("[CLS]", ("", False))],
+)
+def test_surface_tells_text_and_word_start(tiny_teacher, token, surface):
+    assert tiny_teacher.surface(token) == surface
+
+
+def test_pieces_are_none_where_the_text_is_unknown(tiny_teacher):
+    tokens, _ = tiny_teacher.token_embeddings()
+    assert (
+        "".join(tokens[i].removeprefix("##") for i in tiny_teacher.pieces("Hoffnung")) == "hoffnung"
+    )
+    assert tiny_teacher.pieces("おはよう") is None
+
+
+@pytest.mark.parametrize("texts", ["There's still hope.", [1, 2], ["Hi.", None]])
+def test_encode_refuses_what_is_not_a_list_of_strings(tiny_teacher, texts):
+    with pytest.raises(InputError, match="must be a list of strings"):
+        tiny_teacher.encode(texts)
+
+
+def test_encode_refuses_an_empty_batch(tiny_teacher, sentences):
+    with pytest.raises(InputError, match="batch_size=0"):
+        tiny_teacher.encode(sentences, batch_size=0)
