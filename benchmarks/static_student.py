@@ -1,0 +1,208 @@
+"""Trains the static student on a full parallel corpus and writes a table by language.
+
+    python benchmarks/static_student.py --data DATA --teacher FOLDER --output RUNS/static
+
+DATA holds `parallel/*/en-XX.tsv.gz`, `bitext/tatoeba/XXX-eng.tsv.gz` and
+`sts/stsb/XX.test.tsv.gz`. Targets are written once and reused. Each vocabulary
+named by --vocabulary (kind:size) is trained on the same sentences and given the same
+number of steps; the table has one row a run, the losing ones included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+LANGUAGES = {
+    "de": "deu",
+    "es": "spa",
+    "fr": "fra",
+    "it": "ita",
+    "pt": "por",
+    "nl": "nld",
+    "pl": "pol",
+    "ru": "rus",
+    "zh": "cmn",
+    "ja": "jpn",
+    "tr": "tur",
+    "ar": "ara",
+    "ko": "kor",
+    "hi": "hin",
+    "vi": "vie",
+    "cs": "ces",
+    "uk": "ukr",
+    "el": "ell",
+    "he": "heb",
+    "th": "tha",
+    "hu": "hun",
+    "fi": "fin",
+    "bg": "bul",
+    "mr": "mar",
+    "sv": "swe",
+    "da": "dan",
+    "ro": "ron",
+    "id": "ind",
+}
+"""Two-letter names of the corpus files to three-letter names of the retrieval files."""
+TWELVE = list(LANGUAGES)[:12]
+STS = TWELVE[:10]
+
+
+def evaluators(data: Path) -> list[Any]:
+    from kdkeras.evaluation import SimilarityEvaluator, read_retrieval, read_similarity
+
+    found: list[Any] = [
+        read_retrieval(data / f"bitext/tatoeba/{iso}-eng.tsv.gz", f"tatoeba_{language}")
+        for language, iso in LANGUAGES.items()
+    ]
+    english = read_similarity(data / "sts/stsb/en.test.tsv.gz", "within_en")
+    found.append(english)
+    for language in STS:
+        own = read_similarity(data / f"sts/stsb/{language}.test.tsv.gz", f"within_{language}")
+        found.append(own)
+        found.append(
+            SimilarityEvaluator(
+                f"across_{language}", english.sentences1, own.sentences2, own.scores
+            )
+        )
+    return found
+
+
+def write_targets(data: Path, teacher_folder: Path, output: Path) -> Any:
+    from kdkeras import data as kd
+    from kdkeras import teachers
+
+    if (output / "set" / "manifest.json").exists():
+        return kd.DistillationSet(output / "set")
+    files = sorted((data / "parallel").glob("*/en-*.tsv.gz"))
+    exclude = sorted((data / "bitext/tatoeba").glob("*-eng.tsv.gz"))
+    started = time.perf_counter()
+    dataset = kd.write_distillation_set(
+        files,
+        teachers.load(teacher_folder),
+        output / "set",
+        exclude=exclude,
+        progress=lambda done, total: print(f"\rtargets {done:,} of {total:,}", end="", flush=True),
+    )
+    print(f"\ntargets: {time.perf_counter() - started:.0f} s")
+    return dataset
+
+
+def vocabulary(dataset: Any, name: str, output: Path) -> Any:
+    from kdkeras import data as kd
+
+    folder = output / f"vocabulary-{name.replace(':', '-')}"
+    if not folder.exists():
+        kind, size = name.split(":")
+        kd.train_vocabulary(dataset, size=int(size), kind=kind).save(folder)
+    return kd.load_vocabulary(folder)
+
+
+def train(dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    import keras
+
+    from kdkeras import recipe, students, teachers
+
+    keras.utils.set_random_seed(arguments.seed)
+    student = students.from_preset(
+        arguments.preset,
+        vocabulary=words,
+        output_dim=dataset.embedding_dim,
+        normalize=dataset.normalized,
+    )
+    if arguments.init_from_teacher:
+        students.initialize_from_teacher(student, teachers.load(arguments.teacher))
+    weights = {k: float(v) for k, v in (item.split("=") for item in arguments.losses)}
+    distiller = recipe.build_distiller(student, weights)
+    distiller.compile(
+        optimizer=recipe.build_optimizer(arguments.learning_rate, 200, arguments.steps),
+        jit_compile=False,
+    )
+    batches = dataset.batches(256, words, language_temperature=0.5, seed=arguments.seed)
+    started = time.perf_counter()
+    history = distiller.fit(
+        batches.repeat(),
+        epochs=max(1, arguments.steps // 500),
+        steps_per_epoch=min(500, arguments.steps),
+        verbose=2,
+    )
+    seconds = time.perf_counter() - started
+    student.save(folder / "student.keras")
+    return {
+        "seconds": round(seconds, 1),
+        "steps_per_second": round(arguments.steps / seconds, 2),
+        "parameters": student.count_params(),
+        "history": history.history,
+    }, student
+
+
+def row(name: str, result: dict[str, float], kind: str, languages: list[str]) -> str:
+    key = {"tatoeba": "tatoeba_{}_accuracy"}.get(kind, kind + "_{}_spearman")
+    values = [100 * result[key.format(language)] for language in languages]
+    cells = " | ".join(f"{value:.1f}" for value in values)
+    return f"| {name} | {cells} | {sum(values) / len(values):.1f} |"
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
+    rest = list(LANGUAGES)[12:]
+    parts = [
+        ("tatoeba", TWELVE, "Tatoeba accuracy, mean of both directions, %"),
+        ("tatoeba", rest, "Tatoeba accuracy, further languages, %"),
+        ("across", STS, "STS across (English sentence 1, foreign sentence 2), Spearman x 100"),
+        ("within", [*STS, "en"], "STS within the language, Spearman x 100"),
+    ]
+    lines = []
+    for kind, languages, title in parts:
+        lines += ["", f"| {title} | {' | '.join(languages)} | mean |"]
+        lines.append("|---" * (len(languages) + 2) + "|")
+        lines += [row(name, result, kind, languages) for name, result in results.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
+    parser.add_argument("--teacher", type=Path, required=True, help="sentence-transformers folder")
+    parser.add_argument("--output", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--vocabulary", nargs="+", default=["sentencepiece:65536"])
+    parser.add_argument("--preset", default="static_256")
+    parser.add_argument("--steps", type=int, default=6000, help="batches of 256 pairs")
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
+    parser.add_argument("--losses", nargs="+", default=None, help="NAME=WEIGHT; the CLI's default")
+    parser.add_argument("--init-from-teacher", action="store_true")
+    parser.add_argument("--tag", default="", help="added to the run's name")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    from kdkeras import config
+    from kdkeras.evaluation import evaluate_all
+
+    arguments.losses = arguments.losses or [f"{k}={v}" for k, v in config.LOSS_WEIGHTS.items()]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    dataset = write_targets(arguments.data, arguments.teacher, arguments.output)
+    results_file = arguments.output / "results.json"
+    results = json.loads(results_file.read_text()) if results_file.exists() else {}
+    for name in arguments.vocabulary:
+        words = vocabulary(dataset, name, arguments.output)
+        run = f"{name}{arguments.tag}"
+        folder = arguments.output / run.replace(":", "-")
+        folder.mkdir(exist_ok=True)
+        figures, student = train(dataset, words, arguments, folder)
+        result = evaluate_all(evaluators(arguments.data), student)
+        results[run] = {**result, **figures, "losses": arguments.losses}
+        results_file.write_text(json.dumps(results, indent=1))
+        print(f"{run}: {figures['seconds']} s, {figures['steps_per_second']} steps/s")
+    text = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores\n"
+    text += table(results) + "\n"
+    (arguments.output / "table.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

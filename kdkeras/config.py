@@ -1,0 +1,14 @@
+"""Defaults of the recipe, readable without TensorFlow."""
+
+from __future__ import annotations
+
+__all__ = ["BATCH_SIZE", "LANGUAGE_TEMPERATURE", "LEARNING_RATE", "LOSS_WEIGHTS"]
+
+BATCH_SIZE = 256
+"""Pairs a step."""
+LEARNING_RATE = 5e-3
+"""Highest rate of Adam for a static student."""
+LANGUAGE_TEMPERATURE = 0.5
+"""Languages are drawn in proportion to pairs to this power."""
+LOSS_WEIGHTS = {"embedding": 2.0, "similarity": 0.5, "ranking": 0.5}
+"""Weight of each loss; chosen by `benchmarks/static_student.py`."""
