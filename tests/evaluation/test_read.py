@@ -7,7 +7,7 @@ import gzip
 import pytest
 from sentences import PAIRS
 
-from kdkeras import InputError
+from kdkeras import InputError, data
 from kdkeras.evaluation import read_retrieval, read_similarity
 
 
@@ -70,3 +70,12 @@ def test_missing_and_wrongly_encoded_files_are_refused(tmp_path):
     (tmp_path / "latin.tsv").write_bytes("Er übernahm die Unkosten.\tHe".encode("latin-1"))
     with pytest.raises(InputError, match="UTF-8.*line 1"):
         read_similarity(tmp_path / "latin.tsv")
+
+
+def test_the_bundled_held_out_files_are_read_as_the_data_stage_reads_them():
+    folder = data.sample_folder() / "held_out"
+    pairs = data.read_retrieval_pairs(folder)
+    assert len(pairs) >= 12
+    for language, (foreign, english) in pairs.items():
+        evaluator = read_retrieval(folder / f"{language}.tsv", name=f"held_out_{language}")
+        assert (evaluator.foreign, evaluator.english) == (list(foreign), list(english))
