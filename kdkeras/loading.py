@@ -53,7 +53,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Any:
     except InputError:
         raise
     except Exception as error:  # Keras raises a dozen types for a bad archive.
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())
         raise InputError(
             f"The model must be readable in Keras' safe mode. Received: {path} "
             f"({type(error).__name__}: {reason}). Save it again with this version of kdkeras."

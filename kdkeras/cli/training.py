@@ -39,6 +39,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     keras.utils.set_random_seed(arguments.seed)
     dataset = DistillationSet(arguments.set)
     student = _new_student(arguments, dataset)
+    # The Distiller's own policy makes Keras scale float16 losses.
+    distiller = build_distiller(student, arguments.losses, dtype=student.dtype_policy)
     batches = dataset.batches(
         arguments.batch_size,
         student.vocabulary,
@@ -47,7 +49,10 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         seed=arguments.seed,
     )
     steps = arguments.steps or arguments.epochs * int(batches.cardinality())
-    distiller = _compiled(arguments, student, steps)
+    distiller.compile(
+        optimizer=build_optimizer(arguments.learning_rate, arguments.warmup, steps),
+        jit_compile=arguments.jit,
+    )
     backup.restore(distiller)
     started = time.perf_counter()
     try:
@@ -109,16 +114,6 @@ def _new_student(arguments: argparse.Namespace, dataset: DistillationSet) -> Stu
         teacher = teachers.load(arguments.init_from_teacher)
         initialize_from_teacher(student, teacher, seed=arguments.seed)
     return student
-
-
-def _compiled(arguments: argparse.Namespace, student: Student, steps: int) -> Distiller:
-    # The Distiller's own policy makes Keras scale float16 losses.
-    distiller = build_distiller(student, arguments.losses, dtype=student.dtype_policy)
-    distiller.compile(
-        optimizer=build_optimizer(arguments.learning_rate, arguments.warmup, steps),
-        jit_compile=arguments.jit,
-    )
-    return distiller
 
 
 def _fit(distiller: Distiller, batches: Any, backup: Backup, steps: int, every: int) -> None:

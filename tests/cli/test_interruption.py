@@ -14,7 +14,7 @@ from tests.cli.conftest import held_out_folder
 import kdkeras
 from kdkeras.__main__ import main
 
-STEPS = 600
+STEPS = 300
 
 
 def arguments(targets, vocabulary, output):
@@ -28,7 +28,11 @@ def arguments(targets, vocabulary, output):
 def interrupt_after(seen, command, sent):
     """Starts a command, and sends it a signal once a file is there."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "kdkeras", *command], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "kdkeras", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background may ignore the signal, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(3000):
         if seen.exists() or process.poll() is not None:
