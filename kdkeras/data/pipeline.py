@@ -87,25 +87,16 @@ def training_batches(
             f"`batch_size` must be at most the number of pairs, {dataset.num_pairs}. Received: "
             f"batch_size={config.batch_size}. Use a smaller one, or a larger distillation set."
         )
-    windows = -(-steps // WINDOW)
-    # As equal as possible, so that a small set's pass does not draw far more than it gives.
-    width = -(-steps // windows)
-    pairs = _pairs(dataset, config)
-    # The draws of one pass may be a few short of num_pairs: then the next pass's follow. What
-    # comes after must not run ahead of `take`, or the next epoch's seeds would depend on timing.
+    # The draws of one pass may be a few short of num_pairs: then the next pass's follow. `take`
+    # stands before anything that runs ahead: else the next epoch's seeds would depend on timing.
+    pairs = _pairs(dataset, config).repeat().take(steps * config.batch_size)
+    windows = tf.data.Dataset.zip(pairs.batch(WINDOW * config.batch_size), _seeds(config.seed + 1))
     batches = (
-        pairs.repeat()
-        .batch(width * config.batch_size, drop_remainder=True)
-        .take(windows)
-        .prefetch(1)
+        windows.prefetch(1)
+        .map(_windower(vocabulary, config, dataset.embedding_dim), 2, deterministic=True)
+        .unbatch()
+        .map(_finish(config))
     )
-    seeds = _seeds(config.seed + 1)
-    batches = tf.data.Dataset.zip(batches, seeds).map(
-        _windower(vocabulary, config, dataset.embedding_dim, width),
-        num_parallel_calls=2,
-        deterministic=True,
-    )
-    batches = batches.unbatch().map(_finish(config)).take(steps)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8)
 
 
@@ -160,22 +151,20 @@ def _drawer(counts: dict[str, int], temperature: float) -> Map:
     return draw
 
 
-def _windower(
-    vocabulary: Vocabulary, config: PipelineConfig, embedding_dim: int, width: int
-) -> Map:
+def _windower(vocabulary: Vocabulary, config: PipelineConfig, embedding_dim: int) -> Map:
     boundaries = np.array(config.buckets, np.int32)
 
     def window(pairs: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Tokenizes, sorts by length and cuts into `width` batches."""
+        """Tokenizes, sorts by length and cuts into batches."""
         ids = {side: vocabulary.tokenize(pairs[side], config.sequence_length) for side in SIDES}
         lengths = {side: tf.cast(ids[side].row_lengths(), tf.int32) for side in SIDES}
         longest = tf.maximum(lengths["source"], lengths["translation"])
         # Pairs come shuffled, so a stable sort leaves equal lengths in random order.
         order = tf.argsort(longest, stable=True)
-        order = tf.reshape(order, [width, config.batch_size])
-        order = tf.gather(order, _permutation(width, seed))
+        order = tf.reshape(order, [-1, config.batch_size])  # (batches, batch_size)
+        order = tf.gather(order, _permutation(tf.shape(order)[0], seed))
         limit = tf.reduce_max(tf.gather(longest, order), axis=1)
-        place = tf.searchsorted(boundaries, limit)  # (width,)
+        place = tf.searchsorted(boundaries, limit)  # (batches,)
         result = {"length": tf.gather(boundaries, place)}
         for side in SIDES:
             padded = ids[side].to_tensor(vocabulary.pad_id, shape=[None, boundaries[-1]])
@@ -191,7 +180,7 @@ def _windower(
     return window
 
 
-def _permutation(size: int, seed: tf.Tensor) -> tf.Tensor:
+def _permutation(size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.argsort(tf.random.stateless_uniform([size], seed))
 
 

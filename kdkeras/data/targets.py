@@ -159,7 +159,8 @@ def _encode(
     texts = [group.source for group in groups]
     vectors = np.asarray(teacher.encode(texts, batch_size=batch_size, progress=progress))
     expected = (len(groups), teacher.embedding_dim)
-    stored = vectors.astype(np.float16)
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        stored = vectors.astype(np.float16)
     if vectors.shape != expected or not np.isfinite(stored).all():
         bad = "" if vectors.shape != expected else ", not all finite in float16"
         raise InputError(

@@ -1,0 +1,255 @@
+"""Writing a distillation set: complete, resumable after a kill, and never mixed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdkeras.data import CachedTeacher, DistillationSet, sample_folder, write_distillation_set
+from kdkeras.errors import InputError
+
+GROUPS, PER_SHARD = 200, 64
+
+# Writes the sample's first groups anew, slowly enough to be killed within a shard.
+SLOW_WRITER = f"""
+import sys, time
+from kdkeras.data import CachedTeacher, DistillationSet, sample_folder, write_distillation_set
+sample = DistillationSet(sample_folder() / "distillation_set")
+groups = [group for (group, _), _ in zip(sample.records(), range({GROUPS}))]
+def progress(done, total):
+    print(done, flush=True)
+    time.sleep(0.3)
+write_distillation_set(
+    groups, CachedTeacher(sample), sys.argv[1], groups_per_shard={PER_SHARD}, batch_size=16,
+    progress=progress,
+)
+"""
+
+
+@pytest.fixture
+def groups(sample_groups):
+    return sample_groups[:GROUPS]
+
+
+def write(groups, teacher, folder, **arguments):
+    return write_distillation_set(groups, teacher, folder, groups_per_shard=PER_SHARD, **arguments)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+class CountingTeacher(CachedTeacher):
+    """Counts the sentences that were asked."""
+
+    asked = 0
+
+    def encode(self, texts, batch_size=64, progress=None):
+        self.asked += len(texts)
+        return super().encode(texts, batch_size, progress)
+
+
+class OtherTeacher(CachedTeacher):
+    """The same vectors under the name and fingerprint of another teacher."""
+
+    def __init__(self, dataset):
+        super().__init__(dataset)
+        self.name, self.fingerprint = "other", "0" * 64
+
+
+def test_set_holds_the_groups_and_the_teachers_vectors(groups, sample_teacher, tmp_path):
+    dataset = write(groups, sample_teacher, tmp_path / "set")
+    records = dict(dataset.records())
+    assert set(records) == set(groups)
+    expected = sample_teacher.encode([group.source for group in groups])
+    np.testing.assert_array_equal([records[group] for group in groups], expected)
+
+
+def test_manifest_tells_teacher_counts_and_shards(groups, sample_teacher, tmp_path):
+    dataset = write(groups, sample_teacher, tmp_path / "set")
+    assert dataset.teacher == {
+        "name": "all-MiniLM-L6-v2",
+        "fingerprint": sample_teacher.fingerprint,
+    }
+    assert (dataset.num_groups, dataset.embedding_dim, dataset.normalized) == (GROUPS, 384, True)
+    assert dataset.num_pairs == sum(len(group.translations) for group in groups)
+    assert dataset.num_pairs == sum(dataset.counts.values())
+    assert [shard["records"] for shard in dataset.manifest["shards"]] == [64, 64, 64, 8]
+    assert not (tmp_path / "set" / "manifest.partial.json").exists()
+
+
+def test_order_is_shuffled_and_does_not_depend_on_the_input(groups, sample_teacher, tmp_path):
+    ordered = sorted(groups, key=lambda group: group.source)
+    first = write(ordered, sample_teacher, tmp_path / "a")
+    write(ordered[::-1], sample_teacher, tmp_path / "b")
+    assert [group for group, _ in first.records()] != ordered
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_files_are_read_with_their_report(sample_teacher, tmp_path, groups):
+    rows = [f"{g.source}\t{g.translations[0]}\n" for g in groups if g.languages[0] == "de"]
+    path = tmp_path / "en-de.tsv"
+    path.write_text("".join([*rows, "\tGeh.\n"]), "utf-8")
+    excluded = tmp_path / "test.tsv"
+    excluded.write_text(rows[0], "utf-8")
+    dataset = write_distillation_set([path], sample_teacher, tmp_path / "set", exclude=[excluded])
+    assert dataset.counts == {"de": len(rows) - 1}
+    assert dataset.manifest["report"]["dropped"]["excluded"] == 1
+    assert dataset.manifest["report"]["dropped"]["empty"] == 1
+
+
+def test_exclude_applies_to_groups_too(groups, sample_teacher, tmp_path):
+    excluded = tmp_path / "test.tsv"
+    excluded.write_text(f"{groups[0].source}\n{groups[1].translations[0]}\n", "utf-8")
+    dataset = write(groups, sample_teacher, tmp_path / "set", exclude=[excluded])
+    found = list(dataset.sentences())
+    assert groups[0].source not in found
+    assert groups[1].translations[0] not in found
+    assert groups[2].source in found
+
+
+def test_killed_writer_goes_on_to_the_same_bytes(groups, sample_set, tmp_path):
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_WRITER, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if int(line) > PER_SHARD:
+            process.kill()
+            break
+    assert process.wait() == -9
+    assert (folder / "shard-00000.tfrecord").exists()
+    assert not (folder / "manifest.json").exists()
+    with pytest.raises(InputError, match="interrupted. Run the same command"):
+        DistillationSet(folder)
+
+    teacher = CountingTeacher(sample_set)
+    write(groups, teacher, folder)
+    assert teacher.asked == GROUPS - PER_SHARD
+    write(groups, teacher, tmp_path / "uninterrupted")
+    assert contents(folder) == contents(tmp_path / "uninterrupted")
+
+
+def interrupted(groups, teacher, folder):
+    """A set whose writing stopped before its second shard."""
+
+    def stop(done, total):
+        if done > PER_SHARD:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(groups, teacher, folder, progress=stop)
+    assert (folder / "shard-00000.tfrecord").exists()
+
+
+def test_damaged_shard_of_an_interrupted_run_is_written_again(groups, sample_set, tmp_path):
+    teacher = CountingTeacher(sample_set)
+    interrupted(groups, teacher, tmp_path / "set")
+    shard = tmp_path / "set" / "shard-00000.tfrecord"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    teacher.asked = 0
+    write(groups, teacher, tmp_path / "set").verify()
+    assert teacher.asked == GROUPS
+
+
+def test_finished_set_is_not_computed_again(groups, sample_set, tmp_path):
+    teacher = CountingTeacher(sample_set)
+    write(groups, teacher, tmp_path / "set")
+    before = contents(tmp_path / "set")
+    write(groups, teacher, tmp_path / "set")
+    assert teacher.asked == GROUPS
+    assert contents(tmp_path / "set") == before
+
+
+@pytest.mark.parametrize("state", ["finished", "interrupted"])
+def test_targets_by_another_teacher_are_refused(groups, sample_set, tmp_path, state):
+    folder = tmp_path / "set"
+    (write if state == "finished" else interrupted)(groups, CachedTeacher(sample_set), folder)
+    before = contents(folder)
+    with pytest.raises(InputError) as error:
+        write(groups, OtherTeacher(sample_set), folder)
+    assert sample_set.teacher["fingerprint"][:12] in str(error.value)
+    assert "other (000000000000…)" in str(error.value)
+    assert contents(folder) == before
+    replaced = write(groups, OtherTeacher(sample_set), folder, overwrite=True)
+    assert replaced.teacher["name"] == "other"
+
+
+def test_another_corpus_is_refused(groups, sample_teacher, tmp_path):
+    write(groups, sample_teacher, tmp_path / "set")
+    with pytest.raises(InputError, match="written from one corpus"):
+        write(groups[:-1], sample_teacher, tmp_path / "set")
+
+
+def test_other_shard_size_cannot_go_on(groups, sample_teacher, tmp_path):
+    interrupted(groups, sample_teacher, tmp_path / "set")
+    with pytest.raises(InputError, match="groups_per_shard=10, begun with 64"):
+        write_distillation_set(groups, sample_teacher, tmp_path / "set", groups_per_shard=10)
+
+
+def test_folder_with_something_else_is_left_alone(groups, sample_teacher, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="a folder of its own"):
+        write(groups, sample_teacher, tmp_path)
+    write(groups, sample_teacher, tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_full_disk_keeps_the_finished_shards(groups, sample_set, tmp_path):
+    folder = tmp_path / "set"
+    teacher = CountingTeacher(sample_set)
+    interrupted(groups, teacher, folder)
+    # Writing to /dev/full fails as writing to a full disk does.
+    os.symlink("/dev/full", folder / ".shard-00001.tfrecord.partial")
+    with pytest.raises(InputError, match=r"shard-00001\.tfrecord \(No space left on device\)"):
+        write(groups, teacher, folder)
+    assert sorted(contents(folder)) == ["manifest.partial.json", "shard-00000.tfrecord"]
+    teacher.asked = 0
+    write(groups, teacher, folder).verify()
+    assert teacher.asked == GROUPS - PER_SHARD
+
+
+def test_progress_counts_up_to_all_sentences(groups, sample_teacher, tmp_path):
+    calls = []
+    write(
+        groups,
+        sample_teacher,
+        tmp_path / "set",
+        batch_size=16,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    done = [call[0] for call in calls]
+    assert done == sorted(done)
+    assert (16, GROUPS) in calls
+    assert calls[-1] == (GROUPS, GROUPS)
+
+
+class BrokenTeacher(CachedTeacher):
+    """Overflows float16."""
+
+    def encode(self, texts, batch_size=64, progress=None):
+        return 1e6 * super().encode(texts, batch_size, progress)
+
+
+def test_vectors_that_do_not_fit_are_refused(groups, sample_set, tmp_path):
+    with pytest.raises(InputError, match="not all finite in float16"):
+        write(groups, BrokenTeacher(sample_set), tmp_path / "set")
+
+
+def test_cached_teacher_refuses_unknown_sentences(sample_teacher):
+    with pytest.raises(InputError, match="Received: 'Der Himmel ist blau"):
+        sample_teacher.encode(["Der Himmel ist blau."])
+
+
+def test_manifest_is_reproducible_json(groups, sample_teacher, tmp_path):
+    write(groups, sample_teacher, tmp_path / "set")
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert manifest["dtype"] == "float16"
+    assert str(sample_folder()) not in json.dumps(manifest)

@@ -1,0 +1,215 @@
+"""Both kinds of vocabulary: one truth in and out of the graph, saved and read back."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+
+import numpy as np
+import pytest
+import sentencepiece
+import tensorflow as tf
+import tokenizers
+
+from kdkeras.data import load_vocabulary, train_vocabulary
+from kdkeras.errors import InputError
+
+EDGE_CASES = ["", " ", "🦠🌡🧼🤧😷", "👍🏽", "e\u0301", "한국어", "\u200b", "ŒUVRE", "½ ﬁ ①"]
+
+
+@pytest.fixture(params=["vocabulary", "wordpiece"], ids=["sentencepiece", "wordpiece"])
+def either(request):
+    return request.getfixturevalue(request.param)
+
+
+def ids_of(vocabulary, texts):
+    return vocabulary.tokenize(tf.constant(texts)).to_list()
+
+
+def test_wordpiece_ids_equal_hugging_face(wordpiece, sentences):
+    assert len(sentences) >= 2000
+    texts = sentences + EDGE_CASES
+    reference = tokenizers.Tokenizer.from_str(wordpiece.files["tokenizer.json"].decode())
+    assert ids_of(wordpiece, texts) == [e.ids for e in reference.encode_batch(texts)]
+
+
+def test_sentencepiece_ids_equal_sentencepiece(vocabulary, sentences):
+    texts = sentences + EDGE_CASES
+    reference = sentencepiece.SentencePieceProcessor(
+        model_proto=vocabulary.files["sentencepiece.model"]
+    )
+    assert ids_of(vocabulary, texts) == reference.encode(texts)
+
+
+def test_wordpiece_splits_like_re2_at_every_character(wordpiece):
+    # tokenizers' regular expressions know newer Unicode than TensorFlow's.
+    codes = (*range(1, 0xD800), *range(0xE000, 0x20000), *range(0xE0000, 0xE0200))
+    texts = [f"a{chr(code)}b" for code in codes]
+    reference = tokenizers.Tokenizer.from_str(wordpiece.files["tokenizer.json"].decode())
+    expected = [e.ids for e in reference.encode_batch_fast(texts)]
+    assert ids_of(wordpiece, texts) == expected
+
+
+def test_sentences_of_every_script_are_spelled(either, sentences_by_language):
+    languages = ("en", "de", "ru", "ar", "hi", "ja", "zh", "ko", "tr", "vi")
+    for language in languages:
+        ids = np.concatenate(ids_of(either, sentences_by_language[language]))
+        assert np.mean(ids == either.unknown_id) < 0.05, language
+
+
+def test_word_over_a_hundred_bytes_is_unknown_everywhere(wordpiece, sentences_by_language):
+    word = max(" ".join(sentences_by_language["th"]).split(), key=len)
+    assert len(word.encode()) > 100 > len(word)
+    reference = tokenizers.Tokenizer.from_str(wordpiece.files["tokenizer.json"].decode())
+    assert ids_of(wordpiece, [word])[0][1:-1] == [wordpiece.unknown_id]
+    assert reference.encode(word).ids[1:-1] == [wordpiece.unknown_id]
+
+
+def test_graph_and_dataset_and_encode_agree(either, sentences):
+    texts = sentences[::20] + EDGE_CASES
+    eager = ids_of(either, texts)
+    graph = tf.function(either.tokenize)(tf.constant(texts)).to_list()
+    dataset = tf.data.Dataset.from_tensor_slices(texts).batch(len(texts)).map(either.tokenize)
+    encoded = either.encode(texts, sequence_length=10_000)
+    rows = [
+        row[mask == 1].tolist()
+        for row, mask in zip(encoded["token_ids"], encoded["padding_mask"], strict=True)
+    ]
+    assert eager == graph == next(iter(dataset)).to_list() == rows
+
+
+def test_reloaded_vocabulary_gives_the_same_ids(either, sentences, tmp_path):
+    folder = either.save(tmp_path / "vocabulary")
+    reloaded = load_vocabulary(folder)
+    assert reloaded.fingerprint == either.fingerprint
+    assert (reloaded.tokens, reloaded.kind) == (either.tokens, either.kind)
+    assert ids_of(reloaded, sentences[::10]) == ids_of(either, sentences[::10])
+    assert json.loads((folder / "vocabulary.json").read_text())["size"] == either.size
+
+
+def test_wordpiece_lower_cases_ascii_only(wordpiece):
+    assert ids_of(wordpiece, ["TOM"]) == ids_of(wordpiece, ["tom"])
+    assert ids_of(wordpiece, ["É"]) != ids_of(wordpiece, ["é"])
+
+
+def test_wordpiece_splits_ideographs_singly(wordpiece, sentences_by_language):
+    ids = ids_of(wordpiece, ["我們知道"])[0]
+    assert [wordpiece.tokens[i] for i in ids] == ["[CLS]", *"我們知道", "[SEP]"]
+
+
+def test_sentencepiece_shares_words_across_punctuation_and_case(vocabulary):
+    homme = vocabulary.tokens.index("▁homme")
+    for text in ("homme", "L'HOMME", "(homme)", "« Homme! »"):
+        assert homme in ids_of(vocabulary, [text])[0], text
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_sentencepiece_ids_do_not_depend_on_unicode_form(vocabulary, sentences, form):
+    other = [unicodedata.normalize(form, text) for text in sentences]
+    assert ids_of(vocabulary, other) == ids_of(vocabulary, sentences)
+
+
+def test_padding_id_is_zero_and_mask_marks_real_tokens(either):
+    encoded = either.encode(["Tom", "Tom wants to know what we're doing here."])
+    assert either.pad_id == 0
+    lengths = encoded["padding_mask"].sum(axis=1)
+    assert lengths[0] < lengths[1] == encoded["token_ids"].shape[1]
+    assert (encoded["token_ids"][0, lengths[0] :] == 0).all()
+    assert encoded["token_ids"].dtype == encoded["padding_mask"].dtype == np.int32
+
+
+def test_truncation_keeps_the_beginning(vocabulary, sentences):
+    longest = max(sentences, key=len)
+    full = ids_of(vocabulary, [longest])[0]
+    assert vocabulary.encode([longest], 7)["token_ids"].tolist() == [full[:7]]
+
+
+def test_truncated_wordpiece_keeps_its_separator(wordpiece, sentences):
+    longest = max(sentences, key=len)
+    full = ids_of(wordpiece, [longest])[0]
+    row = wordpiece.encode([longest], 7)["token_ids"][0].tolist()
+    assert row == [*full[:6], full[-1]]
+
+
+def test_no_texts_give_an_empty_batch(either):
+    assert either.encode([])["token_ids"].shape[0] == 0
+
+
+def test_one_string_instead_of_a_list_is_refused(either):
+    with pytest.raises(InputError, match=r"must be a list of strings. Received: 'Tom'"):
+        either.encode("Tom")
+
+
+def test_surface_tells_text_and_word_start(vocabulary, wordpiece):
+    assert vocabulary.surface("▁tom") == ("tom", True)
+    assert vocabulary.surface("ing") == ("ing", False)
+    assert vocabulary.surface("<pad>") == vocabulary.surface("<unk>") == ("", False)
+    assert wordpiece.surface("tom") == ("tom", True)
+    assert wordpiece.surface("##ing") == ("ing", False)
+    assert wordpiece.surface("[CLS]") == ("", False)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_training_twice_gives_one_vocabulary(kind, sentences):
+    first, second = (train_vocabulary(sentences, 4000, kind) for _ in range(2))
+    assert first.files == second.files
+    assert (first.size, first.kind) == (4000, kind)
+
+
+def test_default_kind_is_sentencepiece_and_a_set_can_be_given(sample_set):
+    assert train_vocabulary(sample_set, 6000).kind == "sentencepiece"
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_corpus_too_small_names_the_size_that_works(kind, sentences):
+    with pytest.raises(InputError, match=r"largest possible size is \d+") as error:
+        train_vocabulary(sentences[:200], 50_000, kind)
+    largest = int(re.search(r"size is (\d+)", str(error.value))[1])
+    assert "\n" not in str(error.value)
+    assert train_vocabulary(sentences[:200], largest, kind).size == largest
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_size_below_the_alphabet_is_refused(kind, sentences):
+    with pytest.raises(InputError, match=r"Received: size=100, \d+ sentences\. The smallest"):
+        train_vocabulary(sentences, 100, kind)
+
+
+def test_unknown_kind_bad_size_and_no_text_are_refused():
+    with pytest.raises(InputError, match="kind='bpe'"):
+        train_vocabulary(["Tom"], 100, "bpe")
+    with pytest.raises(InputError, match="size=2"):
+        train_vocabulary(["Tom"], 2)
+    with pytest.raises(InputError, match="2 texts, none with any character"):
+        train_vocabulary(["", " "], 100)
+
+
+def test_missing_file_is_named(either, tmp_path):
+    folder = either.save(tmp_path / "vocabulary")
+    (folder / either.required_files[0]).unlink()
+    with pytest.raises(InputError, match=f"must hold `{either.required_files[0]}`"):
+        load_vocabulary(folder)
+
+
+def test_changed_file_is_named(either, tmp_path):
+    folder = either.save(tmp_path / "vocabulary")
+    path = folder / either.required_files[0]
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(InputError, match=f"{path.name} with SHA-256"):
+        load_vocabulary(folder)
+
+
+@pytest.mark.parametrize("index", ["", "{}", '{"kind": "bpe", "format": 1}', "[1]"])
+def test_foreign_index_is_refused(vocabulary, tmp_path, index):
+    folder = vocabulary.save(tmp_path / "vocabulary")
+    (folder / "vocabulary.json").write_text(index)
+    with pytest.raises(InputError, match="must be the index of a kdkeras vocabulary"):
+        load_vocabulary(folder)
+
+
+def test_saving_does_not_overwrite_unasked(vocabulary, tmp_path):
+    vocabulary.save(tmp_path / "v")
+    with pytest.raises(InputError, match="must not exist yet"):
+        vocabulary.save(tmp_path / "v")
+    vocabulary.save(tmp_path / "v", overwrite=True)
