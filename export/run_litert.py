@@ -36,9 +36,7 @@ def embed(folder: Path, file: str, sentences: list[str]) -> np.ndarray:
     """Returns one row a sentence, float32 `(len(sentences), embedding_dim)`."""
     manifest = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     vocabulary = manifest["vocabulary"]
-    tokenize = load_tokenizer(
-        folder / "tokenizer", vocabulary["kind"], manifest["sequence_length"]
-    )
+    tokenize = load_tokenizer(folder / "tokenizer", vocabulary["kind"], manifest["sequence_length"])
     interpreter = Interpreter(str(folder / file), num_threads=1)
     rows = []
     for sentence in sentences:

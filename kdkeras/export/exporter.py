@@ -63,7 +63,7 @@ def export(
     | format | file | input | runs in |
     |---|---|---|---|
     | `saved_model` | `saved_model/` | token ids | TensorFlow |
-    | `saved_model_text` | `saved_model_text/` | strings | TensorFlow with `import tensorflow_text` |
+    | `saved_model_text` | `saved_model_text/` | strings | TensorFlow, tensorflow_text |
     | `tflite_float32` | `model.float32.tflite` | token ids | LiteRT |
     | `tflite_int8` | `model.int8.tflite` | token ids | LiteRT |
 

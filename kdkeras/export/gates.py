@@ -24,7 +24,7 @@ class Gates:
         float32_cosine_min: Least cosine of any sentence, for artefacts with
             the student's own float32 weights.
         int8_cosine_mean: Mean cosine, for int8.
-        int8_accuracy_change: Change of retrieval accuracy in percentage points
+        int8_accuracy_change_points: Change of retrieval accuracy in percentage points
             (at most 0), for int8. In a small language one sentence is more than a
             point (`100 / num_pairs`), and near ties fall either way by chance;
             the bound is therefore never tighter than 1.5 sentences, three of
@@ -37,22 +37,22 @@ class Gates:
 
     float32_cosine_min: float = 0.99999
     int8_cosine_mean: float = 0.99
-    int8_accuracy_change: float = -1.0
+    int8_accuracy_change_points: float = -1.0
 
     def __post_init__(self) -> None:
         for name in ("float32_cosine_min", "int8_cosine_mean"):
             value = getattr(self, name)
             if not -1.0 <= value <= 1.0:
                 raise InputError(f"`{name}` must be between -1 and 1. Received: {name}={value}.")
-        if not -100.0 <= self.int8_accuracy_change <= 0.0:
+        if not -100.0 <= self.int8_accuracy_change_points <= 0.0:
             raise InputError(
-                "`int8_accuracy_change` must be between -100 and 0 points. "
-                f"Received: int8_accuracy_change={self.int8_accuracy_change}."
+                "`int8_accuracy_change_points` must be between -100 and 0 points. "
+                f"Received: int8_accuracy_change_points={self.int8_accuracy_change_points}."
             )
 
     def accuracy_bound(self, num_pairs: int) -> float:
         """The least change of accuracy, in points, for a language's pairs."""
-        return -max(-self.int8_accuracy_change, _SENTENCES / num_pairs * 100.0)
+        return -max(-self.int8_accuracy_change_points, _SENTENCES / num_pairs * 100.0)
 
     def to_dict(self) -> dict[str, float]:
         """Returns the bounds by name."""
@@ -86,7 +86,7 @@ def _language_failures(
     mean, bound = figures["cosine_mean"], gates.int8_cosine_mean
     if not mean >= bound:
         yield f"mean cosine to Keras {_number(mean)} is below {bound:g}"
-    change = figures["accuracy_change"]
+    change = figures["accuracy_change_points"]
     bound = gates.accuracy_bound(figures["num_pairs"])
     # A hundredth of a sentence: the two accuracies are rounded sums.
     if not change >= bound - 0.01 * 100.0 / figures["num_pairs"]:

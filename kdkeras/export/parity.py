@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdkeras.errors import InputError
+from kdkeras.evaluation.metrics import retrieval_accuracy
 from kdkeras.export.formats import PARITY, ExportFormat
 from kdkeras.export.gates import Gates, check_gates, failures
 from kdkeras.export.manifest import read_manifest, write_json
@@ -55,10 +56,10 @@ def verify(
          "artefacts": {format: {"path", "bytes", "load_seconds", "latency_ms",
              "peak_memory_mb", "imported", "cosine_mean", "cosine_min", "languages":
              {lang: {"num_pairs", "cosine_mean", "cosine_min", "accuracy",
-                     "accuracy_change"}}}}}
+                     "accuracy_change_points"}}}}}
         ```
-        Accuracies are percentages: the share of sentences whose translation
-        is the nearest of all, mean of both directions. Changes are
+        An accuracy is the share of sentences, in [0, 1], whose translation is
+        the nearest of all, mean of both directions; its change is in
         percentage points, artefact less Keras.
 
     Raises:
@@ -83,7 +84,15 @@ def verify(
         "name": manifest["name"],
         "gates": gates.to_dict(),
         "num_sentences": len(texts),
-        "keras": {"languages": _keras_languages(expected, rows, pairs)},
+        "keras": {
+            "languages": {
+                language: {
+                    "num_pairs": len(sides[0]),
+                    "accuracy": _accuracy(expected, rows, sides),
+                }
+                for language, sides in pairs.items()
+            }
+        },
         "artefacts": artefacts,
     }
     parity["failures"] = failures(parity, gates)
@@ -95,9 +104,7 @@ def verify(
     return parity
 
 
-def _check_input(
-    manifest: Mapping[str, Any], student: Student, pairs: Pairs, folder: Path
-) -> None:
+def _check_input(manifest: Mapping[str, Any], student: Student, pairs: Pairs, folder: Path) -> None:
     fingerprint = student.vocabulary.fingerprint if student.vocabulary else None
     if fingerprint != manifest["vocabulary"]["fingerprint"]:
         raise InputError(
@@ -121,16 +128,15 @@ def _compare(
 ) -> dict[str, Any]:
     cosines = _cosines(expected, result.embeddings)
     languages = {}
-    for language, (foreign, english) in pairs.items():
-        sides = [[rows[text] for text in side] for side in (foreign, english)]
-        mine = cosines[sides[0] + sides[1]]
-        before, after = (_accuracy(e[sides[0]], e[sides[1]]) for e in (expected, result.embeddings))
+    for language, sides in pairs.items():
+        mine = cosines[[rows[text] for side in sides for text in side]]
+        accuracy = _accuracy(result.embeddings, rows, sides)
         languages[language] = {
-            "num_pairs": len(foreign),
+            "num_pairs": len(sides[0]),
             "cosine_mean": float(mine.mean()),
             "cosine_min": float(mine.min()),
-            "accuracy": after,
-            "accuracy_change": after - before,
+            "accuracy": accuracy,
+            "accuracy_change_points": (accuracy - _accuracy(expected, rows, sides)) * 100.0,
         }
     return {
         "load_seconds": result.load_seconds,
@@ -143,14 +149,12 @@ def _compare(
     }
 
 
-def _keras_languages(
-    expected: np.ndarray, rows: Mapping[str, int], pairs: Pairs
-) -> dict[str, dict[str, float]]:
-    found = {}
-    for language, sides in pairs.items():
-        foreign, english = (expected[[rows[text] for text in side]] for side in sides)
-        found[language] = {"num_pairs": len(foreign), "accuracy": _accuracy(foreign, english)}
-    return found
+def _accuracy(
+    embeddings: np.ndarray, rows: Mapping[str, int], sides: tuple[Sequence[str], Sequence[str]]
+) -> float:
+    """Retrieval accuracy of one language, mean of both directions."""
+    foreign, english = (embeddings[[rows[text] for text in side]] for side in sides)
+    return retrieval_accuracy(foreign, english, *sides).mean
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -159,14 +163,3 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
     return np.where(both_zero, 1.0, (a * b).sum(axis=1) / np.where(lengths == 0, 1.0, lengths))
-
-
-def _accuracy(foreign: np.ndarray, english: np.ndarray) -> float:
-    similarity = _unit(foreign) @ _unit(english).T
-    diagonal = np.diag(similarity)
-    hits = [(diagonal >= similarity.max(axis=axis) - 1e-6).mean() for axis in (0, 1)]
-    return float(np.mean(hits) * 100.0)
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -79,9 +79,7 @@ def _ids_encoder(folder: Path, artefact: ExportFormat) -> Encode:
     signature = model.signatures["serving_default"]
     manifest = read_manifest(folder)
     vocabulary = manifest["vocabulary"]
-    tokenize = load_tokenizer(
-        folder / TOKENIZER, vocabulary["kind"], manifest["sequence_length"]
-    )
+    tokenize = load_tokenizer(folder / TOKENIZER, vocabulary["kind"], manifest["sequence_length"])
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         rows = tokenize(texts)

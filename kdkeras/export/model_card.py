@@ -1,0 +1,241 @@
+"""The model card: what a student is, what it is for, and what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdkeras.export.formats import ExportFormat
+from kdkeras.export.languages import language_name
+from kdkeras.export.manifest import read_manifest
+from kdkeras.files import atomic_write
+
+__all__ = ["MODEL_CARD", "TrainingData", "write_model_card"]
+
+MODEL_CARD = "MODEL_CARD.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Where a student's training sentences come from.
+
+    Attributes:
+        name: Short name, e.g. `"tatoeba"`.
+        description: One sentence: what it is, how much of it was used.
+        license: Its licence.
+        attribution: Who has to be named, with links; Markdown.
+    """
+
+    name: str
+    description: str
+    license: str
+    attribution: str
+
+
+def write_model_card(
+    artefacts: str | os.PathLike[str],
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    teacher: str,
+    license: str,  # noqa: A002  (the front matter's own word)
+    training_data: Sequence[TrainingData],
+    accuracy: Mapping[str, Mapping[str, float]] | None = None,
+    parity: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes `MODEL_CARD.md`, replacing an earlier one.
+
+    Args:
+        artefacts: What `export` wrote.
+        folder: Where the card goes; into `artefacts` if None.
+        teacher: Name of the teacher, e.g.
+            `"sentence-transformers/all-MiniLM-L6-v2"`.
+        license: SPDX name of the student's licence, e.g. `"apache-2.0"`.
+        training_data: Where the training sentences come from.
+        accuracy: State (`"untrained"`, `"trained"`, `"teacher"`) to language
+            to retrieval accuracy in [0, 1].
+        parity: What `verify` returned.
+        details: How it was trained, by name.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        InputError: If `artefacts` is not an exported folder, or the card
+            cannot be written.
+    """
+    artefacts = Path(artefacts)
+    manifest = read_manifest(artefacts)
+    accuracy = accuracy or {}
+    # English is one side of every held-out pair.
+    languages = sorted({"en", *(code for values in accuracy.values() for code in values)})
+    parts = [
+        _front_matter(manifest, teacher, license, training_data, languages, accuracy),
+        _introduction(manifest, teacher, languages),
+        _quality(accuracy, languages),
+        _artefacts(manifest, parity),
+        _usage(manifest),
+        _limits(manifest, accuracy),
+        _training(teacher, training_data, details or {}),
+    ]
+    path = Path(folder or artefacts) / MODEL_CARD
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+    return path
+
+
+def _front_matter(
+    manifest: Mapping[str, Any],
+    teacher: str,
+    licence: str,
+    training_data: Sequence[TrainingData],
+    languages: Sequence[str],
+    accuracy: Mapping[str, Mapping[str, float]],
+) -> str:
+    def block(name: str, values: Sequence[str]) -> list[str]:
+        # A JSON string is a YAML string, and "no" stays Norwegian.
+        return [f"{name}:", *(f"- {json.dumps(value, ensure_ascii=False)}" for value in values)]
+
+    lines = ["---", f"license: {json.dumps(licence)}", *block("language", languages)]
+    lines += ["library_name: keras", "pipeline_tag: sentence-similarity"]
+    lines += block("base_model", [teacher]) if "/" in teacher else []
+    lines += block("datasets", [data.name for data in training_data])
+    tags = ["sentence-similarity", "feature-extraction", "multilingual", "knowledge-distillation"]
+    lines += block("tags", [*tags, "kdkeras", "tflite", "litert"])
+    lines += ["metrics:", "- accuracy"]
+    if trained := accuracy.get("trained"):
+        mean = sum(trained.values()) / len(trained)
+        lines += [
+            "model-index:",
+            f"- name: {json.dumps(manifest['name'])}",
+            "  results:",
+            "  - task: {type: sentence-similarity, name: Bitext retrieval}",
+            "    dataset: {type: held-out, name: Held-out translation pairs}",
+            "    metrics:",
+            f"    - {{type: accuracy, value: {mean:.4f}, name: Mean of {len(trained)} languages}}",
+        ]
+    return "\n".join([*lines, "---"])
+
+
+def _introduction(manifest: Mapping[str, Any], teacher: str, languages: Sequence[str]) -> str:
+    student = manifest["student"]
+    length = "of length 1" if manifest["normalized"] else "not scaled to a length"
+    names = ", ".join(language_name(code) for code in languages)
+    return f"""# {manifest["name"]}
+
+A multilingual sentence encoder small enough for a phone, distilled from `{teacher}`. Sentences that
+mean the same, in one language or in two, get vectors with a high cosine.
+
+| | |
+|---|---|
+| Architecture | {student["class"]}, {student["num_parameters"]:,} parameters |
+| Embedding | {manifest["embedding_dim"]} dimensions, float32, {length} |
+| Input | up to {manifest["sequence_length"]} tokens; the rest of a longer text is not read |
+| Vocabulary | {manifest["vocabulary"]["kind"]}, {manifest["vocabulary"]["size"]:,} tokens |
+| Languages | {names} |"""
+
+
+def _quality(accuracy: Mapping[str, Mapping[str, float]], languages: Sequence[str]) -> str:
+    if not accuracy:
+        return ""
+    head = "| Language | " + " | ".join(accuracy) + " |"
+    lines = [head, "|---|" + "--:|" * len(accuracy)]
+    for code in languages:
+        values = [states.get(code) for states in accuracy.values()]
+        if any(value is not None for value in values):
+            cells = " | ".join("–" if v is None else f"{v * 100:.1f}" for v in values)
+            lines.append(f"| {language_name(code)} ({code}) | {cells} |")
+    means = " | ".join(f"{sum(v.values()) / len(v) * 100:.1f}" for v in accuracy.values())
+    lines.append(f"| **Mean** | {means} |")
+    return (
+        "## Quality\n\nRetrieval accuracy in percent on held-out sentences: how often the "
+        "translation is the nearest\nof all candidates, mean of both directions (English to the "
+        "language and back).\n\n" + "\n".join(lines)
+    )
+
+
+def _artefacts(manifest: Mapping[str, Any], parity: Mapping[str, Any] | None) -> str:
+    measured = parity["artefacts"] if parity else {}
+    lines = ["| File | MB | Latency, ms | Cosine to Keras, mean / least | Worst change, points |"]
+    lines.append("|---|--:|--:|--:|--:|")
+    for name, record in manifest["artefacts"].items():
+        cells = ["–", "–", "–"]
+        if figures := measured.get(name):
+            changes = {c: f["accuracy_change_points"] for c, f in figures["languages"].items()}
+            worst = min(changes, key=lambda code: changes[code])
+            cells = [
+                f"{figures['latency_ms']:.3g}",
+                f"{figures['cosine_mean']:.6f} / {figures['cosine_min']:.6f}",
+                f"{changes[worst] + 0.0:+.2f} ({worst})",
+            ]
+        lines.append(f"| `{record['path']}` | {record['bytes'] / 1e6:.2f} | {' | '.join(cells)} |")
+    note = (
+        "Each artefact was reloaded in a fresh process and compared with Keras on the held-out "
+        "sentences.\nLatency is the median from one string to its vector, one thread. The last "
+        "column is the language\nwhose retrieval accuracy changed most for the worse."
+        if parity
+        else "The artefacts have not been compared with Keras."
+    )
+    return f"## Artefacts\n\n{note}\n\n" + "\n".join(lines)
+
+
+def _usage(manifest: Mapping[str, Any]) -> str:
+    lite = [n for n in manifest["artefacts"] if ExportFormat(n).is_tflite]
+    if not lite:
+        return ""
+    package = {"wordpiece": "tokenizers"}.get(manifest["vocabulary"]["kind"], "sentencepiece")
+    signatures = ", ".join(f"`{name}`" for name in manifest["signatures"])
+    return f"""## How to run it
+
+In LiteRT, without TensorFlow: `export/run_litert.py` of the kdkeras repository needs only
+`pip install ai-edge-litert numpy {package}`. With kdkeras installed:
+
+```python
+from kdkeras.export import LiteStudent
+
+student = LiteStudent("FOLDER")
+embeddings = student.encode(["Guten Morgen.", "Good morning."])
+```
+
+Elsewhere: tokenize with the files in `tokenizer/`, pad with {manifest["vocabulary"]["pad_id"]}
+to the shortest signature that holds the sentence ({signatures}), and run it on `token_ids` and
+`padding_mask`, int32 `(1, length)`. `export.json` has every name, length and checksum."""
+
+
+def _limits(manifest: Mapping[str, Any], accuracy: Mapping[str, Mapping[str, float]]) -> str:
+    lines = [
+        "- Text beyond "
+        f"{manifest['sequence_length']} tokens is ignored; split documents into sentences.",
+        "- Languages and kinds of text that are not in the training data are not covered.",
+        "- What the teacher and the training sentences are biased to, the student is too.",
+    ]
+    if manifest["student"]["class"] == "StaticStudent":
+        lines.insert(0, "- Word order is not seen: “dog bites man” equals “man bites dog”.")
+    if trained := accuracy.get("trained"):
+        worst = min(trained, key=lambda code: trained[code])
+        share = f"{trained[worst] * 100:.1f} %"
+        lines.append(
+            f"- Quality differs by language; the weakest is {language_name(worst)} ({share})."
+        )
+    return (
+        "## Intended use and limits\n\nSemantic search, matching, clustering and duplicate "
+        "detection of sentences and short texts, on a\ndevice or a server, within and across the "
+        "languages above. Not meant for decisions about people,\nand cosines are not "
+        "probabilities: choose thresholds on data of your own.\n\n" + "\n".join(lines)
+    )
+
+
+def _training(
+    teacher: str, training_data: Sequence[TrainingData], details: Mapping[str, Any]
+) -> str:
+    lines = [f"## Training\n\nDistilled with kdkeras from the cached embeddings of `{teacher}`."]
+    if details:
+        rows = "\n".join(f"| {name} | {value} |" for name, value in details.items())
+        lines.append(f"| | |\n|---|---|\n{rows}")
+    for data in training_data:
+        lines.append(f"**{data.name}** ({data.license}): {data.description}\n\n{data.attribution}")
+    return "\n\n".join(lines)

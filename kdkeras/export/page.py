@@ -1,0 +1,217 @@
+"""The report as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from kdkeras.export.charts import bar_chart, line_chart
+from kdkeras.export.formats import ExportFormat
+from kdkeras.export.languages import language_name
+from kdkeras.export.page_style import STYLE
+
+__all__ = ["render"]
+
+_TITLES = {
+    ExportFormat.SAVED_MODEL: "SavedModel, token ids",
+    ExportFormat.SAVED_MODEL_TEXT: "SavedModel, strings",
+    ExportFormat.TFLITE_FLOAT32: "TFLite, float32",
+    ExportFormat.TFLITE_INT8: "TFLite, int8",
+}
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """Returns the page for what `write_report` collected."""
+    title = escape(content["title"])
+    body = "\n".join(part for part in _parts(content) if part)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style></head>\n"
+        f"<body><main>\n<header><p class='kicker'>kdkeras report</p><h1>{title}</h1></header>\n"
+        f"{body}\n</main></body></html>\n"
+    )
+
+
+def _parts(content: Mapping[str, Any]) -> Iterator[str]:
+    parity, accuracy = content["parity"], content["accuracy"]
+    yield _figures(content)
+    if parity and parity["failures"]:
+        items = "".join(f"<li>{escape(line)}</li>" for line in parity["failures"])
+        title = "<h2>Artefacts that must not ship</h2>"
+        yield f"<section class='failed'>{title}<ul>{items}</ul></section>"
+    if accuracy:
+        yield _accuracy(accuracy, content["mean_accuracy"])
+    if content["history"]:
+        yield _section(
+            "Loss by epoch",
+            "Mean over each epoch; <code>loss</code> is the weighted sum of the others.",
+            _legend(content["history"]) + line_chart(content["history"], "epoch"),
+        )
+    if parity:
+        yield _artefacts(parity)
+        yield _parity(parity)
+    if content["details"]:
+        yield _section("Setting", "", _table(["", ""], _details(content["details"]), text=2))
+
+
+def _figures(content: Mapping[str, Any]) -> str:
+    """The few numbers that matter most, in large type."""
+    cards: list[tuple[str, str, str]] = []
+    means = {name: mean for name, mean in content["mean_accuracy"].items() if mean is not None}
+    if means:
+        others = [f"{name} {mean:.1%}" for name, mean in means.items() if name != "trained"]
+        name = "trained" if "trained" in means else next(iter(means))
+        count = len(content["accuracy"][name])
+        cards.append(
+            (f"{means[name]:.1%}", f"retrieval accuracy, {count} languages", ", ".join(others))
+        )
+    if content["parity"]:
+        cards += _artefact_figures(content["parity"])
+    items = "".join(
+        f"<div class='card'><b>{escape(value)}</b><span>{escape(label)}</span>"
+        f"<small>{escape(note)}</small></div>"
+        for value, label, note in cards
+    )
+    return f"<div class='cards'>{items}</div>" if cards else ""
+
+
+def _artefact_figures(parity: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    name, smallest = min(parity["artefacts"].items(), key=lambda item: item[1]["bytes"])
+    title = _TITLES[ExportFormat(name)]
+    latency = smallest["latency_ms"]
+    yield f"{smallest['bytes'] / 1e6:.1f} MB", "smallest artefact", title
+    yield f"{latency:.3g} ms", "a sentence, string to vector", f"{title}, one thread"
+    passed = "passed" if parity["passed"] else f"{len(parity['failures'])} failed"
+    count = len(parity["keras"]["languages"])
+    yield (
+        passed,
+        "comparison with Keras",
+        f"{len(parity['artefacts'])} artefacts, {count} languages",
+    )
+
+
+def _accuracy(
+    accuracy: Mapping[str, Mapping[str, float]], means: Mapping[str, float | None]
+) -> str:
+    languages = sorted({language for values in accuracy.values() for language in values})
+    percent = {
+        name: {code: value * 100 for code, value in values.items()}
+        for name, values in accuracy.items()
+    }
+    rows = [
+        [_language(code), *(_percent(values.get(code)) for values in accuracy.values())]
+        for code in languages
+    ]
+    rows.append(["<b>Mean</b>", *(f"<b>{_percent(means[name])}</b>" for name in accuracy)])
+    return _section(
+        "Retrieval accuracy by language",
+        "Share of held-out sentences whose translation is the nearest of all, mean of both "
+        "directions, in percent.",
+        _legend(accuracy) + bar_chart(percent, languages) + _table(["Language", *accuracy], rows),
+    )
+
+
+def _artefacts(parity: Mapping[str, Any]) -> str:
+    failed = " ".join(parity["failures"])
+    rows = [
+        [
+            f"{_TITLES[ExportFormat(name)]}<br><code>{escape(a['path'])}</code>",
+            f"{a['bytes'] / 1e6:.2f}",
+            f"{a['latency_ms']:.3g}",
+            f"{a['load_seconds']:.2f}",
+            f"{a['peak_memory_mb']:.0f}",
+            f"{a['cosine_mean']:.6f}",
+            f"{a['cosine_min']:.6f}",
+            _mark(f"{name} in " not in failed),
+        ]
+        for name, a in parity["artefacts"].items()
+    ]
+    head = ["Artefact", "MB", "Latency, ms", "Load, s", "Peak memory, MB"]
+    return _section(
+        "Artefacts",
+        f"Each in a fresh process, {parity['num_sentences']:,} held-out sentences compared with "
+        "Keras. Latency: median from one string to its vector, one thread, after warm-up.",
+        _table([*head, "Cosine, mean", "Cosine, least", "Gates"], rows),
+    )
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    names = list(parity["artefacts"])
+    rows = []
+    for code, keras in parity["keras"]["languages"].items():
+        row = [_language(code), f"{keras['num_pairs']:,}", _percent(keras["accuracy"])]
+        for name in names:
+            figures = parity["artefacts"][name]["languages"][code]
+            row += [
+                f"{figures['cosine_min']:.6f}",
+                f"{figures['accuracy_change_points'] + 0.0:+.2f}",
+            ]
+        rows.append(row)
+    groups = "".join(f"<th colspan='2'>{_TITLES[ExportFormat(name)]}</th>" for name in names)
+    head = ["Language", "Pairs", "Keras", *["Cosine, least", "Points"] * len(names)]
+    return _section(
+        "Parity by language",
+        "Least cosine between an artefact's embedding and Keras', and the change of retrieval "
+        "accuracy in percentage points.",
+        _table(head, rows, above=f"<tr><th colspan='3'></th>{groups}</tr>"),
+    )
+
+
+def _details(details: Mapping[str, Any]) -> list[list[str]]:
+    return [[escape(str(name)), escape(_value(value))] for name, value in details.items()]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_value(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_value(item) for item in value)
+    return str(value)
+
+
+def _section(title: str, note: str, body: str) -> str:
+    note = f"<p class='note'>{note}</p>" if note else ""
+    return f"<section><h2>{title}</h2>{note}{body}</section>"
+
+
+def _legend(names: Iterable[str]) -> str:
+    items = "".join(
+        f"<span class='s{number}'><i></i>{escape(name)}</span>" for number, name in enumerate(names)
+    )
+    return f"<p class='legend'>{items}</p>"
+
+
+def _table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], above: str = "", text: int = 1
+) -> str:
+    """A table; the first `text` columns are words, the others numbers."""
+
+    def cells(tag: str, values: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{'' if i < text else ' class=n'}>{value}</{tag}>"
+            for i, value in enumerate(values)
+        )
+
+    top = f"<thead>{above}<tr>{cells('th', head)}</tr></thead>" if any(head) else ""
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<div class='scroll'><table>{top}<tbody>{body}</tbody></table></div>"
+
+
+def _language(code: str) -> str:
+    return f"{escape(language_name(code))} <small>{escape(code)}</small>"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share * 100:.1f}"
+
+
+def _mark(passed: bool) -> str:
+    return "<span class='yes'>passed</span>" if passed else "<span class='no'>failed</span>"

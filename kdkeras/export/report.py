@@ -1,0 +1,96 @@
+"""What a training run gave: one HTML file, and the same as JSON."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdkeras.errors import InputError
+from kdkeras.export.manifest import write_json
+from kdkeras.export.page import render
+from kdkeras.files import atomic_write
+
+__all__ = ["REPORT", "REPORT_DATA", "write_report"]
+
+REPORT = "report.html"
+REPORT_DATA = "report.json"
+
+Accuracy = Mapping[str, Mapping[str, float]]
+
+
+def write_report(
+    folder: str | os.PathLike[str],
+    *,
+    title: str,
+    history: Mapping[str, Sequence[float]] | None = None,
+    accuracy: Accuracy | None = None,
+    parity: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes `report.html` and `report.json`, replacing earlier ones.
+
+    The page needs no other file and no network, and follows the reader's
+    light or dark mode. Parts without data are left out.
+
+    Args:
+        folder: Where the two files go; made if it does not exist.
+        title: Heading.
+        history: What `fit` returned (`History.history`), losses only: one
+            value an epoch by name.
+        accuracy: Name of the state (`"untrained"`, `"trained"`, `"teacher"`)
+            to language to retrieval accuracy in [0, 1], in the order in which
+            they are to be shown.
+        parity: What `verify` returned.
+        details: What else a reader wants to know, by name: settings, data,
+            seconds.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        InputError: If an accuracy is not in [0, 1], or a file cannot be
+            written.
+    """
+    _check(accuracy or {})
+    content = {
+        "title": title,
+        "details": dict(details or {}),
+        "history": {name: [float(v) for v in values] for name, values in (history or {}).items()},
+        "accuracy": {name: dict(values) for name, values in (accuracy or {}).items()},
+        "mean_accuracy": {name: _mean(values) for name, values in (accuracy or {}).items()},
+        "parity": dict(parity) if parity else None,
+    }
+    folder = Path(folder)
+    with atomic_write(folder / REPORT_DATA) as temporary:
+        write_json(temporary, _strict(content))
+    with atomic_write(folder / REPORT) as temporary:
+        temporary.write_text(render(content), encoding="utf-8")
+    return folder / REPORT
+
+
+def _check(accuracy: Accuracy) -> None:
+    for state, values in accuracy.items():
+        for language, value in values.items():
+            if not 0.0 <= value <= 1.0:
+                raise InputError(
+                    "`accuracy` must hold shares between 0 and 1. "
+                    f"Received: {state}, {language}: {value}. Divide percentages by 100."
+                )
+
+
+def _mean(values: Mapping[str, float]) -> float | None:
+    return sum(values.values()) / len(values) if values else None
+
+
+def _strict(value: Any) -> Any:
+    """JSON knows no NaN or infinity: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return value
