@@ -20,6 +20,10 @@ class InputError(ValueError):
     The command line prints its one line and exits with status 2.
     """
 
+    # Keras appends a dump of the arguments to what a layer's `call` raises,
+    # unless this says that an inner layer has already done so.
+    _keras_call_info_injected = True
+
 
 class GateError(RuntimeError):
     """An artefact that does not pass its quality gate (exit status 1)."""

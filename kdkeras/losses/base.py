@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -13,14 +14,14 @@ __all__ = ["DistillationLoss", "l2_normalize", "positive"]
 
 
 def positive(name: str, value: float) -> float:
-    """Returns `value` if it is above zero.
+    """Returns `value` if it is above zero and finite.
 
     Raises:
         InputError: If it is not.
     """
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise InputError(
-            f"`{name}` must be positive. Received: {name}={value}. Use 1.0 if in doubt."
+            f"`{name}` must be positive and finite. Received: {name}={value}. Use 1.0 if in doubt."
         )
     return float(value)
 

@@ -53,7 +53,9 @@ class EmbeddingDistillation(DistillationLoss):
         InputError: If the metric is unknown, or the shapes differ.
 
     Example:
-    >>> float(EmbeddingDistillation()([[1.0, 0.0]], [[0.0, 3.0]])[0])
+    >>> import numpy as np
+    >>> teacher, student = np.array([[1.0, 0.0]]), np.array([[0.0, 3.0]])
+    >>> float(EmbeddingDistillation()(teacher, student)[0])
     1.0
 
     References:

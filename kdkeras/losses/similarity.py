@@ -11,8 +11,8 @@ from kdkeras.losses.base import DistillationLoss, l2_normalize, positive
 
 __all__ = ["SimilarityDistillation"]
 
-# Finite in every float type, and far below any cosine divided by a temperature.
-_MASKED = -1e4
+# Losses are computed in float32: far below any cosine divided by a temperature.
+_MASKED = -1e9
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")

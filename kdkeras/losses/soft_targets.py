@@ -44,7 +44,9 @@ class SoftTargets(DistillationLoss):
         InputError: If `temperature` is not positive, or the shapes differ.
 
     Example:
-    >>> float(SoftTargets()([[2.0, 0.0]], [[2.0, 0.0]])[0])
+    >>> import numpy as np
+    >>> logits = np.array([[2.0, 0.0]])
+    >>> float(SoftTargets()(logits, logits)[0])
     0.0
 
     References:

@@ -12,8 +12,8 @@ from kdkeras.losses.base import l2_normalize, positive
 
 __all__ = ["TranslationRanking"]
 
-# Finite in every float type, and far below any scaled cosine.
-_MASKED = -1e4
+# Losses are computed in float32: far below any scaled cosine.
+_MASKED = -1e9
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")

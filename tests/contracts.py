@@ -1,0 +1,47 @@
+"""One check per kind of object; the objects themselves are a table in each test."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Not arguments of the object's own: Keras' names, and what is no configuration.
+_OTHERS = {"kwargs", "name", "vocabulary"}
+
+
+def assert_config_round_trip(make: type, arguments: dict[str, Any]) -> Any:
+    """Every argument, given a non-default value, survives serialisation."""
+    parameters = inspect.signature(make).parameters
+    assert set(arguments) == set(parameters) - _OTHERS, "give every argument"
+    instance = make(**arguments, name="renamed")
+    data = keras.saving.serialize_keras_object(instance)
+    assert data["registered_name"] == f"kdkeras>{make.__name__}"
+    copy = keras.saving.deserialize_keras_object(data)
+    assert type(copy) is make and copy.name == "renamed"
+    for key, value in arguments.items():
+        assert value != parameters[key].default, f"{key} is the default"
+        assert getattr(instance, key) == getattr(copy, key) == value
+    return copy
+
+
+def value_and_gradient(
+    loss: Callable[..., Any], teacher: Any, student: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Loss of each example, and the gradient of their sum by the student."""
+    student = tf.convert_to_tensor(student)
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        values = loss(teacher, student)
+    return values.numpy(), tf.cast(tape.gradient(values, student), tf.float32).numpy()
+
+
+def assert_one_line(text: str, *parts: str) -> None:
+    """An error's text is one line that holds the rule, the value and what to do."""
+    assert "\n" not in text and "Received: " in text
+    for part in parts:
+        assert part in text
