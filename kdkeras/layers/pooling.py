@@ -45,10 +45,11 @@ class MaskedMean(keras.layers.Layer):
         total = ops.sum(vectors * share, axis=1)
         return total / ops.maximum(ops.sum(mask, axis=1), _NO_TOKEN)
 
-    def compute_output_shape(self, *shapes: Any, **named: Any) -> tuple[Any, Any]:
+    def compute_output_shape(
+        self, vectors_shape: Any, padding_mask_shape: Any = None, weights_shape: Any = None
+    ) -> tuple[int | None, int]:
         """Returns `(B, d)`."""
-        shape = named.get("vectors_shape", shapes[0] if shapes else None)
-        return (shape[0], shape[2])
+        return (vectors_shape[0], vectors_shape[2])
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")

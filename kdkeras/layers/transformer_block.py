@@ -118,9 +118,9 @@ class TransformerBlock(keras.layers.Layer):
         attended = ops.transpose(attended, (0, 2, 1, 3))
         return ops.reshape(attended, (batch, length, self.hidden_dim))
 
-    def compute_output_shape(self, *shapes: Any, **named: Any) -> Any:
+    def compute_output_shape(self, hidden_shape: Any, padding_mask_shape: Any = None) -> Any:
         """Returns the shape of `hidden`."""
-        return named.get("hidden_shape", shapes[0] if shapes else None)
+        return hidden_shape
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -35,7 +35,13 @@ PRESETS: dict[str, tuple[Callable[..., Student], dict[str, Any]]] = {
 
 
 def from_preset(
-    name: str, *, vocabulary: Vocabulary, output_dim: int, normalize: bool = True, **arguments: Any
+    name: str,
+    /,
+    *,
+    vocabulary: Vocabulary,
+    output_dim: int,
+    normalize: bool = True,
+    **arguments: Any,
 ) -> Student:
     """Creates an untrained student of a named size.
 
@@ -44,7 +50,7 @@ def from_preset(
         vocabulary: Vocabulary of the student; its size sets the table's rows.
         output_dim: Width of the embedding, the teacher's.
         normalize: Whether embeddings have length 1: what the teacher does.
-        **arguments: Override the preset's own.
+        **arguments: Override the preset's own; `name` names the model.
 
     Returns:
         A built student.
@@ -53,7 +59,10 @@ def from_preset(
         InputError: If the name is unknown.
     """
     if name not in PRESETS:
-        raise InputError(f"`name` must be one of {sorted(PRESETS)}. Received: name={name!r}.")
+        raise InputError(
+            f"`name` must be one of {sorted(PRESETS)}. Received: name={name!r}. "
+            "Use 'static_256' if in doubt."
+        )
     student_class, preset = PRESETS[name]
     return student_class(
         vocabulary.size,

@@ -43,13 +43,15 @@ class Student(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (
-            ("vocabulary_size", vocabulary_size),
-            ("output_dim", output_dim),
-            ("sequence_length", sequence_length),
+        for name, value, hint in (
+            ("vocabulary_size", vocabulary_size, "the vocabulary's size"),
+            ("output_dim", output_dim, "the teacher's width"),
+            ("sequence_length", sequence_length, "64 or 128"),
         ):
             if value < 1:
-                raise InputError(f"`{name}` must be at least 1. Received: {name}={value}.")
+                raise InputError(
+                    f"`{name}` must be at least 1. Received: {name}={value}. Use {hint}."
+                )
         self.vocabulary_size = int(vocabulary_size)
         self.output_dim = int(output_dim)
         self.normalize = bool(normalize)
@@ -93,14 +95,15 @@ class Student(keras.Model):
         Args:
             texts: Sentences, in any order.
             batch_size: Sentences computed at once.
-            sequence_length: Tokens read of each; the student's if None.
+            sequence_length: Tokens read of each, at most the student's, which
+                is the default.
 
         Returns:
             `(N, output_dim)` float32, in the order of `texts`.
 
         Raises:
-            InputError: If the student has no vocabulary, or `texts` is a
-                single string.
+            InputError: If the student has no vocabulary, `texts` is a single
+                string, or a size is out of its range.
         """
         if isinstance(texts, str):
             raise InputError(
@@ -111,14 +114,24 @@ class Student(keras.Model):
                 "Strings need a vocabulary. Received: a student without one. "
                 "Create it with vocabulary=..., or call it with token ids."
             )
-        length = sequence_length or self.sequence_length
+        length = self.sequence_length if sequence_length is None else sequence_length
+        if not 1 <= length <= self.sequence_length:
+            raise InputError(
+                f"`sequence_length` must be between 1 and {self.sequence_length}, what the "
+                f"student reads. Received: sequence_length={length}. Leave it out for the most."
+            )
+        if batch_size < 1:
+            raise InputError(
+                f"`batch_size` must be at least 1. Received: batch_size={batch_size}. Use 256."
+            )
         vectors = np.zeros((len(texts), self.output_dim), np.float32)
         # Sentences of about one length together: less padding, fewer shapes.
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = self.vocabulary.encode([texts[i] for i in rows], length)
-            vectors[rows] = self._encode_batch(_padded(batch, batch_size))[: len(rows)]
+            padded = _padded(batch, batch_size, self.sequence_length)
+            vectors[rows] = self._encode_batch(padded)[: len(rows)]
         return vectors
 
     def _encode_batch(self, batch: dict[str, np.ndarray]) -> np.ndarray:
@@ -156,9 +169,9 @@ class Student(keras.Model):
         }
 
 
-def _padded(batch: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    """Rounds the length up to a multiple of 8, and full batches keep their rows."""
+def _padded(batch: dict[str, np.ndarray], rows: int, most: int) -> dict[str, np.ndarray]:
+    """Rounds the length up to a multiple of 8 (or `most`); full batches keep their rows."""
     length = batch["token_ids"].shape[1]
-    columns = max(8, -(-length // 8) * 8) - length
+    columns = min(most, max(8, -(-length // 8) * 8)) - length
     missing = rows - len(batch["token_ids"]) if len(batch["token_ids"]) > rows // 2 else 0
     return {key: np.pad(value, ((0, missing), (0, columns))) for key, value in batch.items()}

@@ -9,11 +9,11 @@ import pkgutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import ALIGNMENT, ARGUMENTS, DISTILLATION
 from contracts import assert_config_round_trip, assert_one_line, value_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from loss_cases import ALIGNMENT, ARGUMENTS, DISTILLATION
 
 import kdkeras.losses
 from kdkeras.errors import InputError
