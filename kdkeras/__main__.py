@@ -66,7 +66,7 @@ def _prepare_environment() -> None:
 
 def _print_result(command: ModuleType, result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
         return
     from rich.console import Console
 
@@ -74,7 +74,7 @@ def _print_result(command: ModuleType, result: dict[str, Any], *, as_json: bool)
     console = Console(soft_wrap=not sys.stdout.isatty())
     for part in command.show(result):
         if isinstance(part, str):
-            print(part)
+            sys.stdout.write(f"{part}\n")
         else:
             console.print(part)
 

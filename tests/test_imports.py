@@ -14,7 +14,7 @@ PACKAGE = Path(kdkeras.__file__).parent
 
 # From the stage nearest the tensors to the stage nearest the user.
 LAYERS = [
-    {"errors", "files"},
+    {"errors", "files", "config"},
     {"losses"},
     {"layers", "optimizers"},
     {"data"},
@@ -75,7 +75,8 @@ def test_layers_of_one_rank_do_not_import_each_other():
         for path in sources()
         if part_of(path) not in LAYERS[-1]
         for part, line in imported_parts(path)
-        if RANK[part] == RANK[part_of(path)] and part != part_of(path)
+        if RANK[part] == RANK[part_of(path)]
+        and part != part_of(path)
         # Errors are for everybody.
         and part != "errors"
     ]

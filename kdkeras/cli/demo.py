@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the demo."""
+    from kdkeras.cli.progress import say
     from kdkeras.demo import run_demo
 
     return run_demo(
@@ -43,9 +44,24 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         epochs=arguments.epochs,
         preset=arguments.student,
         seed=arguments.seed,
+        say=say,
     )
 
 
 def show(result: dict[str, Any]) -> Iterator[Any]:
     """Yields accuracy by language, the artefacts, and all paths."""
-    yield ""
+    from kdkeras.cli.tables import artefact_table, table
+
+    states = {name: (v["before"], v["after"]) for name, v in result["languages"].items()}
+    means = [sum(values) / len(states) for values in zip(*states.values(), strict=True)]
+    rows = [
+        [name, *(f"{100 * value:.1f}" for value in values)]
+        for name, values in {**states, "mean": means}.items()
+    ]
+    yield table(
+        ["language", "before", "after"], rows, title="Translation found, % (both directions)"
+    )
+    yield artefact_table(result["artefacts"])
+    yield from (f"{name + ':':<13}{path}" for name, path in result["paths"].items())
+    seconds = result["seconds"]
+    yield f"{seconds['all']:.0f} s, of which training {seconds['training']:.0f} s"

@@ -12,8 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdkeras.cli.options import add_overwrite, add_seed, fraction, positive_float, positive_int
-from kdkeras.cli.options import non_negative_int, weight
+from kdkeras.cli.options import (
+    add_overwrite,
+    add_seed,
+    fraction,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    weight,
+)
 
 HELP = "train a student from a distillation set"
 

@@ -85,7 +85,9 @@ def _stdin_lines() -> list[str]:
 def show(result: dict[str, Any]) -> Iterator[str]:
     """Yields one JSON line a sentence, or where the file is."""
     if "output" in result:
-        yield f"{result['sentences']:,} embeddings of {result['dim']} dimensions: {result['output']}"
+        yield (
+            f"{result['sentences']:,} embeddings of {result['dim']} dimensions: {result['output']}"
+        )
         return
     for text, embedding in zip(result["texts"], result["embeddings"], strict=True):
         yield json.dumps({"text": text, "embedding": embedding}, ensure_ascii=False)

@@ -46,8 +46,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from kdkeras import evaluation
     from kdkeras.cli.models import load_encoder
 
-    evaluators = [evaluation.read_similarity(path) for path in arguments.sts]
-    evaluators += [evaluation.read_retrieval(path) for path in arguments.bitext]
+    evaluators: list[evaluation.Evaluator] = [
+        *(evaluation.read_similarity(path) for path in arguments.sts),
+        *(evaluation.read_retrieval(path) for path in arguments.bitext),
+    ]
     encoder = load_encoder(arguments.model)
     return {
         "model": arguments.model,

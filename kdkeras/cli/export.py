@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         help="gate: most retrieval accuracy that int8 may lose in a language, percentage points",
     )
-    parser.add_argument("--name", metavar="NAME", help="name in export.json; the file's if left out")
+    parser.add_argument(
+        "--name", metavar="NAME", help="name in export.json; the file's if left out"
+    )
     add_overwrite(parser)
 
 
@@ -91,7 +93,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if pairs is not None:
         gates = exporting.Gates(
             int8_cosine_mean=arguments.int8_cosine_mean,
-            int8_accuracy_change=-arguments.int8_accuracy_loss,
+            int8_accuracy_change_points=-arguments.int8_accuracy_loss,
         )
         result["parity"] = exporting.verify(
             arguments.output, student, pairs, gates=gates, progress=say

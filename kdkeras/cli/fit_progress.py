@@ -12,7 +12,7 @@ __all__ = ["FitProgress", "StopAt"]
 
 
 class FitProgress(keras.callbacks.Callback):
-    """Draws one bar over all steps, with the running losses beside it.
+    """Draws one bar over all steps, with the running loss beside it.
 
     A context manager: the terminal is given back however training ends.
 
@@ -34,9 +34,9 @@ class FitProgress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Moves the bar."""
-        losses = " ".join(f"{name} {float(value):.3f}" for name, value in (logs or {}).items())
         done = int(self.model.optimizer.iterations.numpy())
-        self.bars.update(self.task, completed=done, unit=f"steps  {losses}")
+        loss = float((logs or {})["loss"])
+        self.bars.update(self.task, completed=done, unit=f"steps, loss {loss:.3f}")
 
 
 class StopAt(keras.callbacks.Callback):

@@ -34,9 +34,7 @@ def _number(
 
 positive_int = _number(int, "a whole number of at least 1", lambda value: value >= 1)
 non_negative_int = _number(int, "a whole number of at least 0", lambda value: value >= 0)
-positive_float = _number(
-    float, "a number above 0", lambda value: 0 < value < float("inf")
-)
+positive_float = _number(float, "a number above 0", lambda value: 0 < value < float("inf"))
 fraction = _number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 percentage = _number(float, "a number from 0 to 100", lambda value: 0 <= value <= 100)
 

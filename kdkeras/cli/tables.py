@@ -29,7 +29,7 @@ def artefact_table(artefacts: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{record['bytes'] / 1e6:.1f}",
             f"{record['cosine_mean']:.5f}",
             f"{record['cosine_min']:.5f}",
-            f"{min(f['accuracy_change'] for f in record['languages'].values()):+.1f}",
+            f"{min(f['accuracy_change_points'] for f in record['languages'].values()):+.1f}",
             f"{record['latency_ms']:.3f}",
         ]
         for record in artefacts.values()

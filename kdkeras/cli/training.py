@@ -11,7 +11,7 @@ import keras
 
 from kdkeras.cli.backup import Backup
 from kdkeras.cli.fit_progress import FitProgress, StopAt
-from kdkeras.data import DistillationSet, load_vocabulary
+from kdkeras.data import DistillationSet, Vocabulary, load_vocabulary
 from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
 from kdkeras.files import atomic_write, refuse_existing
@@ -38,12 +38,13 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     backup = _open_backup(arguments)
     keras.utils.set_random_seed(arguments.seed)
     dataset = DistillationSet(arguments.set)
-    student = _new_student(arguments, dataset)
+    vocabulary = load_vocabulary(arguments.vocabulary)
+    student = _new_student(arguments, dataset, vocabulary)
     # The Distiller's own policy makes Keras scale float16 losses.
     distiller = build_distiller(student, arguments.losses, dtype=student.dtype_policy)
     batches = dataset.batches(
         arguments.batch_size,
-        student.vocabulary,
+        vocabulary,
         sequence_length=arguments.sequence_length,
         language_temperature=arguments.language_temperature,
         seed=arguments.seed,
@@ -97,11 +98,13 @@ def _open_backup(arguments: argparse.Namespace) -> Backup:
     return backup
 
 
-def _new_student(arguments: argparse.Namespace, dataset: DistillationSet) -> Student:
+def _new_student(
+    arguments: argparse.Namespace, dataset: DistillationSet, vocabulary: Vocabulary
+) -> Student:
     precision = arguments.mixed_precision
     student = from_preset(
         arguments.student,
-        vocabulary=load_vocabulary(arguments.vocabulary),
+        vocabulary=vocabulary,
         output_dim=dataset.embedding_dim,
         normalize=dataset.normalized,
         sequence_length=arguments.sequence_length,

@@ -7,9 +7,9 @@ import sys
 import zipfile
 
 import pytest
-from tests.cli.conftest import TEACHERS
 
 from kdkeras.__main__ import main
+from tests.cli.conftest import TEACHERS
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ CORPORA = {
     "row without a tab": (b"a\tb\nno tab here\n", 1, "line 2"),
     "empty corpus": (b"", 1, "0 rows"),
     "wrong encoding": ("Straße\tx\n".encode("latin-1"), 1, "UTF-8"),
-    "too few pairs": ("Let's try something.\tProbieren wir etwas!\n".encode(), 10, "de (1)"),
+    "too few pairs": (b"Let's try something.\tProbieren wir etwas!\n", 10, "de (1)"),
 }
 
 
@@ -97,9 +97,7 @@ def test_a_set_that_is_none_is_refused(refused, vocabulary, tmp_path):
     assert str(tmp_path / "no") in refused("distill", tmp_path / "no", *arguments)
 
 
-def test_an_unknown_preset_and_an_unknown_loss_are_refused(
-    refused, targets, vocabulary, tmp_path
-):
+def test_an_unknown_preset_and_an_unknown_loss_are_refused(refused, targets, vocabulary, tmp_path):
     arguments = ("--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras")
     assert "static_256" in refused("distill", targets[0], *arguments, "--student", "huge")
     assert "'hinge'" in refused("distill", targets[0], *arguments, "--losses", "hinge=1")

@@ -7,9 +7,9 @@ import json
 
 import numpy as np
 import pytest
-from tests.cli.conftest import TEACHERS, held_out_folder
 
 from kdkeras.__main__ import main
+from tests.cli.conftest import TEACHERS, held_out_folder
 
 
 def test_targets_hold_what_the_teacher_says(targets):

@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 import pytest
-from tests.cli.conftest import held_out_folder
 
 import kdkeras
 from kdkeras.__main__ import main
+from tests.cli.conftest import held_out_folder
 
 STEPS = 300
 
