@@ -109,13 +109,21 @@ class SentencePieceVocabulary(Vocabulary):
             for i in range(len(self.tokens))
             if pieces.is_control(i) or pieces.is_unknown(i)
         }
-        with tf.init_scope():
-            self._tokenizer = tf_text.SentencepieceTokenizer(files[MODEL], out_type=tf.int32)
+        self._tokenize_eagerly = tf.function(
+            self._tokenize, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
+        )
 
     def tokenize(self, texts: tf.Tensor, sequence_length: int | None = None) -> tf.RaggedTensor:
         """See `Vocabulary.tokenize`."""
-        ids = self._tokenizer.tokenize(texts)
+        tokenize = self._tokenize_eagerly if tf.executing_eagerly() else self._tokenize
+        ids = tokenize(texts)
         return ids if sequence_length is None else ids[:, :sequence_length]
+
+    def _tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        # Made inside the graph that uses it: a SentencePiece resource belongs to the kernel that
+        # made it, and `keras.utils.set_random_seed` destroys all eager kernels.
+        tokenizer = tf_text.SentencepieceTokenizer(self.files[MODEL], out_type=tf.int32)
+        return tokenizer.tokenize(texts)
 
     def surface(self, token: str) -> tuple[str, bool]:
         """See `Vocabulary.surface`."""

@@ -6,6 +6,8 @@ import json
 import re
 import unicodedata
 
+import keras
+import keras
 import numpy as np
 import pytest
 import sentencepiece
@@ -77,6 +79,15 @@ def test_graph_and_dataset_and_encode_agree(either, sentences):
         for row, mask in zip(encoded["token_ids"], encoded["padding_mask"], strict=True)
     ]
     assert eager == graph == next(iter(dataset)).to_list() == rows
+
+
+def test_seeding_afterwards_breaks_no_vocabulary(either, sentences):
+    # Seeding destroys TensorFlow's eager kernels, and what they own.
+    dataset = tf.data.Dataset.from_tensor_slices(sentences[:8]).batch(8).map(either.tokenize)
+    before = either.encode(sentences[:8])["token_ids"]
+    keras.utils.set_random_seed(0)
+    np.testing.assert_array_equal(either.encode(sentences[:8])["token_ids"], before)
+    np.testing.assert_array_equal(next(iter(dataset)).to_tensor(0), before)
 
 
 def test_reloaded_vocabulary_gives_the_same_ids(either, sentences, tmp_path):
@@ -213,3 +224,12 @@ def test_saving_does_not_overwrite_unasked(vocabulary, tmp_path):
     with pytest.raises(InputError, match="must not exist yet"):
         vocabulary.save(tmp_path / "v")
     vocabulary.save(tmp_path / "v", overwrite=True)
+
+
+def test_tokenizing_survives_a_change_of_the_random_seed(either, sentences):
+    # keras.utils.set_random_seed destroys TensorFlow's eager kernels and their resources.
+    before = ids_of(either, sentences[::10])
+    batches = tf.data.Dataset.from_tensor_slices(sentences[::10]).batch(500).map(either.tokenize)
+    keras.utils.set_random_seed(1)
+    assert ids_of(either, sentences[::10]) == before
+    assert next(iter(batches)).to_list() == before
