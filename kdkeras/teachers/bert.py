@@ -56,17 +56,15 @@ def _match_reference(backbone: keras_hub.models.BertBackbone, config: dict[str, 
 def _activation(name: str) -> Any:
     if name == "relu":
         return keras.activations.relu
-    return exact_gelu if name == "gelu" else keras_hub_gelu
+    return exact_gelu if name == "gelu" else tanh_gelu
 
 
-@keras.saving.register_keras_serializable(package="kdkeras")
 def exact_gelu(x: Any) -> Any:
     """`x · Φ(x)` by the error function."""
     return keras.activations.gelu(x, approximate=False)
 
 
-@keras.saving.register_keras_serializable(package="kdkeras")
-def keras_hub_gelu(x: Any) -> Any:
+def tanh_gelu(x: Any) -> Any:
     """The tanh approximation of gelu."""
     return keras.activations.gelu(x, approximate=True)
 

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from kdkeras.errors import InputError
+
 __all__ = ["SentenceEncoder", "pool"]
 
 
@@ -29,7 +31,6 @@ def pool(hidden: Any, padding_mask: Any, mode: str) -> Any:
     return ops.sum(hidden * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1e-9)
 
 
-@keras.saving.register_keras_serializable(package="kdkeras")
 class SentenceEncoder(keras.Model):
     """A frozen BERT with pooling and what follows it.
 
@@ -83,19 +84,12 @@ class SentenceEncoder(keras.Model):
         return vector
 
     def get_config(self) -> dict[str, Any]:
-        """Describes the parts; the weights are the snapshot's."""
-        return {
-            "name": self.name,
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "pooling": self.pooling,
-            "steps": keras.saving.serialize_keras_object(self.steps),
-        }
+        """Refuses: a teacher is read from its snapshot, never saved again.
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> SentenceEncoder:
-        """Rebuilds the model from `get_config`."""
-        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in _PARTS}
-        return cls(**{**config, **parts})
-
-
-_PARTS = ("backbone", "steps")
+        A BertBackbone's config knows neither the activation nor the epsilon,
+        so that a reloaded copy would give other vectors without a word.
+        """
+        raise InputError(
+            "A teacher's model cannot be saved. Received: a request for its config. "
+            "Keep the snapshot and load it with kdkeras.teachers.load."
+        )

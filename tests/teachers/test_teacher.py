@@ -127,3 +127,10 @@ def test_encode_refuses_what_is_not_a_list_of_strings(tiny_teacher, texts):
 def test_encode_refuses_an_empty_batch(tiny_teacher, sentences):
     with pytest.raises(InputError, match="batch_size=0"):
         tiny_teacher.encode(sentences, batch_size=0)
+
+
+def test_model_refuses_to_be_saved(tiny_teacher, tmp_path):
+    # Its config would lose the exact gelu, and the copy give other vectors.
+    with pytest.raises(InputError, match="cannot be saved.*teachers.load"):
+        tiny_teacher.model.save(tmp_path / "teacher.keras")
+    assert not list(tmp_path.iterdir())
