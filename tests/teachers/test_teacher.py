@@ -133,4 +133,3 @@ def test_model_refuses_to_be_saved(tiny_teacher, tmp_path):
     # Its config would lose the exact gelu, and the copy give other vectors.
     with pytest.raises(InputError, match="cannot be saved.*teachers.load"):
         tiny_teacher.model.save(tmp_path / "teacher.keras")
-    assert not list(tmp_path.iterdir())
