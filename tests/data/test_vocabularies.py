@@ -7,7 +7,6 @@ import re
 import unicodedata
 
 import keras
-import keras
 import numpy as np
 import pytest
 import sentencepiece
@@ -224,12 +223,3 @@ def test_saving_does_not_overwrite_unasked(vocabulary, tmp_path):
     with pytest.raises(InputError, match="must not exist yet"):
         vocabulary.save(tmp_path / "v")
     vocabulary.save(tmp_path / "v", overwrite=True)
-
-
-def test_tokenizing_survives_a_change_of_the_random_seed(either, sentences):
-    # keras.utils.set_random_seed destroys TensorFlow's eager kernels and their resources.
-    before = ids_of(either, sentences[::10])
-    batches = tf.data.Dataset.from_tensor_slices(sentences[::10]).batch(500).map(either.tokenize)
-    keras.utils.set_random_seed(1)
-    assert ids_of(either, sentences[::10]) == before
-    assert next(iter(batches)).to_list() == before
