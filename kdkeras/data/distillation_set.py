@@ -139,11 +139,29 @@ class DistillationSet:
             for batch in read_shard(path):
                 yield from _rows(batch)
 
-    def sentences(self) -> Iterator[str]:
-        """Yields every sentence of both sides, the source before its translations."""
+    def sentences(self, language_temperature: float = 1.0) -> Iterator[str]:
+        """Yields every sentence of both sides, the source before its translations.
+
+        Args:
+            language_temperature: 1.0 yields each sentence once. Below it, the
+                sentences of language l are repeated, on average
+                `(n_max / n_l) ** (1 - language_temperature)` times, so that
+                what is learned from them does not forget small languages.
+        """
+        largest = max(self.counts.values())
+        copies = {
+            language: (largest / count) ** (1 - language_temperature)
+            for language, count in self.counts.items()
+        }
+        owed = dict.fromkeys(copies, 0.0)
         for group, _ in self.records():
             yield group.source
-            yield from group.translations
+            for language, translation in zip(group.languages, group.translations, strict=True):
+                owed[language] += copies[language]
+                # Fractions are carried over: 1.5 copies are 1, 2, 1, 2, ...
+                for _ in range(int(owed[language])):
+                    yield translation
+                owed[language] %= 1.0
 
     def batches(
         self,

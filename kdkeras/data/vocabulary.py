@@ -199,8 +199,14 @@ def load_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
     return kind(files)
 
 
+# Balances large and small languages of a vocabulary; 1.0 would take them as they are.
+LANGUAGE_TEMPERATURE = 0.7
+
+
 def _texts(sentences: Iterable[str] | DistillationSet) -> Iterator[str]:
-    return iter(sentences.sentences() if hasattr(sentences, "sentences") else sentences)
+    if hasattr(sentences, "sentences"):
+        return sentences.sentences(language_temperature=LANGUAGE_TEMPERATURE)
+    return iter(sentences)
 
 
 def train_vocabulary(
@@ -217,7 +223,8 @@ def train_vocabulary(
     mobile runtimes.
 
     Args:
-        sentences: Strings, or a distillation set (all its sentences count).
+        sentences: Strings, or a distillation set (all its sentences count,
+            those of small languages more often).
             Up to two million are used as they are; of more, a sample drawn
             with `seed`.
         size: Number of tokens wanted, e.g. 32,000.

@@ -1,8 +1,16 @@
 """Students: the models that are trained and exported."""
 
+from kdkeras.students.initialization import initialize_from_teacher
 from kdkeras.students.presets import PRESETS, from_preset
 from kdkeras.students.static import StaticStudent
 from kdkeras.students.student import Student
 from kdkeras.students.transformer import TransformerStudent
 
-__all__ = ["PRESETS", "StaticStudent", "Student", "TransformerStudent", "from_preset"]
+__all__ = [
+    "PRESETS",
+    "StaticStudent",
+    "Student",
+    "TransformerStudent",
+    "from_preset",
+    "initialize_from_teacher",
+]
