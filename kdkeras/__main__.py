@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from kdkeras.cli.native_logs import quiet_native_logs
 from kdkeras.cli.parser import COMMANDS, build_parser
 from kdkeras.errors import GateError, InputError, MissingExtraError, NonFiniteLossError
 
@@ -31,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = build_parser().parse_args(argv)
         _prepare_environment()
+        with quiet_native_logs():
+            importlib.import_module("tensorflow_text")  # and TensorFlow with it
         command = COMMANDS[arguments.command]
         # Libraries print what they like; stdout is for the result alone.
         with contextlib.redirect_stdout(sys.stderr):

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kdkeras.errors import InputError
+
 __all__ = ["FusedAdam"]
 
 
@@ -22,6 +24,9 @@ class FusedAdam(keras.optimizers.Adam):
         learning_rate: A float or a `keras.optimizers.schedules.LearningRateSchedule`.
         **arguments: Those of `keras.optimizers.Adam` but `amsgrad`.
 
+    Raises:
+        InputError: If `amsgrad` is asked for.
+
     References:
         Kingma, Ba (2014), arXiv:1412.6980, algorithm 1 with the reordering of
         section 2.
@@ -30,7 +35,11 @@ class FusedAdam(keras.optimizers.Adam):
     def __init__(
         self, learning_rate: Any = 0.001, name: str = "fused_adam", **arguments: Any
     ) -> None:
-        arguments.pop("amsgrad", None)
+        if arguments.pop("amsgrad", False):
+            raise InputError(
+                "`amsgrad` is not in the fused kernel. Received: amsgrad=True. "
+                "Use keras.optimizers.Adam(amsgrad=True)."
+            )
         super().__init__(learning_rate=learning_rate, name=name, **arguments)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

@@ -82,6 +82,8 @@ class Distiller(keras.Model):
         loss_weights: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        # Keras scales the loss of a model whose own policy is float16.
+        kwargs.setdefault("dtype", student.dtype_policy)
         super().__init__(**kwargs)
         self.student = student
         self.distillation_losses = dict(distillation_losses or {})
@@ -94,7 +96,7 @@ class Distiller(keras.Model):
         self.term_trackers = {name: keras.metrics.Mean(name=name) for name in names}
         if teacher is not None:
             teacher.trainable = False
-        # Hidden from Keras: neither tracked, nor trained, nor saved.
+        # Hidden from Keras: neither tracked nor trained (nor saved, see __dir__).
         object.__setattr__(self, "_teacher_holder", (teacher,))
         self._teacher_outputs: set[str] = set()
         self.built = True
@@ -103,6 +105,10 @@ class Distiller(keras.Model):
     def teacher(self) -> keras.Model | None:
         """The live teacher, or None where targets are cached."""
         return self._teacher_holder[0]
+
+    def __dir__(self) -> list[str]:
+        # Keras saves every model that dir() leads it to.
+        return [name for name in super().__dir__() if name not in ("teacher", "_teacher_holder")]
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Returns the student's output for `x` (its source side for a batch)."""
@@ -133,7 +139,9 @@ class Distiller(keras.Model):
             )
         super().compile(optimizer=optimizer, loss=loss, **arguments)
 
-    def fit(self, x: Any = None, *, callbacks: Any = None, **named: Any) -> keras.callbacks.History:
+    def fit(
+        self, x: Any = None, y: Any = None, *, callbacks: Any = None, **named: Any
+    ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, and stops at a non-finite loss.
 
         Raises:
@@ -144,7 +152,7 @@ class Distiller(keras.Model):
             callbacks = [StopOnNonFinite(), *keras.tree.flatten(callbacks or [])]
         # Keras warns that it cannot shuffle a dataset; nobody asked it to.
         named.setdefault("shuffle", not isinstance(x, tf.data.Dataset))
-        return super().fit(x, callbacks=callbacks, **named)
+        return super().fit(x, y, callbacks=callbacks, **named)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Creates the optimizer's variables first: a step cannot."""
@@ -173,6 +181,8 @@ class Distiller(keras.Model):
     def _targets(self, batch: Batch) -> dict[str, Any]:
         """Cached targets, and the live teacher's for what is not cached."""
         wanted = {loss.target for loss in self.distillation_losses.values()}
+        if any(loss.guide_margin is not None for loss in self.alignment_losses.values()):
+            wanted.add("embedding")
         missing = wanted - set(batch.targets)
         if not missing or self.teacher is None:
             _refuse_missing(missing, batch)
@@ -252,7 +262,31 @@ class Distiller(keras.Model):
             logs.update(self._compile_metrics.result())
         return logs
 
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Returns the running means, without metrics that never saw a label."""
+        if self._compile_metrics is not None and not self._compile_metrics.built:
+            return {"loss": self._loss_tracker.result()}
+        return super().get_metrics_result()
+
     # ---- saving -----------------------------------------------------------
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the states of the student's dropout, which Keras leaves out."""
+        for i, state in enumerate(self._random_states()):
+            store[f"random_state_{i}"] = state.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads them, so that training goes on with the next dropout mask."""
+        for i, state in enumerate(self._random_states()):
+            state.assign(store[f"random_state_{i}"])
+
+    def _random_states(self) -> list[Any]:
+        weights = {id(weight) for weight in self.student.weights}
+        return [
+            variable
+            for variable in self.student.variables
+            if id(variable) not in weights and variable.name == "seed_generator_state"
+        ]
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded Distiller as it was; its optimizer's state follows."""
@@ -285,7 +319,9 @@ class Distiller(keras.Model):
 
 def _unpack_data(data: Any) -> tuple[Batch, Any]:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return unpack(x, y), sample_weight
+    # Given with arrays, Keras repeats the rows' weights for every target.
+    rows = keras.tree.flatten(sample_weight)
+    return unpack(x, y), rows[0] if rows else None
 
 
 def _mean(values: Any, sample_weight: Any) -> Any:

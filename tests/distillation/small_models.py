@@ -1,0 +1,98 @@
+"""The smallest models and batches that have everything a Distiller works with."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from kdkeras.distillation import Distiller
+from kdkeras.layers import EmbeddingTable, MaskedMean
+from kdkeras.losses import EmbeddingDistillation, SimilarityDistillation, TranslationRanking
+from kdkeras.students import StaticStudent
+
+VOCABULARY_SIZE, OUTPUT_DIM, CLASSES = 7, 3, 4
+
+
+def pairs(rows=4, seed=0):
+    """Source and translation ids, in which token 3 is in every sentence; teacher vectors."""
+    generator = np.random.default_rng(seed)
+    ids = generator.integers(1, VOCABULARY_SIZE, (2, rows, 4)).astype("int32")
+    ids[:, :, 1] = 3
+    mask = (np.arange(4) < generator.integers(2, 5, (2, rows, 1))).astype("int32")
+    x = {
+        f"{side}_{name}": values[i]
+        for i, side in enumerate(("source", "translation"))
+        for name, values in (("token_ids", ids), ("padding_mask", mask))
+    }
+    x["source_id"] = np.arange(rows)
+    return x, {"embedding": generator.normal(size=(rows, OUTPUT_DIM)).astype("float32")}
+
+
+def one_side(x, side="source"):
+    """What the student reads of one side."""
+    return {name: x[f"{side}_{name}"] for name in ("token_ids", "padding_mask")}
+
+
+def make_student(seed=0, **arguments):
+    """A static student of 37 random weights."""
+    student = StaticStudent(VOCABULARY_SIZE, OUTPUT_DIM, 2, **arguments)
+    return randomized(student, seed)
+
+
+def randomized(model, seed=0):
+    generator = np.random.default_rng(seed)
+    model.set_weights([generator.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+def make_two_heads(seed=0, dropout=0.0, regularizer=None):
+    """A model with the outputs `embedding` and `logits`."""
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    mask = keras.Input((None,), dtype="int32", name="padding_mask")
+    mean = MaskedMean()(EmbeddingTable(VOCABULARY_SIZE, 2)(ids), mask)
+    hidden = keras.layers.Dropout(dropout)(mean)
+    outputs = {
+        "embedding": keras.layers.Dense(OUTPUT_DIM, kernel_regularizer=regularizer)(hidden),
+        "logits": keras.layers.Dense(CLASSES)(hidden),
+    }
+    return randomized(keras.Model({"token_ids": ids, "padding_mask": mask}, outputs), seed)
+
+
+def make_distiller(student=None, optimizer=None, **arguments):
+    """A compiled Distiller; with one cosine loss unless told otherwise."""
+    compiled = {name: arguments.pop(name) for name in COMPILED & set(arguments)}
+    arguments.setdefault("distillation_losses", {"embedding": EmbeddingDistillation()})
+    distiller = Distiller(student or make_student(), **arguments)
+    optimizer = optimizer or keras.optimizers.SGD(0.5)
+    distiller.compile(optimizer, **{"jit_compile": False, **compiled})
+    return distiller
+
+
+COMPILED = {"loss", "metrics", "jit_compile", "run_eagerly", "steps_per_execution"}
+
+
+def every_loss():
+    """Arguments of a Distiller with three losses of different weights."""
+    return {
+        "distillation_losses": {
+            "embedding": EmbeddingDistillation(),
+            "similarity": SimilarityDistillation(temperature=0.5),
+        },
+        "alignment_losses": {"ranking": TranslationRanking(margin=0.1, scale=3.0)},
+        "loss_weights": {"embedding": 2.0, "similarity": 0.5, "ranking": 0.25},
+    }
+
+
+def fit(distiller, x, y, batch_size=4, **arguments):
+    """`fit` in the order of the rows; returns the logs of every epoch."""
+    arguments = {"shuffle": False, "verbose": 0, **arguments}
+    return distiller.fit(x, y, batch_size=batch_size, **arguments).history
+
+
+def weights(model):
+    return [np.array(weight) for weight in model.get_weights()]
+
+
+def assert_equal_weights(actual, expected, atol=0.0):
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=atol)

@@ -1,0 +1,138 @@
+"""A live teacher: read, never changed, never saved."""
+
+from __future__ import annotations
+
+import zipfile
+
+import h5py
+import numpy as np
+import oracles
+import pytest
+from small_models import (
+    assert_equal_weights,
+    fit,
+    make_distiller,
+    make_student,
+    make_two_heads,
+    one_side,
+    pairs,
+    weights,
+)
+
+import kdkeras
+from kdkeras.losses import SoftTargets, TranslationRanking
+
+
+def teacher_with_dropout():
+    return make_two_heads(seed=5, dropout=0.5)
+
+
+def logits_losses():
+    return {"distillation_losses": {"logits": SoftTargets(temperature=2.0)}}
+
+
+def test_soft_targets_of_a_live_teacher_equal_the_formula():
+    x, _ = pairs()
+    teacher, student = teacher_with_dropout(), make_two_heads()
+    distiller = make_distiller(student, teacher=teacher, **logits_losses())
+    logs = distiller.evaluate(x, verbose=0, return_dict=True)
+    targets = teacher(one_side(x), training=False)["logits"]
+    sides = (student(one_side(x, side))["logits"] for side in ("source", "translation"))
+    expected = sum(oracles.soft_targets(targets, side, 2.0) for side in sides).mean()
+    assert logs["logits"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_live_teacher_equals_its_cached_targets():
+    x, _ = pairs(rows=8)
+    teacher = teacher_with_dropout()
+    live = make_distiller(make_two_heads(), teacher=teacher, **logits_losses())
+    cached = make_distiller(make_two_heads(), **logits_losses())
+    # Also shows that the teacher's dropout is off while the student trains.
+    fit(live, x, None, epochs=2)
+    fit(cached, x, {"logits": teacher(one_side(x), training=False)["logits"].numpy()}, epochs=2)
+    assert_equal_weights(weights(live.student), weights(cached.student), atol=1e-6)
+
+
+def test_cached_targets_go_before_the_live_teacher():
+    x, y = pairs()
+    with_teacher = make_distiller(teacher=make_student(seed=9))
+    alone = make_distiller()
+    assert with_teacher.evaluate(x, y, verbose=0) == alone.evaluate(x, y, verbose=0)
+
+
+def test_the_teacher_is_the_same_to_the_bit_after_fit():
+    teacher = teacher_with_dropout()
+    before = weights(teacher)
+    distiller = make_distiller(make_two_heads(), teacher=teacher, **logits_losses())
+    student = weights(distiller.student)
+    fit(distiller, pairs()[0], None, epochs=3)
+    assert_equal_weights(weights(teacher), before)
+    assert any((a != b).any() for a, b in zip(weights(distiller.student), student, strict=True))
+    assert not teacher.trainable_weights
+
+
+def test_the_teacher_is_not_among_the_variables():
+    teacher = make_student(seed=9)
+    distiller = make_distiller(teacher=teacher)
+    fit(distiller, pairs()[0], None)
+    ids = {id(variable) for variable in distiller.variables}
+    assert not ids & {id(variable) for variable in teacher.variables}
+    assert {id(w) for w in distiller.weights} == {id(w) for w in distiller.student.weights}
+
+
+def test_the_teacher_is_not_in_the_saved_file(tmp_path):
+    path = tmp_path / "distiller.keras"
+    teacher = make_student(seed=9)
+    distiller = make_distiller(teacher=teacher)
+    fit(distiller, pairs()[0], None)
+    distiller.save(path)
+    assert kdkeras.load(path).teacher is None
+    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:
+        stored = []
+        h5py.File(file).visititems(
+            lambda _, item: stored.append(np.array(item)) if hasattr(item, "shape") else None
+        )
+        assert "teacher" not in archive.read("config.json").decode()
+    has = {
+        name: any(values.shape == w.shape and np.array_equal(values, w) for values in stored)
+        for name, w in (
+            ("student", weights(distiller.student)[0]),
+            ("teacher", weights(teacher)[0]),
+        )
+    }
+    assert has == {"student": True, "teacher": False}
+
+
+def test_a_teacher_reads_tokens_of_its_own():
+    x, _ = pairs()
+    own = {f"teacher_{name}": value[:, :2] for name, value in one_side(x, "translation").items()}
+    teacher = make_student(seed=9)
+    distiller = make_distiller(teacher=teacher)
+    targets = teacher(
+        {name.removeprefix("teacher_"): value for name, value in own.items()}
+    ).numpy()
+    assert distiller.evaluate({**x, **own}, verbose=0) == pytest.approx(
+        distiller.evaluate(x, {"embedding": targets}, verbose=0)
+    )
+
+
+def test_a_live_teacher_guides_the_ranking():
+    x, y = pairs()
+    teacher = make_student(seed=9)
+    guided = {
+        "distillation_losses": {},
+        "alignment_losses": {"ranking": TranslationRanking(guide_margin=0.5)},
+    }
+    live = make_distiller(teacher=teacher, **guided).evaluate(x, verbose=0)
+    cached = {"embedding": teacher(one_side(x)).numpy()}
+    assert live == pytest.approx(make_distiller(**guided).evaluate(x, cached, verbose=0))
+    plain = {**guided, "alignment_losses": {"ranking": TranslationRanking()}}
+    assert live[0] < make_distiller(**plain).evaluate(x, verbose=0)[0]
+
+
+def test_the_student_reaches_its_teacher():
+    x = {name: np.tile(value, (60, 1)) for name, value in one_side(pairs(rows=8)[0]).items()}
+    distiller = make_distiller(teacher=make_student(seed=9))
+    before = distiller.evaluate(x, batch_size=480, verbose=0)[0]
+    fit(distiller, x, None, batch_size=8)
+    assert distiller.evaluate(x, batch_size=480, verbose=0)[0] < 0.05 * before

@@ -1,0 +1,112 @@
+"""FusedAdam is Adam."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+from contracts import assert_one_line
+
+from kdkeras.errors import InputError
+from kdkeras.optimizers import FusedAdam
+
+SETTINGS = {
+    "defaults": {},
+    "rates": {"learning_rate": 0.1, "beta_1": 0.7, "beta_2": 0.9, "epsilon": 1e-2},
+    "weight_decay": {"learning_rate": 0.1, "weight_decay": 0.3},
+    "clipped": {"learning_rate": 0.1, "global_clipnorm": 0.5},
+    "moving_average": {
+        "learning_rate": 0.1,
+        "use_ema": True,
+        "ema_momentum": 0.5,
+        "ema_overwrite_frequency": 2,
+    },
+    "accumulating": {"learning_rate": 0.1, "gradient_accumulation_steps": 2},
+}
+
+
+def trained(optimizer, steps=5):
+    """Weights and optimizer state after some steps on random gradients."""
+    generator = np.random.default_rng(0)
+    shapes = [(4, 3), (3,)]
+    variables = [keras.Variable(generator.normal(size=s).astype("float32")) for s in shapes]
+    for _ in range(steps):
+        optimizer.apply([tf.constant(generator.normal(size=s), tf.float32) for s in shapes], variables)
+    return [v.numpy() for v in variables], [v.numpy() for v in optimizer.variables]
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_fused_adam_equals_keras_adam(settings):
+    for ours, theirs in zip(
+        trained(FusedAdam(**settings)), trained(keras.optimizers.Adam(**settings)), strict=True
+    ):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_fused_adam_equals_the_paper():
+    generator = np.random.default_rng(0)
+    expected = generator.normal(size=(4, 3))
+    variable, optimizer = keras.Variable(expected.astype("float32")), FusedAdam(0.1)
+    moments = (np.zeros((4, 3)), np.zeros((4, 3)))
+    for step in range(1, 6):
+        slope = generator.normal(size=(4, 3))
+        expected, moments = oracles.adam(expected, slope, moments, step, 0.1)
+        optimizer.apply([tf.constant(slope, tf.float32)], [variable])
+    np.testing.assert_allclose(variable, expected, atol=1e-5)
+
+
+def test_fused_adam_follows_a_schedule():
+    def schedule():
+        return keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.5, 0.1, 0.01])
+
+    ours, theirs = (trained(o(schedule()))[0] for o in (FusedAdam, keras.optimizers.Adam))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_fused_adam_merges_rows_that_repeat():
+    rows = tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([1, 1]), (3, 1))
+    results = []
+    for gradient in (rows, tf.convert_to_tensor(rows)):
+        variable, optimizer = keras.Variable(np.ones((3, 1), "float32")), FusedAdam(0.1)
+        optimizer.apply([gradient], [variable])
+        optimizer.apply([2 * tf.convert_to_tensor(gradient)], [variable])
+        results.append(variable.numpy())
+    np.testing.assert_array_equal(*results)
+
+
+def test_fused_adam_compiles_with_xla():
+    variable, optimizer = keras.Variable(np.ones((3, 1), "float32")), FusedAdam(0.1)
+    optimizer.build([variable])
+    step = tf.function(lambda g: optimizer.apply([g], [variable]), jit_compile=True)
+    step(tf.constant([[1.0], [-1.0], [0.0]]))
+    # The first step moves by the learning rate against the gradient's sign.
+    np.testing.assert_allclose(variable, [[0.9], [1.1], [1.0]], atol=1e-5)
+
+
+def test_fused_adam_survives_serialisation():
+    arguments = {
+        "learning_rate": 0.2,
+        "beta_1": 0.8,
+        "beta_2": 0.95,
+        "epsilon": 1e-4,
+        "weight_decay": 0.1,
+        "clipnorm": 2.0,
+        "use_ema": True,
+        "ema_momentum": 0.7,
+        "gradient_accumulation_steps": 3,
+    }
+    optimizer = FusedAdam(**arguments)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert type(copy) is FusedAdam
+    for name, value in arguments.items():
+        assert float(getattr(copy, name)) == pytest.approx(value), name
+
+
+def test_amsgrad_is_refused():
+    with pytest.raises(InputError) as error:
+        FusedAdam(amsgrad=True)
+    assert_one_line(str(error.value), "`amsgrad`", "keras.optimizers.Adam(amsgrad=True)")
