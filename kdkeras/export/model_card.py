@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kdkeras.export.formats import ExportFormat
-from kdkeras.export.languages import language_name
 from kdkeras.export.manifest import read_manifest
+from kdkeras.export.wording import language_name, value_text
 from kdkeras.files import atomic_write
 
 __all__ = ["MODEL_CARD", "TrainingData", "write_model_card"]
@@ -127,8 +127,9 @@ def _introduction(manifest: Mapping[str, Any], teacher: str, languages: Sequence
     names = ", ".join(language_name(code) for code in languages)
     return f"""# {manifest["name"]}
 
-A multilingual sentence encoder small enough for a phone, distilled from `{teacher}`. Sentences that
-mean the same, in one language or in two, get vectors with a high cosine.
+A multilingual sentence encoder small enough for a phone, distilled from
+`{teacher}`. Sentences that mean the same, in one language or in two, get
+vectors with a high cosine.
 
 | | |
 |---|---|
@@ -201,9 +202,10 @@ student = LiteStudent("FOLDER")
 embeddings = student.encode(["Guten Morgen.", "Good morning."])
 ```
 
-Elsewhere: tokenize with the files in `tokenizer/`, pad with {manifest["vocabulary"]["pad_id"]}
-to the shortest signature that holds the sentence ({signatures}), and run it on `token_ids` and
-`padding_mask`, int32 `(1, length)`. `export.json` has every name, length and checksum."""
+Elsewhere: tokenize with the files in `tokenizer/`, pad with id {manifest["vocabulary"]["pad_id"]}
+to the shortest signature that holds the sentence ({signatures}),
+and run it on `token_ids` and `padding_mask`, int32 `(1, length)`. `export.json` has every name,
+length and checksum."""
 
 
 def _limits(manifest: Mapping[str, Any], accuracy: Mapping[str, Mapping[str, float]]) -> str:
@@ -234,7 +236,7 @@ def _training(
 ) -> str:
     lines = [f"## Training\n\nDistilled with kdkeras from the cached embeddings of `{teacher}`."]
     if details:
-        rows = "\n".join(f"| {name} | {value} |" for name, value in details.items())
+        rows = "\n".join(f"| {name} | {value_text(value)} |" for name, value in details.items())
         lines.append(f"| | |\n|---|---|\n{rows}")
     for data in training_data:
         lines.append(f"**{data.name}** ({data.license}): {data.description}\n\n{data.attribution}")

@@ -8,8 +8,8 @@ from typing import Any
 
 from kdkeras.export.charts import bar_chart, line_chart
 from kdkeras.export.formats import ExportFormat
-from kdkeras.export.languages import language_name
 from kdkeras.export.page_style import STYLE
+from kdkeras.export.wording import language_name, value_text
 
 __all__ = ["render"]
 
@@ -44,11 +44,7 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     if accuracy:
         yield _accuracy(accuracy, content["mean_accuracy"])
     if content["history"]:
-        yield _section(
-            "Loss by epoch",
-            "Mean over each epoch; <code>loss</code> is the weighted sum of the others.",
-            _legend(content["history"]) + line_chart(content["history"], "epoch"),
-        )
+        yield _losses(content["history"])
     if parity:
         yield _artefacts(parity)
         yield _parity(parity)
@@ -82,7 +78,8 @@ def _artefact_figures(parity: Mapping[str, Any]) -> Iterator[tuple[str, str, str
     title = _TITLES[ExportFormat(name)]
     latency = smallest["latency_ms"]
     yield f"{smallest['bytes'] / 1e6:.1f} MB", "smallest artefact", title
-    yield f"{latency:.3g} ms", "a sentence, string to vector", f"{title}, one thread"
+    time = f"{latency:.1f} ms" if latency >= 1 else f"{latency * 1000:.0f} µs"
+    yield time, "a sentence, string to vector", f"{title}, one thread"
     passed = "passed" if parity["passed"] else f"{len(parity['failures'])} failed"
     count = len(parity["keras"]["languages"])
     yield (
@@ -110,6 +107,15 @@ def _accuracy(
         "Share of held-out sentences whose translation is the nearest of all, mean of both "
         "directions, in percent.",
         _legend(accuracy) + bar_chart(percent, languages) + _table(["Language", *accuracy], rows),
+    )
+
+
+def _losses(history: Mapping[str, Sequence[float]]) -> str:
+    series = {name: history[name] for name in sorted(history, key=lambda n: (n != "loss", n))}
+    return _section(
+        "Loss by epoch",
+        "Mean over each epoch; <code>loss</code> is the weighted sum of the others.",
+        _legend(series) + line_chart(series, "epoch"),
     )
 
 
@@ -160,21 +166,7 @@ def _parity(parity: Mapping[str, Any]) -> str:
 
 
 def _details(details: Mapping[str, Any]) -> list[list[str]]:
-    return [[escape(str(name)), escape(_value(value))] for name, value in details.items()]
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_value(item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_value(item) for item in value)
-    return str(value)
+    return [[escape(str(name)), escape(value_text(value))] for name, value in details.items()]
 
 
 def _section(title: str, note: str, body: str) -> str:

@@ -61,6 +61,7 @@ th { font-weight: 600; color: var(--faint); font-size: 13px; white-space: nowrap
 th[colspan] { text-align: center; border-bottom: 0; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tbody tr:last-child td { border-bottom: 0; }
+td:first-child { min-width: 118px; }
 td small, code { color: var(--faint); font-size: 12.5px; }
 .yes { color: var(--good); font-weight: 600; } .no { color: var(--bad); font-weight: 600; }
 @media print { body { background: none; } section, .card { break-inside: avoid; } }

@@ -1,8 +1,11 @@
-"""Names of languages for people."""
+"""Names and values as people read them."""
 
 from __future__ import annotations
 
-__all__ = ["language_name"]
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["language_name", "value_text"]
 
 _NAMES = {
     "ar": "Arabic", "bg": "Bulgarian", "cs": "Czech", "da": "Danish", "de": "German",
@@ -17,3 +20,18 @@ _NAMES = {
 def language_name(code: str) -> str:
     """Returns the English name of an ISO 639-1 code, or the code itself."""
     return _NAMES.get(code, code)
+
+
+def value_text(value: Any) -> str:
+    """Returns a setting in words: 1,000 for 1000, a list with commas."""
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {value_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(value_text(item) for item in value)
+    return str(value)
