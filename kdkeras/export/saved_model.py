@@ -25,12 +25,16 @@ def tensorflow_writes() -> Iterator[None]:
     try:
         yield
     except (
-        tf.errors.ResourceExhaustedError,
-        tf.errors.UnknownError,
         tf.errors.DataLossError,
+        tf.errors.FailedPreconditionError,
+        tf.errors.OutOfRangeError,  # the system's limit of a file's size
         tf.errors.PermissionDeniedError,
+        tf.errors.ResourceExhaustedError,  # no space left
+        tf.errors.UnknownError,
     ) as error:
-        raise OSError(errno.EIO, str(error.message).splitlines()[0]) from error
+        # "{{node ...}} path; No space left on device [Op:SaveV2]"
+        reason = str(error.message).splitlines()[0].rsplit(";", 1)[-1].split(" [Op:")[0]
+        raise OSError(errno.EIO, reason.strip()) from error
 
 
 def write_saved_model(student: Student, folder: Path) -> None:

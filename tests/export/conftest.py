@@ -1,0 +1,102 @@
+"""Two small students with weights of every kind, each exported once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kdkeras.export import LiteStudent, export
+from kdkeras.students import StaticStudent, TransformerStudent
+
+# Not a multiple of anything, and shorter than the longest sentence below.
+SEQUENCE_LENGTH = 37
+
+
+def _randomize(student):
+    """Biases and token weights start at zero, which would hide that they are lost."""
+    generator = np.random.default_rng(7)
+    for variable in student.variables:
+        noise = generator.normal(scale=0.05, size=variable.shape)
+        variable.assign(variable + noise.astype("float32"))
+    return student
+
+
+@pytest.fixture(scope="session")
+def static_student(vocabulary):
+    student = StaticStudent(
+        vocabulary.size, 48, 64, sequence_length=SEQUENCE_LENGTH, vocabulary=vocabulary
+    )
+    return _randomize(student)
+
+
+@pytest.fixture(scope="session")
+def transformer_student(wordpiece):
+    student = TransformerStudent(
+        wordpiece.size,
+        32,
+        num_layers=1,
+        hidden_dim=64,
+        num_heads=2,
+        intermediate_dim=64,
+        normalize=False,
+        sequence_length=SEQUENCE_LENGTH,
+        vocabulary=wordpiece,
+    )
+    return _randomize(student)
+
+
+@pytest.fixture(scope="session")
+def folders(static_student, transformer_student, tmp_path_factory):
+    root = tmp_path_factory.mktemp("exported")
+    for student in (static_student, transformer_student):
+        export(student, root / type(student).__name__, sequence_lengths=(16,))
+    return root
+
+
+@pytest.fixture(scope="session", params=["static", "transformer"])
+def exported(request, folders, static_student, transformer_student):
+    """A student and the folder that it was exported to."""
+    student = {"static": static_student, "transformer": transformer_student}[request.param]
+    return student, folders / type(student).__name__
+
+
+@pytest.fixture(scope="session")
+def encoders(exported):
+    """Every artefact of the folder as a function from strings to vectors."""
+    import tensorflow_text  # noqa: F401
+
+    student, folder = exported
+    ids = tf.saved_model.load(str(folder / "saved_model"))
+    text = tf.saved_model.load(str(folder / "saved_model_text"))
+
+    def saved_model(texts):
+        batch = student.vocabulary.encode(texts, student.sequence_length)
+        inputs = {name: tf.constant(values) for name, values in batch.items()}
+        return ids.signatures["serving_default"](**inputs)["embedding"].numpy()
+
+    def saved_model_text(texts):
+        return text.signatures["serving_default"](texts=tf.constant(texts))["embedding"].numpy()
+
+    return {
+        "saved_model": saved_model,
+        "saved_model_text": saved_model_text,
+        "tflite_float32": LiteStudent(folder, "tflite_float32").encode,
+        "tflite_int8": LiteStudent(folder, "tflite_int8").encode,
+    }
+
+
+@pytest.fixture(scope="session")
+def few_pairs(held_out):
+    """Real held-out pairs of four scripts."""
+    return {
+        language: (foreign[:40], english[:40])
+        for language, (foreign, english) in held_out.items()
+        if language in ("ar", "de", "ja", "hi")
+    }
+
+
+@pytest.fixture(scope="session")
+def long_text(held_out):
+    """Many times as many tokens as the students read."""
+    return " ".join(held_out["de"][0][:40])

@@ -1,0 +1,49 @@
+"""Strings that every artefact must read alike."""
+
+import numpy as np
+import pytest
+
+EXACT = ["saved_model", "saved_model_text", "tflite_float32"]
+
+
+def _check(encoders, name, expected, texts):
+    embeddings = np.concatenate([encoders[name]([text]) for text in texts])
+    if name in EXACT:
+        np.testing.assert_allclose(embeddings, expected, atol=2e-6)
+        return
+    cosines = (embeddings * expected).sum(1)
+    cosines /= np.linalg.norm(embeddings, axis=1) * np.linalg.norm(expected, axis=1)
+    assert cosines.min() > 0.999
+
+
+@pytest.mark.parametrize("name", [*EXACT, "tflite_int8"])
+def test_artefact_equals_keras_in_every_script(exported, encoders, sentences_by_language, name):
+    student, _ = exported
+    texts = [texts[0] for texts in sentences_by_language.values()]
+    _check(encoders, name, student.encode(texts), texts)
+
+
+@pytest.mark.parametrize("name", [*EXACT, "tflite_int8"])
+def test_long_text_is_cut_at_the_same_token(exported, encoders, long_text, name):
+    student, _ = exported
+    shorter = long_text[: len(long_text) // 2]
+    expected = student.encode([long_text, shorter])
+    # Both are over the limit, and what follows it is not read.
+    np.testing.assert_allclose(expected[0], expected[1], atol=1e-6)
+    _check(encoders, name, expected, [long_text, shorter])
+
+
+@pytest.mark.parametrize("name", [*EXACT, "tflite_int8"])
+def test_empty_text_has_one_vector(exported, encoders, name):
+    student, _ = exported
+    expected = student.encode(["", " "])
+    np.testing.assert_allclose(expected[0], expected[1], atol=1e-7)
+    assert np.linalg.norm(expected[0]) > 0.01
+    _check(encoders, name, expected, ["", " "])
+
+
+@pytest.mark.parametrize("name", ["saved_model", "saved_model_text"])
+def test_batch_with_empty_text_equals_single_texts(exported, encoders, held_out, name):
+    texts = ["", *held_out["ja"][0][:3]]
+    single = np.concatenate([encoders[name]([text]) for text in texts])
+    np.testing.assert_allclose(encoders[name](texts), single, atol=1e-6)

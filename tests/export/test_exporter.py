@@ -1,0 +1,138 @@
+import hashlib
+import json
+import resource
+
+import numpy as np
+import pytest
+
+from kdkeras.errors import InputError
+from kdkeras.export import ExportFormat, LiteStudent, export
+from kdkeras.students import StaticStudent
+
+
+def test_folder_holds_every_artefact(exported):
+    _, folder = exported
+    assert {path.name for path in folder.iterdir()} - {"parity.json"} == {
+        "saved_model",
+        "saved_model_text",
+        "model.float32.tflite",
+        "model.int8.tflite",
+        "tokenizer",
+        "export.json",
+    }
+
+
+def test_manifest_says_what_the_student_is(exported):
+    student, folder = exported
+    manifest = json.loads((folder / "export.json").read_text())
+    assert manifest["student"]["class"] == type(student).__name__
+    assert type(student)(**manifest["student"]["config"]).get_config() == student.get_config()
+    assert manifest["signatures"] == {"embed_16": 16, "embed_37": 37}
+    assert manifest["embedding_dim"] == student.output_dim
+    assert manifest["normalized"] is student.normalize
+    assert manifest["vocabulary"] == {
+        "kind": student.vocabulary.kind,
+        "size": student.vocabulary.size,
+        "fingerprint": student.vocabulary.fingerprint,
+        "pad_id": 0,
+        "unknown_id": student.vocabulary.unknown_id,
+    }
+
+
+def test_manifest_has_checksum_and_size_of_every_file(exported):
+    _, folder = exported
+    manifest = json.loads((folder / "export.json").read_text())
+    found = {
+        str(path.relative_to(folder)): {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("export.json", "parity.json")
+    }
+    assert manifest["files"] == found
+    int8 = manifest["artefacts"]["tflite_int8"]
+    assert int8["bytes"] == (folder / int8["path"]).stat().st_size
+    assert int8["needs"] == {"ai-edge-litert": "2.1"}
+
+
+def test_default_lengths_end_with_the_students(static_student, tmp_path):
+    artefacts = export(static_student, tmp_path / "out", formats="tflite_int8")
+    assert artefacts.sequence_lengths == (16, 32, 37)
+    assert artefacts.formats == (ExportFormat.TFLITE_INT8,)
+    assert artefacts.path("tflite_int8").is_file()
+    assert not artefacts.path("tflite_float32").exists()
+
+
+def test_unknown_format_is_refused_with_the_valid_ones(static_student, tmp_path):
+    with pytest.raises(InputError, match=r"'saved_model_text', .*Received: \['onnx'\]"):
+        export(static_student, tmp_path / "out", formats=["onnx", "saved_model"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_student_without_vocabulary_is_refused(tmp_path):
+    with pytest.raises(InputError, match="needs a vocabulary"):
+        export(StaticStudent(20, 4, 8), tmp_path / "out")
+
+
+def test_vocabulary_of_another_size_is_refused(vocabulary, wordpiece, tmp_path):
+    student = StaticStudent(vocabulary.size, 4, 8, vocabulary=vocabulary)
+    object.__setattr__(student, "_vocabulary_holder", (wordpiece,))
+    with pytest.raises(InputError, match=f"{wordpiece.size} tokens, {vocabulary.size} rows"):
+        export(student, tmp_path / "out")
+
+
+@pytest.mark.parametrize("length", [0, 38])
+def test_length_out_of_range_is_refused(static_student, tmp_path, length):
+    with pytest.raises(InputError, match=rf"between 1 and the student's 37 .*Received: \[{length}"):
+        export(static_student, tmp_path / "out", sequence_lengths=(16, length))
+
+
+def test_existing_output_is_kept_unless_overwrite_is_said(static_student, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(InputError, match="must not exist yet"):
+        export(static_student, tmp_path, formats="tflite_int8")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    export(static_student, tmp_path, formats="tflite_int8", sequence_lengths=(), overwrite=True)
+    assert not (tmp_path / "note.txt").exists()
+    assert (tmp_path / "export.json").exists()
+
+
+@pytest.mark.parametrize("item", ["saved_model", "tflite_int8"])
+def test_full_disk_leaves_nothing_behind(static_student, tmp_path, item):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow over 100 kB, which fails in the way a full disk does.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(
+            InputError, match=r"must be writable.*\(File too large\).*nothing was changed"
+        ):
+            export(static_student, tmp_path / "out", formats=item, sequence_lengths=())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_names_each_artefact(static_student, tmp_path):
+    lines = []
+    export(
+        static_student,
+        tmp_path / "out",
+        formats=["tflite_float32", "tflite_int8"],
+        sequence_lengths=(),
+        progress=lines.append,
+    )
+    assert lines == ["Writing model.float32.tflite", "Writing model.int8.tflite"]
+
+
+def test_half_precision_student_is_exported_in_float32(static_student, vocabulary, tmp_path):
+    half = StaticStudent(
+        vocabulary.size, 48, 64, sequence_length=37, vocabulary=vocabulary, dtype="mixed_bfloat16"
+    )
+    half.set_weights(static_student.get_weights())
+    export(half, tmp_path / "out", formats="tflite_float32", sequence_lengths=())
+    texts = ["Guten Morgen.", "Wo ist der Bahnhof?"]
+    embeddings = LiteStudent(tmp_path / "out").encode(texts)
+    np.testing.assert_allclose(embeddings, static_student.encode(texts), atol=1e-6)
+    # bfloat16 arithmetic would not be that near.
+    assert np.abs(half.encode(texts) - static_student.encode(texts)).max() > 1e-4

@@ -1,0 +1,76 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import kdkeras
+from kdkeras.errors import InputError
+from kdkeras.export import LiteStudent
+from kdkeras.export.formats import ExportFormat
+
+
+@pytest.fixture
+def copy(folders, tmp_path):
+    folder = tmp_path / "savedmodels" / "tiny-student"
+    shutil.copytree(folders / "StaticStudent", folder)
+    return folder
+
+
+def test_smallest_artefact_is_the_default(exported):
+    student, folder = exported
+    lite = LiteStudent(folder)
+    assert lite.artefact is ExportFormat.TFLITE_INT8
+    assert (lite.output_dim, lite.normalize) == (student.output_dim, student.normalize)
+    assert lite.sequence_length == student.sequence_length
+
+
+def test_shortest_signature_that_holds_the_sentence_runs(exported, long_text):
+    student, folder = exported
+    lite = LiteStudent(folder)
+    lite.encode(["Hallo."])
+    assert list(lite._runners) == [16]
+    lite.encode([long_text])
+    assert list(lite._runners) == [16, 37]
+
+
+def test_released_student_is_found_by_name(copy, monkeypatch, static_student):
+    monkeypatch.chdir(copy.parents[1])
+    lite = kdkeras.load("tiny-student")
+    texts = ["Wo ist der Bahnhof?"]
+    assert float(np.sum(lite.encode(texts) * static_student.encode(texts))) > 0.999
+
+
+def test_unknown_name_lists_what_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"Received: nowhere\. Looked for export\.json in nowhere"):
+        kdkeras.load("nowhere")
+
+
+@pytest.mark.parametrize("file", ["model.int8.tflite", "tokenizer/sentencepiece.model"])
+def test_changed_file_is_refused(copy, file):
+    content = bytearray((copy / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / file).write_bytes(content)
+    with pytest.raises(InputError, match=f"{file} must be the file that was exported"):
+        LiteStudent(copy)
+
+
+def test_missing_artefact_is_refused_with_those_present(copy):
+    manifest = json.loads((copy / "export.json").read_text())
+    del manifest["artefacts"]["tflite_float32"]
+    (copy / "export.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"has \['tflite_int8'\].*artefact='tflite_float32'"):
+        LiteStudent(copy, "tflite_float32")
+
+
+def test_export_of_a_newer_version_is_refused(copy):
+    manifest = json.loads((copy / "export.json").read_text())
+    (copy / "export.json").write_text(json.dumps({**manifest, "format_version": 2}))
+    with pytest.raises(InputError, match="format_version 1. Received: 2"):
+        LiteStudent(copy)
+
+
+def test_single_string_is_refused(copy):
+    with pytest.raises(InputError, match=r"Write \[text\]"):
+        LiteStudent(copy).encode("Hallo.")

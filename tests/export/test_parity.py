@@ -1,0 +1,125 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from kdkeras.errors import GateError, InputError
+from kdkeras.evaluation import RetrievalEvaluator
+from kdkeras.export import Gates, verify
+from kdkeras.export.formats import ExportFormat
+from kdkeras.export.processes import run_worker
+
+
+@pytest.fixture(scope="module")
+def parity(exported, few_pairs):
+    student, folder = exported
+    return verify(folder, student, few_pairs)
+
+
+def test_every_artefact_equals_keras_in_every_language(parity, few_pairs):
+    assert parity["passed"] and parity["failures"] == []
+    assert set(parity["artefacts"]) == {str(item) for item in ExportFormat}
+    for name, artefact in parity["artefacts"].items():
+        assert set(artefact["languages"]) == set(few_pairs)
+        for figures in artefact["languages"].values():
+            assert figures["num_pairs"] == 40
+            assert figures["cosine_min"] > (0.999 if name == "tflite_int8" else 1 - 1e-6)
+            assert figures["cosine_min"] <= figures["cosine_mean"] <= 1 + 1e-9
+
+
+def test_accuracy_is_that_of_the_evaluator(parity, exported, few_pairs):
+    student, _ = exported
+    for language, sides in few_pairs.items():
+        expected = RetrievalEvaluator("held_out", *sides)(student)["held_out_accuracy"]
+        assert parity["keras"]["languages"][language]["accuracy"] == pytest.approx(expected)
+        exact = parity["artefacts"]["tflite_float32"]["languages"][language]
+        assert exact["accuracy"] == pytest.approx(expected)
+        assert exact["accuracy_change_points"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_tflite_runs_without_tensorflow(parity):
+    imported = {name: artefact["imported"] for name, artefact in parity["artefacts"].items()}
+    assert imported == {
+        "saved_model": ["tensorflow"],
+        "saved_model_text": ["tensorflow", "tensorflow_text"],
+        "tflite_float32": [],
+        "tflite_int8": [],
+    }
+
+
+def test_costs_are_measured_in_a_process_of_its_own(parity):
+    lite, full = parity["artefacts"]["tflite_int8"], parity["artefacts"]["saved_model"]
+    # This process holds TensorFlow: its own peak would be several hundred megabytes.
+    assert 10 < lite["peak_memory_mb"] < 200 < full["peak_memory_mb"]
+    assert 0 < lite["latency_ms"] < 100
+    assert 0 < lite["load_seconds"] < full["load_seconds"]
+
+
+def test_parity_is_written_beside_the_artefacts(parity, exported):
+    _, folder = exported
+    assert json.loads((folder / "parity.json").read_text()) == parity
+
+
+@pytest.fixture
+def lite_folder(folders, tmp_path):
+    """An export of the float32 TFLite file alone, for the caller to damage."""
+    folder = tmp_path / "lite"
+    shutil.copytree(folders / "StaticStudent", folder)
+    manifest = json.loads((folder / "export.json").read_text())
+    manifest["artefacts"] = {"tflite_float32": manifest["artefacts"]["tflite_float32"]}
+    (folder / "export.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def _other_weights(student):
+    copy = type(student)(**student.get_config(), vocabulary=student.vocabulary)
+    weights = student.get_weights()
+    # 2 % noise on the projection: cosines of about 0.9998.
+    scale = 0.02 * np.abs(weights[-2]).mean()
+    weights[-2] = weights[-2] + np.random.default_rng(0).normal(scale=scale, size=weights[-2].shape)
+    copy.set_weights(weights)
+    return copy
+
+
+def test_slightly_other_weights_fail_with_language_and_figure(
+    lite_folder, static_student, few_pairs
+):
+    other = _other_weights(static_student)
+    with pytest.raises(GateError, match=r"tflite_float32 in ja: least cosine to Keras 0\.99"):
+        verify(lite_folder, other, few_pairs)
+    written = json.loads((lite_folder / "parity.json").read_text())
+    assert not written["passed"]
+    assert len(written["failures"]) == len(few_pairs)
+    loose = Gates(float32_cosine_min=0.9)
+    assert verify(lite_folder, other, few_pairs, gates=loose)["passed"]
+    assert not verify(lite_folder, other, few_pairs, enforce=False)["passed"]
+
+
+def test_damaged_artefact_is_named(lite_folder, static_student, few_pairs):
+    path = lite_folder / "model.float32.tflite"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(GateError, match=r"model\.float32\.tflite must .* sha256"):
+        verify(lite_folder, static_student, few_pairs)
+
+
+def test_export_of_another_student_is_refused(lite_folder, transformer_student, few_pairs):
+    with pytest.raises(InputError, match="must hold this student's export"):
+        verify(lite_folder, transformer_student, few_pairs)
+
+
+@pytest.mark.parametrize("pairs", [{}, {"de": ([], [])}, {"de": (["Hallo."], [])}])
+def test_pairs_must_be_pairs(lite_folder, static_student, pairs):
+    with pytest.raises(InputError, match="`pairs` must give"):
+        verify(lite_folder, static_student, pairs)
+
+
+def test_folder_must_be_an_export(static_student, few_pairs, tmp_path):
+    with pytest.raises(InputError, match=r"readable export\.json"):
+        verify(tmp_path, static_student, few_pairs)
+
+
+def test_worker_keeps_the_order_of_texts(folders, static_student, held_out):
+    texts = [*held_out["de"][0][:70], "", *held_out["de"][0][:2]]
+    result = run_worker(folders / "StaticStudent", ExportFormat.TFLITE_FLOAT32, texts)
+    np.testing.assert_allclose(result.embeddings, static_student.encode(texts), atol=1e-6)

@@ -1,0 +1,59 @@
+"""The script for machines without TensorFlow, where TensorFlow cannot be imported."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "export" / "run_litert.py"
+
+# The finder makes the packages unimportable, as if they were not installed.
+BLOCKED = """
+import runpy, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_text", "keras", "kdkeras", "torch"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def _run(*arguments, text=None):
+    command = [sys.executable, "-I", "-c", BLOCKED, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("file", "least"), [("model.float32.tflite", 0.999999), ("model.int8.tflite", 0.999)]
+)
+def test_sentences_from_stdin_equal_keras(exported, held_out, long_text, file, least):
+    student, folder = exported
+    texts = [*held_out["ar"][0][:3], *held_out["zh"][0][:3], "", long_text]
+    result = _run(folder, "--json", "--file", file, text="\n".join(texts))
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["text"] for row in rows] == texts
+    embeddings, expected = np.array([row["embedding"] for row in rows]), student.encode(texts)
+    lengths = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((embeddings * expected).sum(1) / lengths).min() > least
+
+
+def test_arguments_give_a_similarity_matrix(folders, static_student):
+    texts = ["Guten Morgen.", "Good morning."]
+    result = _run(folders / "StaticStudent", *texts, "--file", "model.float32.tflite")
+    cosine = float(np.prod(static_student.encode(texts), axis=0).sum())
+    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
+        ["1.000", f"{cosine:.3f}"],
+        [f"{cosine:.3f}", "1.000"],
+    ]
+
+
+def test_folder_without_an_export_is_one_line(tmp_path):
+    result = _run(tmp_path, "Hallo.")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith(f"must hold export.json. Received: {tmp_path}.")

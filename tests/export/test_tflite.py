@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+
+from kdkeras.export.flatbuffer import share_quantization
+from kdkeras.export.tflite import write_tflite
+
+FILES = ["model.float32.tflite", "model.int8.tflite"]
+
+
+def _read(path):
+    return schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+
+
+def _operations(model):
+    """Name of each operation, with the shapes of what it reads."""
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items()}
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            shapes = [tuple(graph.tensors[i].shape) for i in operator.inputs if i >= 0]
+            yield names[max(code.builtinCode, code.deprecatedBuiltinCode)], shapes
+
+
+def _tables(model, student):
+    """The tensor of the token table in each signature."""
+    rows = student.vocabulary_size
+    return [
+        tensor
+        for graph in model.subgraphs
+        for tensor in graph.tensors
+        if tensor.shape is not None and len(tensor.shape) == 2
+        if tensor.shape[0] == rows and tensor.shape[1] > 1
+    ]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_only_builtin_operations_are_used(exported, file):
+    _, folder = exported
+    used = {name for name, _ in _operations(_read(folder / file))}
+    assert not used & {"CUSTOM", "DELEGATE", "STABLEHLO_COMPOSITE"}
+    assert not _read(folder / file).operatorCodes[0].customCode
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_table_is_read_by_embedding_lookup_alone(exported, file):
+    student, folder = exported
+    model = _read(folder / file)
+    table = tuple(_tables(model, student)[0].shape)
+    readers = {name for name, shapes in _operations(model) if table in shapes}
+    assert readers == {"EMBEDDING_LOOKUP"}
+
+
+def test_int8_table_has_one_scale_a_row(exported):
+    student, folder = exported
+    tables = _tables(_read(folder / "model.int8.tflite"), student)
+    assert len(tables) == 2  # one reference a signature
+    for table in tables:
+        assert table.type == schema.TensorType.INT8
+        assert len(table.quantization.scale) == student.vocabulary_size
+        assert table.quantization.quantizedDimension == 0
+        assert len(np.unique(table.quantization.scale)) > student.vocabulary_size / 2
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_signatures_are_fixed_and_named(exported, file):
+    student, folder = exported
+    interpreter = Interpreter(str(folder / file))
+    assert sorted(interpreter.get_signature_list()) == ["embed_16", "embed_37"]
+    for length in (16, 37):
+        runner = interpreter.get_signature_runner(f"embed_{length}")
+        inputs = runner.get_input_details()
+        assert {n: (d["shape"].tolist(), d["dtype"]) for n, d in inputs.items()} == {
+            "token_ids": ([1, length], np.int32),
+            "padding_mask": ([1, length], np.int32),
+        }
+        output = runner.get_output_details()["embedding"]
+        assert output["shape"].tolist() == [1, student.output_dim]
+        assert output["dtype"] == np.float32
+
+
+@pytest.mark.parametrize(("file", "quantize"), [(FILES[0], False), (FILES[1], True)])
+def test_four_signatures_share_the_weights(static_student, tmp_path, file, quantize):
+    write_tflite(static_student, tmp_path / "one", [37], quantize=quantize)
+    write_tflite(static_student, tmp_path / "four", [8, 16, 24, 37], quantize=quantize)
+    one, four = ((tmp_path / name).stat().st_size for name in ("one", "four"))
+    assert four <= 1.05 * one
+
+
+def test_int8_is_at_most_two_fifths_of_float32(exported):
+    # 1 byte instead of 4, and at this width of 64 another 12 / 64 a row for its scale.
+    _, folder = exported
+    exact, small = ((folder / file).stat().st_size for file in FILES)
+    assert small <= 0.4 * exact
+
+
+def _without_sharing(path):
+    """What the converter wrote: the parameters once a signature."""
+    import flatbuffers
+
+    model = _read(path)
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_sharing_parameters_changes_no_bit(exported):
+    _, folder = exported
+    unshared = _without_sharing(folder / "model.int8.tflite")
+    shared = share_quantization(unshared)
+    assert len(shared) < 0.95 * len(unshared)
+    inputs = {
+        "token_ids": np.arange(16, dtype=np.int32)[None] * 300,
+        "padding_mask": (np.arange(16) < 11).astype(np.int32)[None],
+    }
+    vectors = [
+        Interpreter(model_content=content).get_signature_runner("embed_16")(**inputs)["embedding"]
+        for content in (unshared, shared)
+    ]
+    assert vectors[0].tobytes() == vectors[1].tobytes()
+
+
+def test_weights_are_aligned(exported):
+    _, folder = exported
+    model = schema.Model.GetRootAs((folder / "model.int8.tflite").read_bytes(), 0)
+    buffers = [model.Buffers(i) for i in range(model.BuffersLength())]
+    places = [b._tab.Vector(b._tab.Offset(4)) for b in buffers if b.DataLength()]
+    assert len(places) > 3
+    assert [place % 16 for place in places] == [0] * len(places)
