@@ -120,7 +120,9 @@ def test_a_lambda_of_a_stranger_is_refused(tmp_path):
 )
 def test_a_class_from_elsewhere_is_refused(saved, tmp_path, module, name, config):
     proof = tmp_path / "ran"
-    config = {key: json.loads(json.dumps(v).replace("PROOF", str(proof))) for key, v in config.items()}
+    config = {
+        key: json.loads(json.dumps(v).replace("PROOF", str(proof))) for key, v in config.items()
+    }
     spec = {"module": module, "class_name": name, "config": config, "registered_name": name}
     refused(changed(saved, config_json=json.dumps(spec).encode()))
     assert not proof.exists()

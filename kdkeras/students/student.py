@@ -75,7 +75,7 @@ class Student(keras.Model):
 
     def build(self, input_shape: Any = None) -> None:
         """Creates every weight."""
-        if self.built:
+        if self.built:  # type: ignore[has-type]
             return
         self._build_layers()
         self.built = True

@@ -123,9 +123,7 @@ def task(**arguments):
 def test_task_loss_and_metric_read_labels_and_logits():
     x, y = pairs(rows=10)
     distiller = task(loss_weights={"task": 0.5})
-    logs = distiller.evaluate(
-        x, {**y, "label": LABELS}, batch_size=4, verbose=0, return_dict=True
-    )
+    logs = distiller.evaluate(x, {**y, "label": LABELS}, batch_size=4, verbose=0, return_dict=True)
     logits = distiller.student(one_side(x))["logits"].numpy()
     expected = -oracles.log_softmax(logits)[np.arange(10), LABELS].mean()
     assert logs["task"] == pytest.approx(expected, rel=1e-5)

