@@ -35,9 +35,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     dataset = data.DistillationSet(arguments.set)
     words = data.load_vocabulary(arguments.vocabulary)
-    student = students.from_preset(
-        "static_256", vocabulary=words, output_dim=dataset.embedding_dim
-    )
+    student = students.from_preset("static_256", vocabulary=words, output_dim=dataset.embedding_dim)
     distiller = recipe.build_distiller(student, config.LOSS_WEIGHTS)
     distiller.compile(
         optimizer=recipe.build_optimizer(config.LEARNING_RATE, 200, arguments.steps),
