@@ -108,7 +108,7 @@ def vocabulary(dataset: Any, name: str, output: Path) -> Any:
 def train(dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import keras
 
-    from kdkeras import recipe, students, teachers
+    from kdkeras import config, recipe, students, teachers
 
     keras.utils.set_random_seed(arguments.seed)
     student = students.from_preset(
@@ -125,7 +125,7 @@ def train(dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path)
         optimizer=recipe.build_optimizer(arguments.learning_rate, 200, arguments.steps),
         jit_compile=False,
     )
-    batches = dataset.batches(256, words, language_temperature=0.5, seed=arguments.seed)
+    batches = dataset.batches(config.BATCH_SIZE, words, seed=arguments.seed)
     started = time.perf_counter()
     history = distiller.fit(
         batches.repeat(),

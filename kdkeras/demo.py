@@ -12,6 +12,7 @@ import keras
 
 from kdkeras import data, export
 from kdkeras.cli.fit_progress import FitProgress
+from kdkeras.config import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS
 from kdkeras.errors import InputError
 from kdkeras.evaluation import EvaluationCallback, RetrievalEvaluator, evaluate_all
 from kdkeras.export.model_card import TrainingData
@@ -21,10 +22,7 @@ from kdkeras.students import Student, from_preset
 
 __all__ = ["run_demo"]
 
-BATCH_SIZE = 256
-LEARNING_RATE = 5e-3
 SEQUENCE_LENGTH = 64
-WEIGHTS = {"embedding": 1.0, "similarity": 0.5, "ranking": 0.5}
 
 MARK = ".kdkeras-demo"
 """A file that only a demo's folder has."""
@@ -182,7 +180,7 @@ def _train(sample: Sample, preset: str, epochs: int, seed: int, say: Say) -> Tra
         BATCH_SIZE, sample.vocabulary, sequence_length=SEQUENCE_LENGTH, seed=seed
     )
     steps = epochs * int(batches.cardinality())
-    distiller = build_distiller(student, WEIGHTS)
+    distiller = build_distiller(student, LOSS_WEIGHTS)
     distiller.compile(build_optimizer(LEARNING_RATE, 100, steps), jit_compile=False)
     started = time.perf_counter()
     with FitProgress(steps) as progress:
@@ -223,7 +221,7 @@ def _report(
         "teacher": dataset.teacher["name"],
         "source sentences": dataset.num_groups,
         "pairs": dataset.num_pairs,
-        "losses": ", ".join(f"{name} {weight:g}" for name, weight in WEIGHTS.items()),
+        "losses": ", ".join(f"{name} {weight:g}" for name, weight in LOSS_WEIGHTS.items()),
         **settings,
         "training, s": round(training.seconds, 1),
     }

@@ -21,6 +21,7 @@ from kdkeras.cli.options import (
     positive_int,
     weight,
 )
+from kdkeras.config import BATCH_SIZE, LANGUAGE_TEMPERATURE, LEARNING_RATE, LOSS_WEIGHTS
 
 HELP = "train a student from a distillation set"
 
@@ -81,12 +82,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--steps", type=positive_int, metavar="N", help="batches in all, instead of --epochs"
     )
     group.add_argument(
-        "--batch-size", type=positive_int, default=256, metavar="PAIRS", help="pairs a step"
+        "--batch-size", type=positive_int, default=BATCH_SIZE, metavar="PAIRS", help="pairs a step"
     )
     group.add_argument(
         "--learning-rate",
         type=positive_float,
-        default=5e-3,
+        default=LEARNING_RATE,
         metavar="RATE",
         help="highest rate of Adam, then a cosine to 0; a transformer wants about 5e-4",
     )
@@ -101,14 +102,14 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--losses",
         nargs="+",
         type=weight,
-        default=["embedding=1", "similarity=0.5", "ranking=0.5"],
+        default=[f"{name}={value:g}" for name, value in LOSS_WEIGHTS.items()],
         metavar="NAME=WEIGHT",
         help="losses and their weights: embedding, similarity, ranking",
     )
     group.add_argument(
         "--language-temperature",
         type=fraction,
-        default=0.5,
+        default=LANGUAGE_TEMPERATURE,
         metavar="ALPHA",
         help="languages are drawn in proportion to pairs^ALPHA: 1 as they come, 0 all alike",
     )

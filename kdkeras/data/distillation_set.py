@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdkeras.config import LANGUAGE_TEMPERATURE
 from kdkeras.data.corpus import SentenceGroup
 from kdkeras.data.shards import file_sha256, read_shard
 from kdkeras.errors import InputError
@@ -169,7 +170,7 @@ class DistillationSet:
         vocabulary: Vocabulary,
         *,
         sequence_length: int = 64,
-        language_temperature: float = 0.5,
+        language_temperature: float = LANGUAGE_TEMPERATURE,
         seed: int = 0,
         shuffle: int = 65_536,
         bucket_boundaries: Sequence[int] | None = None,

@@ -168,7 +168,10 @@ class Distiller(keras.Model):
             terms = self._loss_terms(batch, targets, outputs, sample_weight)
             loss = self._total(terms)
             scaled = self.optimizer.scale_loss(loss)
-        self._apply(tape, scaled, finite=ops.isfinite(loss))
+        # The running total keeps a NaN: with `steps_per_execution` the steps
+        # after a spoiled one leave the weights alone too.
+        finite = ops.isfinite(loss) & ops.isfinite(self._loss_tracker.total)
+        self._apply(tape, scaled, finite)
         return self._track(batch, outputs, terms, loss, sample_weight)
 
     def test_step(self, data: Any) -> dict[str, Any]:

@@ -15,8 +15,8 @@ __all__ = ["StopOnNonFinite"]
 class StopOnNonFinite(keras.callbacks.Callback):
     """Ends training at the first step whose loss is NaN or infinite.
 
-    The weights are those before that step. With `steps_per_execution` the
-    logs are seen after the last step of an execution.
+    The weights are those before that step, also with `steps_per_execution`,
+    where the logs are seen after the last step of an execution.
 
     Raises:
         NonFiniteLossError: Naming the terms that are not finite.

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from kdkeras import config
 from kdkeras.__main__ import main
 from kdkeras.cli.parser import COMMANDS, build_parser
 
@@ -44,8 +45,9 @@ def test_help_states_units_and_defaults(capsys):
         main(["distill", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
-    assert "pairs a step (default: 256)" in text
-    assert "(default: embedding=1 similarity=0.5 ranking=0.5)" in text
+    losses = " ".join(f"{name}={value:g}" for name, value in config.LOSS_WEIGHTS.items())
+    assert f"pairs a step (default: {config.BATCH_SIZE})" in text
+    assert f"(default: {losses})" in text
     assert "None" not in text and "[0, 1]" not in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -27,6 +28,25 @@ def test_sentences_are_all_strings_of_both_sides(sample_set, sample_groups):
     assert len(sentences) == sample_set.num_groups + sample_set.num_pairs
     first = sample_groups[0]
     assert sentences[: 1 + len(first.translations)] == [first.source, *first.translations]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_balanced_sentences_repeat_small_languages(sample_set, sample_groups, temperature):
+    translations = [
+        (translation, language)
+        for group in sample_groups
+        for language, translation in zip(group.languages, group.translations, strict=True)
+    ]
+    # "Tom?" is said alike in many languages: only what occurs once tells its language.
+    times = Counter([group.source for group in sample_groups] + [t for t, _ in translations])
+    language_of = {t: language for t, language in translations if times[t] == 1}
+    sentences = sample_set.sentences(language_temperature=temperature)
+    drawn = Counter(language_of[s] for s in sentences if s in language_of)
+    once = Counter(language_of.values())
+    largest = max(sample_set.counts.values())
+    for language, count in sample_set.counts.items():
+        copies = (largest / count) ** (1 - temperature)
+        assert drawn[language] == pytest.approx(copies * once[language], rel=0.02)
 
 
 def test_whole_set_verifies(sample_set):

@@ -120,6 +120,16 @@ def test_a_non_finite_target_stops_at_its_step_with_the_weights_before(way, valu
     assert int(distiller.optimizer.iterations) == 1
 
 
+def test_no_step_of_an_execution_follows_a_non_finite_one():
+    x, y = spoiled(1)
+    distiller = make_distiller(optimizer="adam", steps_per_execution=3)
+    with pytest.raises(NonFiniteLossError, match="at step 2"):
+        fit(distiller, x, y)
+    first = make_distiller(optimizer="adam")
+    fit(first, {k: v[:4] for k, v in x.items()}, {"embedding": y["embedding"][:4]})
+    assert_equal_weights(weights(distiller.student), weights(first.student))
+
+
 def test_callbacks_see_what_was_finished_before_the_stop(tmp_path):
     x, y = spoiled(1)
     logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
