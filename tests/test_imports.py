@@ -14,7 +14,7 @@ PACKAGE = Path(kdkeras.__file__).parent
 
 # From the stage nearest the tensors to the stage nearest the user.
 LAYERS = [
-    {"errors", "files", "config"},
+    {"errors", "files", "config", "replicas"},
     {"losses"},
     {"layers", "optimizers"},
     {"data"},

@@ -9,7 +9,7 @@ from keras import ops
 
 from kdkeras.errors import InputError
 
-__all__ = ["Batch", "StudentOutputs", "forward", "named_output", "unpack"]
+__all__ = ["Batch", "Rows", "StudentOutputs", "forward", "named_output", "unpack", "unpack_data"]
 
 SOURCE, TRANSLATION, TEACHER = "source_", "translation_", "teacher_"
 
@@ -36,6 +36,40 @@ class StudentOutputs(NamedTuple):
 
     source: Any
     translation: Any
+
+
+class Rows(NamedTuple):
+    """Rows of a batch, with what each of them weighs."""
+
+    batch: Batch
+    weight: Any
+    """`(B,)` float, or None where all weigh 1."""
+
+    @property
+    def count(self) -> Any:
+        """Number of rows, a float32 scalar."""
+        parts = [self.batch.source, *self.batch.targets.values(), self.batch.labels]
+        first = next(x for x in keras.tree.flatten(parts) if x is not None)
+        return ops.cast(ops.shape(first)[0], "float32")
+
+    def sum(self, values: Any) -> Any:
+        """Sum of `weight * value` over the rows.
+
+        Divided by the number of rows it is what Keras' losses give: rows of
+        weight 0 count.
+        """
+        if self.weight is not None:
+            values = values * ops.cast(self.weight, "float32")
+        return ops.sum(values)
+
+    def part(self, number: int, parts: int) -> Rows:
+        """Every `parts`-th row, from row `number`."""
+        if parts == 1:
+            return self
+        # Strided, so that the parts of equal replicas are together the parts of one device.
+        return keras.tree.map_structure(
+            lambda x: None if x is None else x[number::parts], self, none_is_leaf=True
+        )
 
 
 def _side(x: Any, prefix: str) -> dict[str, Any] | None:
@@ -107,3 +141,11 @@ def named_output(outputs: Any, name: str) -> Any:
             f"{sorted(outputs)}, a loss on {name!r}. Add the output, or set the loss's `target`."
         )
     return outputs[name]
+
+
+def unpack_data(data: Any) -> Rows:
+    """Sorts what Keras hands to a step: `(x, y, sample_weight)`, or fewer of them."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    # Given with arrays, Keras repeats the rows' weights for every target.
+    weights = keras.tree.flatten(sample_weight)
+    return Rows(unpack(x, y), weights[0] if weights else None)

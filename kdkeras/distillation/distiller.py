@@ -9,8 +9,18 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from kdkeras.distillation.batches import Batch, StudentOutputs, forward, named_output, unpack
+from kdkeras import replicas
+from kdkeras.distillation.batches import (
+    Batch,
+    Rows,
+    StudentOutputs,
+    forward,
+    named_output,
+    unpack,
+    unpack_data,
+)
 from kdkeras.distillation.monitor import StopOnNonFinite
+from kdkeras.distillation.update import add_gradients, apply_gradients
 from kdkeras.errors import InputError
 from kdkeras.losses import DistillationLoss, TranslationRanking
 
@@ -45,6 +55,10 @@ class Distiller(keras.Model):
         alignment_losses: Losses by name, each a `TranslationRanking`.
         loss_weights: Weight of each loss by its name, at least 0; 1.0 where
             left out. The task loss is called `"task"`.
+        micro_batches: Parts in which a step runs its batch, to save memory;
+            the gradients are added up before the one update. Part `i` holds
+            the rows `i`, `i + micro_batches`, …; a loss over the batch sees
+            the rows of one part. Default 1.
 
     Call arguments:
         x: What the student reads, or a batch as `fit` takes it.
@@ -80,6 +94,7 @@ class Distiller(keras.Model):
         distillation_losses: Mapping[str, DistillationLoss] | None = None,
         alignment_losses: Mapping[str, TranslationRanking] | None = None,
         loss_weights: Mapping[str, float] | None = None,
+        micro_batches: int = 1,
         **kwargs: Any,
     ) -> None:
         # Keras scales the loss of a model whose own policy is float16.
@@ -91,6 +106,12 @@ class Distiller(keras.Model):
         self.term_weights = _checked_weights(
             [*self.distillation_losses, *self.alignment_losses], loss_weights or {}
         )
+        if micro_batches < 1:
+            raise InputError(
+                f"`micro_batches` must be 1 or more. Received: micro_batches={micro_batches}. "
+                "Use 1 to run the batch as a whole."
+            )
+        self.micro_batches = int(micro_batches)
         self._loss_layers = [*self.distillation_losses.values(), *self.alignment_losses.values()]
         names = [*self.distillation_losses, *self.alignment_losses, TASK, REGULARIZATION]
         self.term_trackers = {name: keras.metrics.Mean(name=name) for name in names}
@@ -156,30 +177,38 @@ class Distiller(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Creates the optimizer's variables first: a step cannot."""
-        self.optimizer.build(self.trainable_weights)
+        with self.distribute_strategy.scope():
+            self.optimizer.build(self.trainable_weights)
         return super().make_train_function(force)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Unpack, forward, loss terms, gradients, track."""
-        batch, sample_weight = _unpack_data(data)
-        targets = self._targets(batch)
-        with tf.GradientTape() as tape:
-            outputs = forward(self.student, batch, training=True)
-            terms = self._loss_terms(batch, targets, outputs, sample_weight)
-            loss = self._total(terms)
-            scaled = self.optimizer.scale_loss(loss)
-        # The running total keeps a NaN: with `steps_per_execution` the steps
-        # after a spoiled one leave the weights alone too.
-        finite = ops.isfinite(loss) & ops.isfinite(self._loss_tracker.total)
-        self._apply(tape, scaled, finite)
-        return self._track(batch, outputs, terms, loss, sample_weight)
+        gradients: list[Any] | None = None
+        finite: Any = True
+        variables = [v.value for v in self.trainable_weights]
+        data = unpack_data(data)
+        count = replicas.total(data.count)
+        for i in range(self.micro_batches):
+            part = data.part(i, self.micro_batches)
+            targets = self._targets(part.batch)
+            with tf.GradientTape() as tape:
+                outputs = forward(self.student, part.batch, training=True)
+                terms = self._loss_terms(part, targets, outputs)
+                loss = self._total(terms) / count
+                scaled = self.optimizer.scale_loss(loss)
+            gradients = add_gradients(gradients, tape.gradient(scaled, variables))
+            finite = self._finite_so_far(loss) & finite
+            self._track(part, outputs, terms)
+        apply_gradients(self.optimizer, gradients or [], self.trainable_weights, finite)
+        return self._logs(terms)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """The same terms without a gradient."""
-        batch, sample_weight = _unpack_data(data)
-        outputs = forward(self.student, batch, training=False)
-        terms = self._loss_terms(batch, self._targets(batch), outputs, sample_weight)
-        return self._track(batch, outputs, terms, self._total(terms), sample_weight)
+        data = unpack_data(data)
+        outputs = forward(self.student, data.batch, training=False)
+        terms = self._loss_terms(data, self._targets(data.batch), outputs)
+        self._track(data, outputs, terms)
+        return self._logs(terms)
 
     def _targets(self, batch: Batch) -> dict[str, Any]:
         """Cached targets, and the live teacher's for what is not cached."""
@@ -195,18 +224,19 @@ class Distiller(keras.Model):
         return {**batch.targets, **{name: named_output(outputs, name) for name in missing}}
 
     def _loss_terms(
-        self,
-        batch: Batch,
-        targets: dict[str, Any],
-        outputs: StudentOutputs,
-        sample_weight: Any,
+        self, rows: Rows, targets: dict[str, Any], outputs: StudentOutputs
     ) -> dict[str, Any]:
-        """Every term as a scalar: the one place that divides by the batch."""
+        """Every term as its sum over the rows, a scalar.
+
+        The one place that weighs rows. Divided by the rows of *all* replicas,
+        the sums of all replicas add up to the mean of one device.
+        """
         terms: dict[str, Any] = {}
+        batch = rows.batch
         sides = [side for side in outputs if side is not None]
         for name, loss in self.distillation_losses.items():
             values = [loss(targets[loss.target], named_output(s, loss.target)) for s in sides]
-            terms[name] = _mean(sum(values[1:], values[0]), sample_weight)
+            terms[name] = rows.sum(sum(values[1:], values[0]))
         for name, ranking in self.alignment_losses.items():
             if outputs.translation is None:
                 raise InputError(
@@ -216,54 +246,54 @@ class Distiller(keras.Model):
             source, translation = (named_output(side, "embedding") for side in outputs)
             guide = targets.get("embedding")
             values = ranking(source, translation, source_id=batch.source_id, teacher=guide)
-            terms[name] = _mean(values, sample_weight)
+            terms[name] = rows.sum(values)
         if self._compile_loss is not None and batch.labels is not None:
             prediction = named_output(outputs.source, "logits")
-            terms[TASK] = self._compile_loss(batch.labels, prediction, sample_weight)
+            mean = self._compile_loss(batch.labels, prediction, rows.weight)
+            # Keras has divided by this replica's rows and by the number of replicas.
+            terms[TASK] = mean * replicas.num_replicas() * rows.count
         if self.student.losses:
-            terms[REGULARIZATION] = sum(ops.cast(v, "float32") for v in self.student.losses)
+            penalty = sum(ops.cast(value, "float32") for value in self.student.losses)
+            terms[REGULARIZATION] = penalty * rows.count
         return terms
 
     def _total(self, terms: dict[str, Any]) -> Any:
         weighted = [self.term_weights.get(name, 1.0) * value for name, value in terms.items()]
         return sum(weighted[1:], weighted[0])
 
-    def _apply(self, tape: tf.GradientTape, loss: Any, finite: Any) -> None:
-        variables = [v.value for v in self.trainable_weights]
-        # Keras 3.15's optimizers square IndexedSlices without adding up equal
-        # rows first, so a token that occurs twice gets a wrong second moment.
-        gradients = [
-            None if g is None else tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)
-        ]
-        # A step whose loss is not finite leaves weights and moments as they
-        # are: the callback stops training, and what was learnt is kept.
-        ops.cond(
-            finite,
-            lambda: self.optimizer.apply(gradients, self.trainable_weights),
-            lambda: None,
-        )
+    def _finite_so_far(self, loss: Any) -> Any:
+        """Whether this loss and those before it are finite on all replicas.
 
-    def _track(
-        self,
-        batch: Batch,
-        outputs: StudentOutputs,
-        terms: dict[str, Any],
-        loss: Any,
-        sample_weight: Any,
-    ) -> dict[str, Any]:
-        size = ops.shape(keras.tree.flatten(outputs.source)[0])[0]
-        self._loss_tracker.update_state(loss, sample_weight=size)
-        for name, value in terms.items():
-            self.term_trackers[name].update_state(value, sample_weight=size)
-        logs = {"loss": self._loss_tracker.result()}
-        logs.update({name: self.term_trackers[name].result() for name in terms})
-        if self._compile_metrics is not None and batch.labels is not None:
+        The running total keeps a NaN: with `steps_per_execution` the steps
+        after a spoiled one leave the weights alone too.
+        """
+        return ops.isfinite(replicas.total(loss + self._loss_tracker.total.value))
+
+    def _track(self, rows: Rows, outputs: StudentOutputs, terms: dict[str, Any]) -> None:
+        for name, value in {"loss": self._total(terms), **terms}.items():
+            tracker = self._mean_of(name)
+            # A mean, and how much it counts; a replica without a row counts nothing.
+            tracker.update_state(ops.divide_no_nan(value, rows.count), sample_weight=rows.count)
+        if self._compile_metrics is not None and rows.batch.labels is not None:
             prediction = named_output(outputs.source, "logits")
             self._compile_metrics.update_state(
-                batch.labels, prediction, sample_weight=sample_weight
+                rows.batch.labels, prediction, sample_weight=rows.weight
             )
+
+    def _logs(self, terms: dict[str, Any]) -> dict[str, Any]:
+        """Running means over all replicas, the same on each of them."""
+        names = ["loss", *terms]
+        trackers = [self._mean_of(name) for name in names]
+        own = tf.stack([v.value for t in trackers for v in (t.total, t.count)])
+        sums = ops.reshape(replicas.total(own), (len(names), 2))
+        means = ops.unstack(ops.divide_no_nan(sums[:, 0], sums[:, 1]))
+        logs = dict(zip(names, means, strict=True))
+        if self._compile_metrics is not None and self._compile_metrics.built:
             logs.update(self._compile_metrics.result())
         return logs
+
+    def _mean_of(self, name: str) -> keras.metrics.Mean:
+        return self._loss_tracker if name == "loss" else self.term_trackers[name]
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns the running means, without metrics that never saw a label."""
@@ -307,6 +337,7 @@ class Distiller(keras.Model):
             "distillation_losses": {k: serialize(v) for k, v in self.distillation_losses.items()},
             "alignment_losses": {k: serialize(v) for k, v in self.alignment_losses.items()},
             "loss_weights": dict(self.term_weights),
+            "micro_batches": self.micro_batches,
         }
 
     @classmethod
@@ -318,20 +349,6 @@ class Distiller(keras.Model):
         for key in ("distillation_losses", "alignment_losses"):
             config[key] = {name: read(value) for name, value in config[key].items()}
         return cls(**config)
-
-
-def _unpack_data(data: Any) -> tuple[Batch, Any]:
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    # Given with arrays, Keras repeats the rows' weights for every target.
-    rows = keras.tree.flatten(sample_weight)
-    return unpack(x, y), rows[0] if rows else None
-
-
-def _mean(values: Any, sample_weight: Any) -> Any:
-    """Sum of `weight * value` over the number of rows, as Keras' losses do."""
-    if sample_weight is not None:
-        values = values * ops.cast(sample_weight, "float32")
-    return ops.mean(values)
 
 
 def _checked_weights(names: list[str], weights: Mapping[str, float]) -> dict[str, float]:

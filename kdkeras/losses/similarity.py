@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from kdkeras.losses.base import DistillationLoss, l2_normalize, positive
+from kdkeras.replicas import all_rows, own_rows
 
 __all__ = ["SimilarityDistillation"]
 
@@ -19,10 +20,11 @@ _MASKED = -1e9
 class SimilarityDistillation(DistillationLoss):
     """Computes the divergence between distributions of in-batch similarity.
 
-    Every sentence's similarities to the *teacher's* vectors of the batch are
-    turned into a distribution, once from the teacher's own vector and once
-    from the student's. The student then learns the neighbourhood, not only
-    the place. Needs batches of more than one example.
+    Every sentence's similarities to the *teacher's* vectors of the batch (of
+    all replicas, under a `tf.distribute` strategy) are turned into a
+    distribution, once from the teacher's own vector and once from the
+    student's. The student then learns the neighbourhood, not only the place.
+    Needs batches of more than one example.
 
     Formula:
 
@@ -67,11 +69,12 @@ class SimilarityDistillation(DistillationLoss):
     def loss(self, teacher: Any, student: Any) -> Any:
         """Returns the divergence of each example's distribution, `(B,)`."""
         teacher, student = l2_normalize(teacher), l2_normalize(student)
-        keys = ops.transpose(teacher)  # (d, batch)
-        expected = ops.matmul(teacher, keys) / self.temperature  # (batch, batch)
+        every_teacher = all_rows(teacher)
+        keys = ops.transpose(every_teacher)  # (d, batch of all replicas)
+        expected = ops.matmul(teacher, keys) / self.temperature  # (own batch, all)
         actual = ops.matmul(student, keys) / self.temperature
         if self.exclude_self:
-            own = ops.eye(ops.shape(expected)[0], dtype="float32") * _MASKED
+            own = own_rows(teacher, every_teacher) * _MASKED
             expected, actual = expected + own, actual + own
         log_p = ops.log_softmax(expected, axis=-1)
         log_q = ops.log_softmax(actual, axis=-1)

@@ -9,6 +9,7 @@ from keras import ops
 
 from kdkeras.errors import InputError
 from kdkeras.losses.base import l2_normalize, positive
+from kdkeras.replicas import all_rows, num_replicas, own_rows
 
 __all__ = ["TranslationRanking"]
 
@@ -20,7 +21,8 @@ _MASKED = -1e9
 class TranslationRanking(keras.layers.Layer):
     """Ranks a sentence's translation above the other translations of the batch.
 
-    Both directions are averaged. Rows that share a source sentence are never
+    Both directions are averaged. Under a `tf.distribute` strategy the other
+    translations are those of all replicas. Rows that share a source sentence are never
     each other's negatives, and with `guide_margin` neither are rows that the
     teacher finds about as similar as the pair itself.
 
@@ -81,22 +83,27 @@ class TranslationRanking(keras.layers.Layer):
         """Returns the loss of each pair, `(B,)`."""
         source = l2_normalize(ops.cast(source, "float32"))
         translation = l2_normalize(ops.cast(translation, "float32"))
-        if source.shape[0] == 1:
+        if source.shape[0] == 1 and num_replicas() == 1:
             raise InputError(
                 "A ranking needs at least two pairs in a batch. Received: batch size 1. "
                 "Raise the batch size, or leave the ranking loss out."
             )
-        own = ops.eye(ops.shape(source)[0], dtype="float32")  # (batch, batch)
-        scores = self.scale * (ops.matmul(source, ops.transpose(translation)) - self.margin * own)
-        scores = scores + _MASKED * (1.0 - own) * self._not_negative(source_id, teacher)
-        both = ops.log_softmax(scores, axis=1) + ops.log_softmax(scores, axis=0)
+        every_source, every_translation = all_rows(source), all_rows(translation)
+        own = own_rows(source, every_source)  # (own batch, batch of all replicas)
+        mask = _MASKED * (1.0 - own) * self._not_negative(source_id, teacher)
+        both: Any = 0.0
+        for query, keys in ((source, every_translation), (translation, every_source)):
+            cosine = ops.matmul(query, ops.transpose(keys))
+            scores = self.scale * (cosine - self.margin * own) + mask
+            both = both + ops.log_softmax(scores, axis=1)
         return -0.5 * ops.sum(both * own, axis=1)
 
     def _not_negative(self, source_id: Any, teacher: Any) -> Any:
         """Returns 1.0 where `j` must not count as a negative of `i`."""
         masked: Any = 0.0
         if source_id is not None:
-            same = ops.equal(ops.expand_dims(source_id, 1), ops.expand_dims(source_id, 0))
+            every_id = all_rows(source_id)
+            same = ops.equal(ops.expand_dims(source_id, 1), ops.expand_dims(every_id, 0))
             masked = ops.cast(same, "float32")
         if self.guide_margin is not None:
             if teacher is None:
@@ -105,7 +112,7 @@ class TranslationRanking(keras.layers.Layer):
                     "Give them in the batch, or set guide_margin=None."
                 )
             guide = l2_normalize(ops.stop_gradient(ops.cast(teacher, "float32")))
-            close = ops.matmul(guide, ops.transpose(guide)) > 1.0 - self.guide_margin
+            close = ops.matmul(guide, ops.transpose(all_rows(guide))) > 1.0 - self.guide_margin
             masked = ops.maximum(masked, ops.cast(close, "float32"))
         return masked
 

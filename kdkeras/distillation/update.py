@@ -1,0 +1,128 @@
+"""From gradients to new weights, alike on one replica and on many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from kdkeras import replicas
+from kdkeras.errors import InputError
+
+__all__ = ["add_gradients", "apply_gradients", "inner", "refuse_unfit_optimizer"]
+
+Gradients = list[Any]
+"""One a weight: a tensor, `tf.IndexedSlices`, or None."""
+
+
+def inner(optimizer: keras.Optimizer) -> keras.Optimizer:
+    """Returns the optimizer inside a `LossScaleOptimizer`, or the optimizer."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def add_gradients(before: Gradients | None, gradients: Gradients) -> Gradients:
+    """Adds the gradients of one more part of the batch, as dense tensors."""
+    if before is None:
+        return gradients
+    return [
+        b if a is None else a if b is None else tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
+        for a, b in zip(before, gradients, strict=True)
+    ]
+
+
+def apply_gradients(
+    optimizer: keras.Optimizer, gradients: Gradients, weights: list[Any], finite: Any
+) -> None:
+    """Updates the weights once, unless the step's loss is not finite.
+
+    Args:
+        optimizer: The optimizer.
+        gradients: What this replica adds to the gradient.
+        weights: Keras variables.
+        finite: Scalar bool, the same on all replicas. If false, weights and
+            moments stay as they are: the callback stops training, and what
+            was learnt is kept.
+    """
+    if not getattr(inner(optimizer), "accepts_sparse_gradients", False):
+        # Keras 3.15's optimizers square IndexedSlices without adding up equal
+        # rows first, so a token that occurs twice gets a wrong second moment.
+        gradients = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+    if replicas.num_replicas() > 1 and _clips(optimizer):
+        gradients = _clip_globally(optimizer, gradients)
+    _if_finite(finite, gradients, lambda given: optimizer.apply(given, weights), optimizer)
+
+
+def _if_finite(
+    finite: Any, gradients: Gradients, update: Callable[[Gradients], Any], optimizer: Any
+) -> None:
+    context = tf.distribute.get_replica_context()
+    if tf.__internal__.distribute.strategy_supports_no_merge_call():
+        ops.cond(finite, lambda: update(gradients), lambda: None)
+    elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # It leaves out steps whose gradient is not finite, in the way below.
+        update(gradients)
+    else:
+
+        def across(strategy: tf.distribute.Strategy, finite: Any, given: Gradients) -> None:
+            # An update meets the other replicas, which no branch of a replica's own may do.
+            ops.cond(
+                strategy.experimental_local_results(finite)[0],
+                lambda: strategy.extended.call_for_each_replica(update, args=(given,)),
+                lambda: None,
+            )
+
+        context.merge_call(across, args=(finite, gradients))
+
+
+def _clips(optimizer: keras.Optimizer) -> bool:
+    clipping = inner(optimizer)
+    return any(
+        getattr(clipping, name) is not None for name in ("clipnorm", "global_clipnorm", "clipvalue")
+    )
+
+
+def _clip_globally(optimizer: keras.Optimizer, gradients: Gradients) -> Gradients:
+    """Clips the sum over all replicas; Keras would clip each replica's part.
+
+    Returns each replica's share of the clipped sum, which the optimizer adds
+    up again; its own clipping then finds nothing to do.
+    """
+    clipping = inner(optimizer)
+    scale = optimizer.scale_loss(1.0)
+    present = [tf.convert_to_tensor(g) for g in gradients if g is not None]
+    summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present)
+    if clipping.clipnorm is not None:
+        summed = [tf.clip_by_norm(g, clipping.clipnorm * scale) for g in summed]
+    elif clipping.global_clipnorm is not None:
+        summed, _ = tf.clip_by_global_norm(summed, clipping.global_clipnorm * scale)
+    else:
+        limit = clipping.clipvalue * scale
+        summed = [tf.clip_by_value(g, -limit, limit) for g in summed]
+    shares = iter([g / replicas.num_replicas() for g in summed])
+    return [None if g is None else next(shares) for g in gradients]
+
+
+def refuse_unfit_optimizer(optimizer: keras.Optimizer, strategy: tf.distribute.Strategy) -> None:
+    """Refuses what Keras would do wrong with several replicas.
+
+    Raises:
+        InputError: For an optimizer of another strategy, or one that
+            accumulates gradients.
+    """
+    own = getattr(inner(optimizer), "_distribution_strategy", strategy)
+    if own is not strategy:
+        raise InputError(
+            "The optimizer must belong to the model's strategy. Received: an optimizer made "
+            f"under {type(own).__name__}, a Distiller under {type(strategy).__name__}. Make "
+            "student, Distiller and optimizer inside `with strategy.scope():`."
+        )
+    steps = inner(optimizer).gradient_accumulation_steps
+    if steps and strategy.num_replicas_in_sync > 1:
+        raise InputError(
+            "Keras cannot accumulate gradients over steps with several replicas. Received: "
+            f"gradient_accumulation_steps={steps}. Use batches {steps} times as large and "
+            f"Distiller(micro_batches={steps})."
+        )

@@ -1,0 +1,104 @@
+"""What a training step has to know of the other replicas, and nothing if there are none.
+
+Every function works alike with one replica (as in a plain Keras script) and
+inside `tf.distribute.Strategy.run`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+__all__ = ["all_rows", "num_replicas", "own_rows", "replica_id", "total"]
+
+
+def _context() -> tf.distribute.ReplicaContext | None:
+    """The replica's context, or None where there is but one replica."""
+    context = tf.distribute.get_replica_context()
+    return context if context is not None and context.num_replicas_in_sync > 1 else None
+
+
+def num_replicas() -> int:
+    """Returns how many replicas train together; 1 without a strategy."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def replica_id() -> Any:
+    """Returns this replica's number, from 0: an int, or on a TPU an int32 scalar."""
+    context = _context()
+    return 0 if context is None else context.replica_id_in_sync_group
+
+
+def total(value: Any) -> Any:
+    """Adds a value up over all replicas.
+
+    Args:
+        value: Tensor of the same shape on every replica.
+
+    Returns:
+        The sum, the same on every replica. No gradient flows through it.
+    """
+    context = _context()
+    if context is None:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(value))
+
+
+def all_rows(rows: Any) -> Any:
+    """Joins the rows of all replicas, in their order.
+
+    The gradient of a row is the sum of what all replicas' losses say of it, so
+    that each replica may compute the loss of its own rows against all rows and
+    the sum of the replicas' gradients is that of one device with all rows.
+
+    Args:
+        rows: Tensor `(n, ...)`; `n` may differ between replicas.
+
+    Returns:
+        Tensor `(N, ...)`, the same on every replica.
+    """
+    context = _context()
+    if context is None:
+        return rows
+    start = _start(rows)
+
+    # TensorFlow's own gradient slices by a range that XLA cannot size.
+    @tf.custom_gradient
+    def gather(values: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, upstream)
+            begin = [start, *[0] * (len(values.shape) - 1)]
+            return tf.slice(summed, begin, tf.shape(values))
+
+        return context.all_gather(values, axis=0), gradient
+
+    return gather(tf.convert_to_tensor(rows))
+
+
+def own_rows(rows: Any, every_row: Any) -> Any:
+    """Marks where a replica's own rows stand among all rows.
+
+    Args:
+        rows: Tensor `(n, ...)`, the replica's rows.
+        every_row: `all_rows(rows)`, `(N, ...)`.
+
+    Returns:
+        `(n, N)` float32, 1.0 where column `j` is row `i` itself: the identity
+        matrix with one replica.
+    """
+    own = tf.range(tf.shape(rows)[0]) + _start(rows)
+    return tf.one_hot(own, tf.shape(every_row)[0], dtype=tf.float32)
+
+
+def _start(rows: Any) -> Any:
+    """Number of rows on the replicas before this one.
+
+    Always asked of the others: a static shape says nothing of theirs.
+    """
+    context = _context()
+    if context is None:
+        return 0
+    sizes = context.all_gather(tf.shape(rows)[:1], axis=0)  # (replicas,)
+    before = tf.range(tf.size(sizes)) < context.replica_id_in_sync_group
+    return tf.reduce_sum(tf.where(before, sizes, 0))
