@@ -19,8 +19,13 @@ from kdkeras.distillation.batches import (
     unpack,
     unpack_data,
 )
+from kdkeras.distillation.keras_hooks import StrategyHooks, require_tested_keras
 from kdkeras.distillation.monitor import StopOnNonFinite
-from kdkeras.distillation.update import add_gradients, apply_gradients
+from kdkeras.distillation.update import (
+    add_gradients,
+    apply_gradients,
+    refuse_unfit_optimizer,
+)
 from kdkeras.errors import InputError
 from kdkeras.losses import DistillationLoss, TranslationRanking
 
@@ -30,7 +35,7 @@ TASK, REGULARIZATION = "task", "regularization"
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class Distiller(keras.Model):
+class Distiller(StrategyHooks):
     """Trains a student from a teacher's soft targets and across languages.
 
     Formula:
@@ -159,6 +164,16 @@ class Distiller(keras.Model):
                 'and compile without a loss. Pass distillation_losses={"embedding": ...}.'
             )
         super().compile(optimizer=optimizer, loss=loss, **arguments)
+        if self._distribute_strategy is not None:
+            self._prepare_for_strategy()
+
+    def _prepare_for_strategy(self) -> None:
+        """Refuses what would be silently wrong, and does the rest another way."""
+        require_tested_keras()
+        refuse_unfit_optimizer(self.optimizer, self._distribute_strategy)
+        # Keras' whole step cannot be compiled: its variables are on several devices.
+        self._compiled_forward = bool(self.jit_compile)
+        self.jit_compile = False
 
     def fit(
         self, x: Any = None, y: Any = None, *, callbacks: Any = None, **named: Any

@@ -1,0 +1,110 @@
+"""What has to give the same model on one replica and on two."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+from small_models import every_loss, make_distiller, make_student, make_two_heads
+
+from kdkeras.losses import (
+    EmbeddingDistillation,
+    SimilarityDistillation,
+    SoftTargets,
+    TranslationRanking,
+)
+from kdkeras.optimizers import FusedAdam
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """A Distiller to build (inside a strategy's scope or not) and its data."""
+
+    build: Callable[[], keras.Model]
+    rows: int = 8
+    batch_size: int = 4
+    weighted: bool = False
+    labelled: bool = False
+
+
+def sgd(**arguments):
+    return keras.optimizers.SGD(0.5, momentum=0.9, **arguments)
+
+
+def with_loss(name, loss):
+    kind = "alignment_losses" if name == "ranking" else "distillation_losses"
+    other = {} if kind == "distillation_losses" else {"distillation_losses": {}}
+    return lambda: make_distiller(optimizer=sgd(), **{**other, kind: {name: loss()}})
+
+
+def with_optimizer(make):
+    return lambda: make_distiller(optimizer=make(), **every_loss())
+
+
+def labelled(regularizer=None):
+    task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return make_distiller(
+        make_two_heads(regularizer=regularizer), optimizer=sgd(), loss=task, **every_loss()
+    )
+
+
+CASES = {
+    "cosine": Case(build=with_loss("embedding", EmbeddingDistillation)),
+    "mse": Case(build=with_loss("embedding", lambda: EmbeddingDistillation(metric="mse"))),
+    "similarity": Case(build=with_loss("similarity", lambda: SimilarityDistillation(0.5))),
+    "similarity without self": Case(
+        build=with_loss("similarity", lambda: SimilarityDistillation(0.5, exclude_self=True))
+    ),
+    "ranking": Case(build=with_loss("ranking", lambda: TranslationRanking(scale=3.0))),
+    "guided ranking": Case(
+        build=with_loss("ranking", lambda: TranslationRanking(scale=3.0, guide_margin=0.6))
+    ),
+    "soft targets": Case(
+        build=with_loss("embedding", lambda: SoftTargets(temperature=2.0, target="embedding"))
+    ),
+    "all losses": Case(build=with_optimizer(sgd)),
+    "uneven shards": Case(build=with_optimizer(sgd), rows=7),
+    "an empty replica": Case(build=with_optimizer(sgd), rows=9),
+    "sample weights": Case(build=with_optimizer(sgd), weighted=True, rows=7),
+    "labels": Case(build=labelled, labelled=True),
+    "labels, uneven": Case(build=labelled, labelled=True, weighted=True, rows=7),
+    "regularizer": Case(build=lambda: labelled(keras.regularizers.L2(0.1)), labelled=True, rows=7),
+    "Adam": Case(build=with_optimizer(lambda: keras.optimizers.Adam(0.05))),
+    "AdamW": Case(build=with_optimizer(lambda: keras.optimizers.AdamW(0.05))),
+    "FusedAdam": Case(build=with_optimizer(lambda: FusedAdam(0.05))),
+    "EMA": Case(build=with_optimizer(lambda: sgd(use_ema=True, ema_momentum=0.9))),
+    "clipnorm": Case(build=with_optimizer(lambda: sgd(clipnorm=0.1)), rows=7),
+    "global_clipnorm": Case(build=with_optimizer(lambda: sgd(global_clipnorm=0.1))),
+    "clipvalue": Case(build=with_optimizer(lambda: sgd(clipvalue=0.01))),
+    "micro-batches": Case(
+        build=lambda: make_distiller(optimizer=sgd(), micro_batches=2, **every_loss())
+    ),
+    "schedule": Case(
+        build=with_optimizer(
+            lambda: FusedAdam(keras.optimizers.schedules.CosineDecay(0.05, decay_steps=4))
+        )
+    ),
+    "bfloat16": Case(
+        build=lambda: make_distiller(
+            make_student(dtype="mixed_bfloat16"), optimizer=sgd(), **every_loss()
+        )
+    ),
+    "float16": Case(
+        build=lambda: make_distiller(
+            make_student(dtype="mixed_float16"), optimizer=sgd(), **every_loss()
+        )
+    ),
+    "float16, clipped": Case(
+        build=lambda: make_distiller(
+            make_student(dtype="mixed_float16"), optimizer=sgd(global_clipnorm=0.1), **every_loss()
+        )
+    ),
+    "two steps an execution": Case(
+        build=lambda: make_distiller(optimizer=sgd(), steps_per_execution=2, **every_loss())
+    ),
+    "jit": Case(build=lambda: make_distiller(optimizer=sgd(), jit_compile=True, **every_loss())),
+    "eager": Case(
+        build=lambda: make_distiller(optimizer=sgd(), run_eagerly=True, **every_loss()), rows=7
+    ),
+}
