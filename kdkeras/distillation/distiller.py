@@ -19,7 +19,12 @@ from kdkeras.distillation.batches import (
     unpack,
     unpack_data,
 )
-from kdkeras.distillation.keras_hooks import StrategyHooks, require_tested_keras
+from kdkeras.distillation.keras_hooks import (
+    StrategyHooks,
+    compiled_forward,
+    differ_by_replica,
+    require_tested_keras,
+)
 from kdkeras.distillation.monitor import StopOnNonFinite
 from kdkeras.distillation.update import (
     add_gradients,
@@ -124,7 +129,7 @@ class Distiller(StrategyHooks):
             teacher.trainable = False
         # Hidden from Keras: neither tracked nor trained (nor saved, see __dir__).
         object.__setattr__(self, "_teacher_holder", (teacher,))
-        self._teacher_outputs: set[str] = set()
+        object.__setattr__(self, "_forward", student)
         self.built = True
 
     @property
@@ -171,9 +176,11 @@ class Distiller(StrategyHooks):
         """Refuses what would be silently wrong, and does the rest another way."""
         require_tested_keras()
         refuse_unfit_optimizer(self.optimizer, self._distribute_strategy)
-        # Keras' whole step cannot be compiled: its variables are on several devices.
-        self._compiled_forward = bool(self.jit_compile)
-        self.jit_compile = False
+        if self._distribute_strategy.num_replicas_in_sync > 1:
+            differ_by_replica(self.student)
+        if self.jit_compile:
+            object.__setattr__(self, "_forward", compiled_forward(self.student))
+            self.jit_compile = False
 
     def fit(
         self, x: Any = None, y: Any = None, *, callbacks: Any = None, **named: Any
@@ -207,7 +214,7 @@ class Distiller(StrategyHooks):
             part = data.part(i, self.micro_batches)
             targets = self._targets(part.batch)
             with tf.GradientTape() as tape:
-                outputs = forward(self.student, part.batch, training=True)
+                outputs = forward(self._forward, part.batch, training=True)
                 terms = self._loss_terms(part, targets, outputs)
                 loss = self._total(terms) / count
                 scaled = self.optimizer.scale_loss(loss)
@@ -220,7 +227,7 @@ class Distiller(StrategyHooks):
     def test_step(self, data: Any) -> dict[str, Any]:
         """The same terms without a gradient."""
         data = unpack_data(data)
-        outputs = forward(self.student, data.batch, training=False)
+        outputs = forward(self._forward, data.batch, training=False)
         terms = self._loss_terms(data, self._targets(data.batch), outputs)
         self._track(data, outputs, terms)
         return self._logs(terms)

@@ -11,10 +11,12 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import reduce_per_replica
 
+from kdkeras import replicas
 from kdkeras.errors import InputError
 
-__all__ = ["StrategyHooks", "require_tested_keras"]
+__all__ = ["StrategyHooks", "compiled_forward", "differ_by_replica", "require_tested_keras"]
 
 TESTED = ("3.15",)
 
@@ -28,8 +30,53 @@ def require_tested_keras(version: str = keras.__version__) -> None:
     if version.rpartition(".")[0] not in TESTED:
         raise InputError(
             f"Training under a tf.distribute strategy needs Keras {' or '.join(TESTED)}. "
-            f"Received: keras {version}. Install keras=={TESTED[-1]}.*, or train without a strategy."
+            f"Received: keras {version}. Install keras=={TESTED[-1]}.*, or leave the strategy out."
         )
+
+
+def differ_by_replica(model: keras.Model) -> None:
+    """Gives every replica random numbers of its own.
+
+    Under a strategy all replicas read the same seeds, so that all would drop
+    the same places of their rows.
+    """
+    for layer in model._flatten_layers():
+        for generator in layer._seed_generators:
+            generator.next = _OwnSeeds(generator)
+
+
+class _OwnSeeds:
+    """A generator's `next`, moved on by the replica's number."""
+
+    def __init__(self, generator: keras.random.SeedGenerator) -> None:
+        self.next = generator.next
+
+    def __call__(self, ordered: bool = True) -> Any:
+        seed = self.next(ordered)
+        # Far from the seeds that other layers have.
+        return seed + tf.cast([replicas.replica_id() * 1_000_003, 0], seed.dtype)
+
+
+def compiled_forward(model: keras.Model) -> Callable[..., Any]:
+    """Returns the model's call, compiled by XLA, for replicas of one process.
+
+    A compiled whole step would find its variables on another device than its
+    own; the forward pass of one replica does not.
+    """
+    by_replica: dict[int, Callable[..., Any]] = {}
+
+    def call(inputs: Any, training: bool = False) -> Any:
+        # A traced function holds on to the variables of the replica that traced it.
+        replica = int(tf.get_static_value(replicas.replica_id()))
+        if replica not in by_replica:
+            by_replica[replica] = tf.function(
+                lambda x, training: model(x, training=training),
+                jit_compile=True,
+                reduce_retracing=True,
+            )
+        return by_replica[replica](inputs, training)
+
+    return call
 
 
 class StrategyHooks(keras.Model):
@@ -46,17 +93,27 @@ class StrategyHooks(keras.Model):
             return super()._make_function(step_function)
         # Keras' loop in the graph ends with an error under a strategy
         # (github.com/keras-team/keras/issues/19246): the steps run one by one.
-        steps, self.steps_per_execution = self.steps_per_execution, 1
-        one_step = super()._make_function(step_function)
-        self.steps_per_execution = steps
-        return lambda iterator: _several(one_step, iterator, steps)
+        return _loop(self._one_step(step_function), self.steps_per_execution)
+
+    def _one_step(self, step_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        strategy = self._distribute_strategy
+
+        def one_step(data: Any) -> Any:
+            logs = strategy.run(step_function, args=(data,))
+            return reduce_per_replica(logs, strategy, "auto")
+
+        return one_step if self.run_eagerly else tf.function(one_step, reduce_retracing=True)
 
 
-def _several(one_step: Callable[[Any], Any], iterator: Iterator[Any], steps: int) -> Any:
-    logs = one_step(iterator)
-    for _ in range(steps - 1):
-        try:
-            logs = one_step(iterator)
-        except (StopIteration, tf.errors.OutOfRangeError):
-            break
-    return logs
+def _loop(one_step: Callable[[Any], Any], steps: int) -> Callable[[Iterator[Any]], Any]:
+    def several(iterator: Iterator[Any]) -> Any:
+        logs = one_step(next(iterator))
+        for _ in range(steps - 1):
+            try:
+                data = next(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                break
+            logs = one_step(data)
+        return logs
+
+    return several

@@ -25,11 +25,12 @@ class Case:
     rows: int = 8
     batch_size: int = 4
     weighted: bool = False
+    tolerance: float = 1e-6
     labelled: bool = False
 
 
 def sgd(**arguments):
-    return keras.optimizers.SGD(0.5, momentum=0.9, **arguments)
+    return keras.optimizers.SGD(0.05, momentum=0.9, **arguments)
 
 
 def with_loss(name, loss):

@@ -25,6 +25,8 @@ import keras  # noqa: E402
 from distribution_cases import CASES  # noqa: E402
 from small_models import fit, pairs  # noqa: E402
 
+from kdkeras.distillation.update import inner  # noqa: E402
+
 keras.config.disable_traceback_filtering()
 
 
@@ -44,7 +46,7 @@ def run(case, strategy):
     )
     logs = {**{f"fit {k}": v for k, v in history.items()}, **evaluated}
     weights = [np.asarray(weight) for weight in distiller.get_weights()]
-    moments = [np.asarray(v) for v in distiller.optimizer.variables]
+    moments = [np.asarray(v) for v in inner(distiller.optimizer).variables]
     return weights, logs, moments
 
 
@@ -55,13 +57,19 @@ def difference(one, other):
 def main():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     found = {}
-    for name, case in CASES.items():
+    wanted = sys.argv[2:] or list(CASES)
+    for name in wanted:
+        case = CASES[name]
         one, two = run(case, None), run(case, strategy)
+        before = [np.asarray(weight) for weight in case.build().get_weights()]
         found[name] = {
+            "moved": difference(one[0], before),
             "weights": difference(one[0], two[0]),
-            "moved": difference(one[0], [np.asarray(w) for w in case.build().get_weights()]),
             "optimizer": difference(one[2], two[2]),
-            "logs": {k: [np.ravel(one[1][k]).tolist(), np.ravel(two[1][k]).tolist()] for k in one[1]},
+            "logs": difference(
+                *([np.asarray(logs[k]) for k in sorted(logs)] for logs in (one[1], two[1]))
+            ),
+            "names": sorted(one[1]) == sorted(two[1]),
         }
         print(name, found[name], flush=True)
     Path(sys.argv[1]).write_text(json.dumps(found))

@@ -1,0 +1,5 @@
+"""Training on several devices and machines."""
+
+from kdkeras.distribution.strategies import choose_strategy
+
+__all__ = ["choose_strategy"]

@@ -1,0 +1,83 @@
+"""Choosing a strategy, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import pytest
+import tensorflow as tf
+
+from kdkeras.distillation.keras_hooks import require_tested_keras
+from kdkeras.distribution import choose_strategy, strategies
+from kdkeras.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """Each test sees a process without a strategy."""
+    monkeypatch.setattr(strategies, "_chosen", strategies._Chosen())
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("TPU_NAME", raising=False)
+
+
+def refused(pattern, *arguments):
+    with pytest.raises(InputError, match=pattern) as error:
+        choose_strategy(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_without_devices_and_environment_there_is_none():
+    strategy = choose_strategy()
+    assert strategy.num_replicas_in_sync == 1
+    with strategy.scope():
+        assert not tf.distribute.has_strategy()
+
+
+def test_the_same_choice_gives_the_same_strategy():
+    assert choose_strategy("none") is choose_strategy("none") is choose_strategy()
+
+
+def test_another_choice_in_one_process_is_refused():
+    choose_strategy("none")
+    refused(r"can have one strategy. Received: 'mirrored', replicas=2", "mirrored", 2)
+
+
+@pytest.mark.parametrize("name", ["parameter_server", "Mirrored", ""])
+def test_unknown_name_is_refused(name):
+    refused(f"Received: {name!r}.*ParameterServerStrategy and keras.distribution", name)
+
+
+def test_replicas_without_mirrored_are_refused():
+    refused("replicas=2 with 'none'", "none", 2)
+
+
+def test_virtual_devices_after_tensorflow_began_are_refused():
+    tf.constant(1.0) + 1.0
+    refused(r"before TensorFlow runs anything. Received: replicas=2", "mirrored", 2)
+
+
+def test_several_workers_need_tf_config():
+    refused("TF_CONFIG. Received: none", "multi_worker")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"cluster": 3}'])
+def test_broken_tf_config_is_refused(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    refused("`TF_CONFIG` must be JSON with a cluster")
+
+
+def test_tf_config_of_one_worker_chooses_none(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["localhost:1"]}}))
+    assert choose_strategy().num_replicas_in_sync == 1
+
+
+def test_missing_tpu_is_refused(monkeypatch):
+    monkeypatch.setenv("TPU_NAME", "grpc://localhost:1")
+    refused("needs a TPU. Received: TPU_NAME=grpc://localhost:1", "tpu")
+
+
+def test_untested_keras_is_refused():
+    require_tested_keras(keras.__version__)
+    with pytest.raises(InputError, match=r"needs Keras 3.15. Received: keras 4.0.1"):
+        require_tested_keras("4.0.1")
