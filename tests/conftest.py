@@ -55,13 +55,25 @@ def sample_teacher(sample_set):
 
 @pytest.fixture(scope="session")
 def vocabulary():
+    """The bundled vocabulary, of the default kind."""
     return load_vocabulary(sample_folder() / "vocabulary")
 
 
 @pytest.fixture(scope="session")
 def wordpiece(sentences, sample_groups):
-    texts = [text for group in sample_groups[:1500] for text in (group.source, *group.translations)]
-    return train_vocabulary([*sentences, *texts], 7000, "wordpiece")
+    return train_vocabulary(_texts(sentences, sample_groups), 7000, "wordpiece")
+
+
+@pytest.fixture(scope="session")
+def unigram(sentences, sample_groups):
+    """A SentencePiece vocabulary."""
+    return train_vocabulary(_texts(sentences, sample_groups), 7000, "sentencepiece")
+
+
+def _texts(sentences, groups):
+    """Sentences of all 29 languages, and many of the sample's."""
+    sample = [text for group in groups[:1500] for text in (group.source, *group.translations)]
+    return [*sentences, *sample]
 
 
 @pytest.fixture(scope="session")

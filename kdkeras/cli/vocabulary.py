@@ -29,9 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--kind",
-        choices=["sentencepiece", "wordpiece"],
-        default="sentencepiece",
-        help="sentencepiece finds words where none are spaced (zh, ja, ko, th)",
+        choices=["wordpiece", "sentencepiece"],
+        default="wordpiece",
+        help="wordpiece runs in every version of MediaPipe; sentencepiece finds words where none "
+        "are spaced",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FOLDER", help="the vocabulary"

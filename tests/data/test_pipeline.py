@@ -25,7 +25,7 @@ def dataset(groups, sample_teacher, tmp_path_factory):
     return write_distillation_set(groups, sample_teacher, folder, groups_per_shard=100)
 
 
-@pytest.fixture(params=["vocabulary", "wordpiece"], ids=["sentencepiece", "wordpiece"])
+@pytest.fixture(params=["unigram", "wordpiece"], ids=["sentencepiece", "wordpiece"])
 def either(request):
     return request.getfixturevalue(request.param)
 

@@ -23,9 +23,9 @@ def _randomize(student):
 
 
 @pytest.fixture(scope="session")
-def static_student(vocabulary):
+def static_student(unigram):
     student = StaticStudent(
-        vocabulary.size, 48, 64, sequence_length=SEQUENCE_LENGTH, vocabulary=vocabulary
+        unigram.size, 48, 64, sequence_length=SEQUENCE_LENGTH, vocabulary=unigram
     )
     return _randomize(student)
 

@@ -125,9 +125,9 @@ def test_progress_names_each_artefact(static_student, tmp_path):
     assert lines == ["Writing model.float32.tflite", "Writing model.int8.tflite"]
 
 
-def test_half_precision_student_is_exported_in_float32(static_student, vocabulary, tmp_path):
+def test_half_precision_student_is_exported_in_float32(static_student, unigram, tmp_path):
     half = StaticStudent(
-        vocabulary.size, 48, 64, sequence_length=37, vocabulary=vocabulary, dtype="mixed_bfloat16"
+        unigram.size, 48, 64, sequence_length=37, vocabulary=unigram, dtype="mixed_bfloat16"
     )
     half.set_weights(static_student.get_weights())
     export(half, tmp_path / "out", formats="tflite_float32", sequence_lengths=())
