@@ -16,7 +16,7 @@ PACKAGE = Path(kdkeras.__file__).parent
 LAYERS = [
     {"errors", "files", "config", "replicas"},
     {"losses"},
-    {"layers", "optimizers"},
+    {"layers", "optimizers", "distribution"},
     {"data"},
     {"teachers"},
     {"students"},

@@ -124,6 +124,18 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="compile the training step with XLA; on a CPU seldom faster",
     )
     group.add_argument(
+        "--strategy",
+        choices=["none", "mirrored", "multi_worker", "tpu"],
+        help="devices to train on together; left out, the environment decides: TF_CONFIG, "
+        "TPU_NAME, several GPUs",
+    )
+    group.add_argument(
+        "--replicas",
+        type=positive_int,
+        metavar="N",
+        help="devices of --strategy mirrored, all GPUs if left out; without a GPU, virtual CPUs",
+    )
+    group.add_argument(
         "--checkpoint-every",
         type=positive_int,
         metavar="STEPS",

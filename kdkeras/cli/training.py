@@ -13,6 +13,7 @@ from kdkeras.cli.backup import Backup
 from kdkeras.cli.fit_progress import FitProgress, StopAt
 from kdkeras.data import DistillationSet, Vocabulary, load_vocabulary
 from kdkeras.distillation import Distiller
+from kdkeras.distribution import choose_strategy
 from kdkeras.errors import InputError
 from kdkeras.files import atomic_write, refuse_existing
 from kdkeras.recipe import build_distiller, build_optimizer
@@ -36,12 +37,11 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     output = arguments.output
     backup = _open_backup(arguments)
+    # First: virtual CPUs can only be made before TensorFlow runs anything.
+    strategy = choose_strategy(arguments.strategy, arguments.replicas)
     keras.utils.set_random_seed(arguments.seed)
     dataset = DistillationSet(arguments.set)
     vocabulary = load_vocabulary(arguments.vocabulary)
-    student = _new_student(arguments, dataset, vocabulary)
-    # The Distiller's own policy makes Keras scale float16 losses.
-    distiller = build_distiller(student, arguments.losses, dtype=student.dtype_policy)
     batches = dataset.batches(
         arguments.batch_size,
         vocabulary,
@@ -50,11 +50,15 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         seed=arguments.seed,
     )
     steps = arguments.steps or arguments.epochs * int(batches.cardinality())
-    distiller.compile(
-        optimizer=build_optimizer(arguments.learning_rate, arguments.warmup, steps),
-        jit_compile=arguments.jit,
-    )
-    backup.restore(distiller)
+    with strategy.scope():
+        student = _new_student(arguments, dataset, vocabulary)
+        # The Distiller's own policy makes Keras scale float16 losses.
+        distiller = build_distiller(student, arguments.losses, dtype=student.dtype_policy)
+        distiller.compile(
+            optimizer=build_optimizer(arguments.learning_rate, arguments.warmup, steps),
+            jit_compile=arguments.jit,
+        )
+        backup.restore(distiller)
     started = time.perf_counter()
     try:
         every = min(arguments.checkpoint_every or int(batches.cardinality()), steps)

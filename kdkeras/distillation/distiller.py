@@ -30,6 +30,7 @@ from kdkeras.distillation.update import (
     add_gradients,
     apply_gradients,
     refuse_unfit_optimizer,
+    refuse_unfit_strategy,
 )
 from kdkeras.errors import InputError
 from kdkeras.losses import DistillationLoss, TranslationRanking
@@ -107,6 +108,7 @@ class Distiller(StrategyHooks):
         micro_batches: int = 1,
         **kwargs: Any,
     ) -> None:
+        refuse_unfit_strategy(student)
         # Keras scales the loss of a model whose own policy is float16.
         kwargs.setdefault("dtype", student.dtype_policy)
         super().__init__(**kwargs)

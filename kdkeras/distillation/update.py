@@ -12,7 +12,13 @@ from keras import ops
 from kdkeras import replicas
 from kdkeras.errors import InputError
 
-__all__ = ["add_gradients", "apply_gradients", "inner", "refuse_unfit_optimizer"]
+__all__ = [
+    "add_gradients",
+    "apply_gradients",
+    "inner",
+    "refuse_unfit_optimizer",
+    "refuse_unfit_strategy",
+]
 
 Gradients = list[Any]
 """One a weight: a tensor, `tf.IndexedSlices`, or None."""
@@ -103,6 +109,34 @@ def _clip_globally(optimizer: keras.Optimizer, gradients: Gradients) -> Gradient
         summed = [tf.clip_by_value(g, -limit, limit) for g in summed]
     shares = iter([g / replicas.num_replicas() for g in summed])
     return [None if g is None else next(shares) for g in gradients]
+
+
+def refuse_unfit_strategy(student: keras.Model) -> None:
+    """Refuses ways to distribute that Keras ignores or breaks on.
+
+    Raises:
+        InputError: For `keras.distribution`, a parameter server, or a student
+            made outside the strategy's scope.
+    """
+    if keras.distribution.distribution() is not None:
+        raise InputError(
+            "TensorFlow ignores `keras.distribution`. Received: "
+            f"{type(keras.distribution.distribution()).__name__}. Use "
+            "kdkeras.distribution.choose_strategy() and `with strategy.scope():`."
+        )
+    strategy = tf.distribute.get_strategy()
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        raise InputError(
+            "Keras 3 cannot train with parameter servers. Received: ParameterServerStrategy. "
+            "Use kdkeras.distribution.choose_strategy('multi_worker')."
+        )
+    made_in = student.distribute_strategy
+    if made_in is not strategy:
+        raise InputError(
+            "The student must be made in the strategy's scope. Received: a student made under "
+            f"{type(made_in).__name__}, a Distiller under {type(strategy).__name__}. Make both "
+            "inside `with strategy.scope():`."
+        )
 
 
 def refuse_unfit_optimizer(optimizer: keras.Optimizer, strategy: tf.distribute.Strategy) -> None:
