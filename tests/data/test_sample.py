@@ -73,10 +73,10 @@ def test_attribution_names_authors_licence_and_teacher():
         assert part in text
 
 
-@pytest.mark.parametrize("index", ["distillation_set/manifest.json", "vocabulary/vocabulary.json"])
-def test_sample_files_are_listed_with_their_hashes(index):
-    path_of_index = sample_folder() / index
-    index = path_of_index.read_text("utf-8")
-    for path in path_of_index.parent.iterdir():
-        if path != path_of_index:
-            assert hashlib.sha256(path.read_bytes()).hexdigest() in index
+@pytest.mark.parametrize("name", ["distillation_set/manifest.json", "vocabulary/vocabulary.json"])
+def test_sample_files_are_listed_with_their_hashes(name):
+    index = sample_folder() / name
+    listed = index.read_text("utf-8")
+    for path in index.parent.iterdir():
+        if path != index:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() in listed
