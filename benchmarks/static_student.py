@@ -4,8 +4,9 @@
 
 DATA holds `parallel/*/en-XX.tsv.gz`, `bitext/tatoeba/XXX-eng.tsv.gz` and
 `sts/stsb/XX.test.tsv.gz`. Targets are written once and reused. Each vocabulary
-named by --vocabulary (kind:size) is trained on the same sentences and given the same
-number of steps; the table has one row a run, the losing ones included.
+named by --vocabulary (kind:size, or kind:size:TEMPERATURE with 1.0 for the languages as
+they come) is trained on the same sentences and given the same number of steps; the
+table has one row a run, the losing ones included.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ def vocabulary(dataset: Any, name: str, output: Path) -> Any:
 
     folder = output / f"vocabulary-{name.replace(':', '-')}"
     if not folder.exists():
-        kind, size = name.split(":")
-        kd.train_vocabulary(dataset, size=int(size), kind=kind).save(folder)
+        kind, size, *temperature = name.split(":")
+        sentences = dataset.sentences(float(temperature[0])) if temperature else dataset
+        kd.train_vocabulary(sentences, size=int(size), kind=kind).save(folder)
     return kd.load_vocabulary(folder)
 
 

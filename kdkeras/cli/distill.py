@@ -125,9 +125,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--strategy",
-        choices=["none", "mirrored", "multi_worker", "tpu"],
-        help="devices to train on together; left out, the environment decides: TF_CONFIG, "
-        "TPU_NAME, several GPUs",
+        choices=["none", "mirrored"],
+        default="none",
+        help="devices to train on together; --batch-size is that of all of them",
     )
     group.add_argument(
         "--replicas",

@@ -180,7 +180,7 @@ class Distiller(StrategyHooks):
         refuse_unfit_optimizer(self.optimizer, self._distribute_strategy)
         if self._distribute_strategy.num_replicas_in_sync > 1:
             differ_by_replica(self.student)
-        if self.jit_compile:
+        if self.jit_compile:  # type: ignore[has-type]
             object.__setattr__(self, "_forward", compiled_forward(self.student))
             self.jit_compile = False
 

@@ -124,19 +124,23 @@ def refuse_unfit_strategy(student: keras.Model) -> None:
             f"{type(keras.distribution.distribution()).__name__}. Use "
             "kdkeras.distribution.choose_strategy() and `with strategy.scope():`."
         )
-    strategy = tf.distribute.get_strategy()
+    strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
     if isinstance(strategy, tf.distribute.ParameterServerStrategy):
         raise InputError(
             "Keras 3 cannot train with parameter servers. Received: ParameterServerStrategy. "
             "Use kdkeras.distribution.choose_strategy('multi_worker')."
         )
-    made_in = student.distribute_strategy
+    made_in = student._distribute_strategy
     if made_in is not strategy:
         raise InputError(
             "The student must be made in the strategy's scope. Received: a student made under "
-            f"{type(made_in).__name__}, a Distiller under {type(strategy).__name__}. Make both "
-            "inside `with strategy.scope():`."
+            f"{_named(made_in)}, a Distiller under {_named(strategy)}. Make both inside "
+            "`with strategy.scope():`."
         )
+
+
+def _named(strategy: tf.distribute.Strategy | None) -> str:
+    return "no strategy" if strategy is None else type(strategy).__name__
 
 
 def refuse_unfit_optimizer(optimizer: keras.Optimizer, strategy: tf.distribute.Strategy) -> None:

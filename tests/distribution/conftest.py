@@ -13,21 +13,27 @@ import pytest
 HERE = Path(__file__).parent
 
 
+def _run(*command):
+    finished = subprocess.run(
+        [sys.executable, *map(str, command)],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    return finished.stdout
+
+
 @pytest.fixture(scope="session")
 def run_python():
     """Runs one of this folder's scripts, and shows what it said if it failed."""
+    return lambda script, *arguments: _run(HERE / script, *arguments)
 
-    def run(script, *arguments, **environment):
-        finished = subprocess.run(
-            [sys.executable, HERE / script, *arguments],
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
-            capture_output=True,
-            text=True,
-        )
-        assert finished.returncode == 0, finished.stderr[-4000:]
-        return finished.stdout
 
-    return run
+@pytest.fixture(scope="session")
+def run_module():
+    """Runs `kdkeras` in a process of its own."""
+    return lambda *arguments: _run("-m", "kdkeras", *arguments)
 
 
 @pytest.fixture(scope="session")
