@@ -25,6 +25,7 @@ __all__ = [
     "MissingExtraError",
     "NonFiniteLossError",
     "data",
+    "distribution",
     "evaluation",
     "export",
     "layers",

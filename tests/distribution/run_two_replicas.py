@@ -10,8 +10,9 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "distillation")]
 
-from kdkeras.distribution import choose_strategy  # noqa: E402
+import kdkeras  # noqa: E402
 
+choose_strategy = kdkeras.distribution.choose_strategy
 strategy = choose_strategy("mirrored", 2)
 
 import keras  # noqa: E402
