@@ -2,7 +2,8 @@
 
 While it trains, a backup is kept beside the output (OUTPUT without .keras, plus .backup):
 after a crash the same command with --resume goes on from it. Ctrl-C saves the student as
-trained so far and keeps the backup.
+trained so far and keeps the backup. SIGTERM (a machine that is taken away) writes the
+backup at the running step and ends with status 0.
 """
 
 from __future__ import annotations
@@ -157,6 +158,12 @@ def show(result: dict[str, Any]) -> Iterator[Any]:
     """Yields the losses, and where the student is."""
     from kdkeras.cli.tables import table
 
+    if "stopped_at" in result:
+        yield (
+            f"Told to stop (SIGTERM) at step {result['stopped_at']:,} of {result['steps']:,}; the "
+            f"backup is in {result['backup']}. The same command with --resume goes on from it."
+        )
+        return
     first, last = result["first"], result["last"]
     rows = [[name, f"{first[name]:.4f}", f"{last[name]:.4f}"] for name in last]
     yield table(["loss", "first", "last"], rows)

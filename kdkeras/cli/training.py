@@ -11,6 +11,7 @@ import keras
 
 from kdkeras.cli.backup import Backup
 from kdkeras.cli.fit_progress import FitProgress, StopAt
+from kdkeras.cli.termination import StopOnTermination
 from kdkeras.data import DistillationSet, Vocabulary, load_vocabulary
 from kdkeras.distillation import Distiller
 from kdkeras.distribution import choose_strategy
@@ -29,7 +30,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     """Trains a student as the arguments say.
 
     Returns:
-        Paths, first and last losses, number of steps and parameters, seconds.
+        Paths, first and last losses, number of steps and parameters, seconds;
+        after SIGTERM the step it stopped at and where the backup is.
 
     Raises:
         InputError: For arguments or files that do not fit together.
@@ -62,7 +64,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         every = min(arguments.checkpoint_every or int(batches.cardinality()), steps)
-        _fit(distiller, batches, backup, steps, every)
+        with StopOnTermination() as termination:
+            _fit(distiller, batches, backup, steps, every, termination)
     except KeyboardInterrupt:
         _save(student, output)
         done = int(distiller.optimizer.iterations.numpy())
@@ -70,6 +73,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             f"The student as trained for {done} of {steps} steps is in {output}. The same "
             f"command with --resume goes on from step {backup.step}."
         ) from None
+    if termination.asked and backup.step < steps:
+        return {"stopped_at": backup.step, "steps": steps, "backup": str(backup.folder)}
     _save(student, output)
     history_file = output.parent / "history.json"
     history = backup.finish(history_file)
@@ -123,7 +128,14 @@ def _new_student(
     return student
 
 
-def _fit(distiller: Distiller, batches: Any, backup: Backup, steps: int, every: int) -> None:
+def _fit(
+    distiller: Distiller,
+    batches: Any,
+    backup: Backup,
+    steps: int,
+    every: int,
+    termination: StopOnTermination,
+) -> None:
     """Trains from the backup's step to the last, in rounds of `every` steps."""
     with FitProgress(steps) as progress:
         distiller.fit(
@@ -133,7 +145,7 @@ def _fit(distiller: Distiller, batches: Any, backup: Backup, steps: int, every: 
             initial_epoch=backup.step // every,
             epochs=-(-steps // every),
             steps_per_epoch=every,
-            callbacks=[StopAt(steps), backup, progress],
+            callbacks=[StopAt(steps), termination, backup, progress],
             verbose=0,
         )
 

@@ -1,7 +1,8 @@
-"""Ctrl-C leaves what was finished usable, and training goes on from there."""
+"""Ctrl-C, SIGTERM and SIGKILL leave what was finished usable, and training goes on from there."""
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def interrupt_after(seen, command, sent):
     """Starts a command, and sends it a signal once a file is there."""
     process = subprocess.Popen(
         [sys.executable, "-m", "kdkeras", *command],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # A test run in the background may ignore the signal, and would hand that on.
@@ -39,7 +41,8 @@ def interrupt_after(seen, command, sent):
             break
         time.sleep(0.02)
     process.send_signal(sent)
-    return process.wait(60), process.stderr.read()
+    printed, errors = process.communicate(timeout=60)
+    return process.returncode, printed + errors
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +68,59 @@ def test_a_backup_is_not_lost_by_beginning_anew(interrupted, capsys):
     assert "learning_rate=0.1, before learning_rate=0.005" in capsys.readouterr().err
 
 
-def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
-    interrupted, targets, vocabulary, tmp_path
-):
+@pytest.fixture(scope="module")
+def whole(command, targets, vocabulary, tmp_path_factory):
+    """What an uninterrupted training gives."""
+    output = tmp_path_factory.mktemp("whole") / "s.keras"
+    command(*arguments(targets, vocabulary, output))
+    return vectors(output)
+
+
+def vectors(student):
+    rows = (held_out_folder() / "de.tsv").read_text("utf-8").splitlines()
+    return kdkeras.load(student).encode([row.split("\t")[0] for row in rows])
+
+
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(interrupted, whole):
     output, command, _ = interrupted
     assert main([*command, "--resume"]) == 0
-    assert main(arguments(targets, vocabulary, tmp_path / "whole.keras")) == 0
-    rows = (held_out_folder() / "de.tsv").read_text("utf-8").splitlines()
-    texts = [row.split("\t")[0] for row in rows]
-    resumed, whole = (kdkeras.load(p).encode(texts) for p in (output, tmp_path / "whole.keras"))
-    np.testing.assert_allclose(resumed, whole, atol=1e-3)
+    np.testing.assert_array_equal(vectors(output), whole)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_training_goes_on_to_the_same_student(sent, targets, vocabulary, whole, tmp_path):
+    output = tmp_path / "s.keras"
+    command = arguments(targets, vocabulary, output)
+    state = output.with_suffix(".backup") / "state.json"
+    status, printed = interrupt_after(state, command, sent)
+    assert not output.exists(), "it was killed too late"
+    if sent is signal.SIGTERM:
+        assert status == 0
+        step = json.loads(state.read_text("utf-8"))["step"]
+        assert f"at step {step} of {STEPS}" in " ".join(printed.split())
+        assert step % 20, "a backup between rounds was wanted"
+    assert main([*command, "--resume"]) == 0
+    np.testing.assert_array_equal(vectors(output), whole)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(targets, vocabulary, whole, tmp_path):
+    random = np.random.default_rng(0)
+    output = tmp_path / "s.keras"
+    command = [*arguments(targets, vocabulary, output), "--resume"]
+    state = output.with_suffix(".backup") / "state.json"
+    steps = [0]
+    for rounds in random.integers(1, 4, size=5):
+        process = subprocess.Popen([sys.executable, "-m", "kdkeras", *command])
+        for _ in range(rounds):
+            before = state.stat().st_mtime_ns if state.exists() else None
+            while not state.exists() or state.stat().st_mtime_ns == before:
+                assert process.poll() is None, "it ended before it was killed"
+                time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.1))  # into a step, or into the next backup
+        process.kill()
+        process.wait()
+        steps.append(json.loads(state.read_text("utf-8"))["step"])
+    assert steps == sorted(set(steps)) and steps[-1] < STEPS
+    assert main(command) == 0
+    np.testing.assert_array_equal(vectors(output), whole)
