@@ -165,7 +165,16 @@ def show(result: dict[str, Any]) -> Iterator[Any]:
         )
         return
     first, last = result["first"], result["last"]
-    rows = [[name, f"{first[name]:.4f}", f"{last[name]:.4f}"] for name in last]
+    rows = [
+        [
+            name,
+            *(
+                f"{part[name]:,}" if name == "step" else f"{part[name]:.4f}"
+                for part in (first, last)
+            ),
+        ]
+        for name in last
+    ]
     yield table(["loss", "first", "last"], rows)
     yield (
         f"{result['steps']:,} steps in {result['seconds']:.0f} s, {result['parameters']:,} "

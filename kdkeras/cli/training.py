@@ -44,18 +44,18 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     keras.utils.set_random_seed(arguments.seed)
     dataset = DistillationSet(arguments.set)
     vocabulary = load_vocabulary(arguments.vocabulary)
-    batches = dataset.batches(
-        arguments.batch_size,
-        vocabulary,
-        sequence_length=arguments.sequence_length,
-        language_temperature=arguments.language_temperature,
-        seed=arguments.seed,
-    )
-    steps = arguments.steps or arguments.epochs * int(batches.cardinality())
     with strategy.scope():
         student = _new_student(arguments, dataset, vocabulary)
         # The Distiller's own policy makes Keras scale float16 losses.
         distiller = build_distiller(student, arguments.losses, dtype=student.dtype_policy)
+        batches = dataset.batches(
+            arguments.batch_size,
+            vocabulary,
+            sequence_length=arguments.sequence_length,
+            language_temperature=arguments.language_temperature,
+            seed=arguments.seed,
+        )
+        steps = arguments.steps or arguments.epochs * int(batches.cardinality())
         distiller.compile(
             optimizer=build_optimizer(arguments.learning_rate, arguments.warmup, steps),
             jit_compile=arguments.jit,
