@@ -22,7 +22,7 @@ def slow(differences):
 
 def assert_equal(found, tolerance):
     assert found["names"], "one replica logs other terms than two"
-    assert found["moved"] > 100 * tolerance, "nothing was trained"
+    assert found["moved"] > 50 * tolerance, "too little was trained to tell"
     for part in ("weights", "optimizer", "logs"):
         assert found[part] <= tolerance, part
 
