@@ -165,18 +165,13 @@ def show(result: dict[str, Any]) -> Iterator[Any]:
         )
         return
     first, last = result["first"], result["last"]
-    rows = [
-        [
-            name,
-            *(
-                f"{part[name]:,}" if name == "step" else f"{part[name]:.4f}"
-                for part in (first, last)
-            ),
-        ]
-        for name in last
-    ]
+    rows = [[name, _figure(first[name]), _figure(last[name])] for name in last]
     yield table(["loss", "first", "last"], rows)
     yield (
         f"{result['steps']:,} steps in {result['seconds']:.0f} s, {result['parameters']:,} "
         f"parameters: {result['output']} (losses: {result['history']})"
     )
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

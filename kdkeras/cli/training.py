@@ -64,8 +64,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         every = min(arguments.checkpoint_every or int(batches.cardinality()), steps)
-        with StopOnTermination() as termination:
-            _fit(distiller, batches, backup, steps, every, termination)
+        termination = _fit(distiller, batches, backup, steps, every)
     except KeyboardInterrupt:
         _save(student, output)
         done = int(distiller.optimizer.iterations.numpy())
@@ -129,15 +128,10 @@ def _new_student(
 
 
 def _fit(
-    distiller: Distiller,
-    batches: Any,
-    backup: Backup,
-    steps: int,
-    every: int,
-    termination: StopOnTermination,
-) -> None:
+    distiller: Distiller, batches: Any, backup: Backup, steps: int, every: int
+) -> StopOnTermination:
     """Trains from the backup's step to the last, in rounds of `every` steps."""
-    with FitProgress(steps) as progress:
+    with StopOnTermination() as termination, FitProgress(steps) as progress:
         distiller.fit(
             # The seed fixes the order of every pass, so that a resumed run
             # reads on where the interrupted one stopped.
@@ -148,6 +142,7 @@ def _fit(
             callbacks=[StopAt(steps), termination, backup, progress],
             verbose=0,
         )
+    return termination
 
 
 def _save(student: Student, output: Path) -> None:

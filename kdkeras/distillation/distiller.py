@@ -32,12 +32,11 @@ from kdkeras.distillation.update import (
     refuse_unfit_optimizer,
     refuse_unfit_strategy,
 )
+from kdkeras.distillation.weights import REGULARIZATION, TASK, checked_weights
 from kdkeras.errors import InputError
 from kdkeras.losses import DistillationLoss, TranslationRanking
 
 __all__ = ["Distiller"]
-
-TASK, REGULARIZATION = "task", "regularization"
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
@@ -115,7 +114,7 @@ class Distiller(StrategyHooks):
         self.student = student
         self.distillation_losses = dict(distillation_losses or {})
         self.alignment_losses = dict(alignment_losses or {})
-        self.term_weights = _checked_weights(
+        self.term_weights = checked_weights(
             [*self.distillation_losses, *self.alignment_losses], loss_weights or {}
         )
         if micro_batches < 1:
@@ -373,28 +372,6 @@ class Distiller(StrategyHooks):
         for key in ("distillation_losses", "alignment_losses"):
             config[key] = {name: read(value) for name, value in config[key].items()}
         return cls(**config)
-
-
-def _checked_weights(names: list[str], weights: Mapping[str, float]) -> dict[str, float]:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    taken = sorted({"loss", TASK, REGULARIZATION} & set(names))
-    if twice or taken:
-        raise InputError(
-            f"Every loss needs a name of its own. Received: {(twice or taken)[0]!r} "
-            f"{'twice' if twice else 'which is reserved'}. Choose another name."
-        )
-    for name, weight in weights.items():
-        if name not in [*names, TASK]:
-            raise InputError(
-                f"`loss_weights` must name a loss. Received: {name!r}. "
-                f"The losses are {[*names, TASK]}."
-            )
-        if not weight >= 0:
-            raise InputError(
-                f"A loss weight must be 0 or more. Received: {name}={weight}. "
-                "Use 0 to only log a loss."
-            )
-    return {name: float(weights.get(name, 1.0)) for name in [*names, TASK]}
 
 
 def _refuse_missing(missing: set[str], batch: Batch) -> None:

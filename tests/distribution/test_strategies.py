@@ -101,8 +101,11 @@ def test_optimizer_made_outside_the_scope_is_refused():
         make_distiller(optimizer=optimizer)
 
 
-def test_keras_distribution_is_refused(monkeypatch):
+def test_keras_distribution_is_refused():
+    student = make_student()
     ignored = keras.distribution.DataParallel(devices=["cpu:0"])
-    monkeypatch.setattr(keras.distribution, "distribution", lambda: ignored)
-    with pytest.raises(InputError, match=r"ignores `keras.distribution`. Received: DataParallel"):
-        make_distiller()
+    with (
+        ignored.scope(),
+        pytest.raises(InputError, match=r"ignores `keras.distribution`. Received: DataParallel"),
+    ):
+        make_distiller(student)
