@@ -13,7 +13,13 @@ from typing import Any
 
 from kdkeras.cli.native_logs import quiet_native_logs
 from kdkeras.cli.parser import COMMANDS, build_parser
-from kdkeras.errors import GateError, InputError, MissingExtraError, NonFiniteLossError
+from kdkeras.errors import (
+    GateError,
+    InputError,
+    MissingExtraError,
+    NonFiniteLossError,
+    WorkerLostError,
+)
 
 __all__ = ["main"]
 
@@ -42,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_result(command, result, as_json=arguments.json)
     except (InputError, MissingExtraError) as error:
         return _fail(str(error), BAD_INPUT)
-    except (GateError, NonFiniteLossError) as error:
+    except (GateError, NonFiniteLossError, WorkerLostError) as error:
         return _fail(str(error), FAILED)
     except BrokenPipeError:
         # The reader of stdout left (`| head`): nothing to report, and nothing to flush.

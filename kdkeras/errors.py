@@ -10,6 +10,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "NonFiniteLossError",
+    "WorkerLostError",
     "require_extra",
 ]
 
@@ -31,6 +32,10 @@ class GateError(RuntimeError):
 
 class NonFiniteLossError(RuntimeError):
     """A loss term that became NaN or infinite (exit status 1)."""
+
+
+class WorkerLostError(RuntimeError):
+    """A training on several machines of which one has gone (exit status 1)."""
 
 
 class MissingExtraError(ImportError):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kdkeras.errors import InputError
 
-__all__ = ["FusedAdam"]
+__all__ = ["FusedAdam", "LazyAdam", "merge_rows"]
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
@@ -65,3 +65,90 @@ class FusedAdam(keras.optimizers.Adam):
 def _tf_variable(variable: Any) -> tf.Variable:
     """Keras hands the step its own variables or TensorFlow's, as it likes."""
     return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+_DENSE = (
+    "amsgrad",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class LazyAdam(keras.optimizers.Adam):
+    """Adam that touches only the rows of a table that the batch names.
+
+    For embedding tables so large that updating every row costs more than the
+    training: a step's time depends on the tokens in the batch, not on the
+    rows of the table. **It is not Adam**: the moments of a row that is not in
+    the batch stay as they are instead of fading, so that a rare row keeps its
+    momentum until it is seen again, and does not move between. Weights that
+    are no tables get plain Adam. Gradients of a token that is several times
+    in the batch are added up first. Not for TPUs (`tf.unique` has no static
+    shape).
+
+    Formula, for the rows `r` that are in the batch, at step `t`:
+
+    ```
+    m[r] = beta_1 * m[r] + (1 - beta_1) * g[r]
+    v[r] = beta_2 * v[r] + (1 - beta_2) * g[r]^2
+    w[r] -= learning_rate * sqrt(1 - beta_2^t) / (1 - beta_1^t) * m[r] / (sqrt(v[r]) + epsilon)
+    ```
+
+    Args:
+        learning_rate: A float or a `keras.optimizers.schedules.LearningRateSchedule`.
+        **arguments: Those of `keras.optimizers.Adam` but those that concern
+            all rows: `amsgrad`, `weight_decay`, clipping, loss scaling and
+            gradient accumulation (use `Distiller(micro_batches=...)`).
+
+    Raises:
+        InputError: If one of these is asked for.
+
+    References:
+        Kingma, Ba (2014), arXiv:1412.6980; lazily as `tfa.optimizers.LazyAdam`.
+    """
+
+    accepts_sparse_gradients = True
+    """Tells the Distiller to hand on `tf.IndexedSlices`, without repeated rows."""
+
+    def __init__(
+        self, learning_rate: Any = 0.001, name: str = "lazy_adam", **arguments: Any
+    ) -> None:
+        for unfit in _DENSE:
+            if arguments.get(unfit):
+                raise InputError(
+                    f"LazyAdam leaves most rows alone, and {unfit} concerns all. Received: "
+                    f"{unfit}={arguments[unfit]}. Use FusedAdam or keras.optimizers.Adam."
+                )
+        super().__init__(learning_rate=learning_rate, name=name, **arguments)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one variable, or the rows of it that have a gradient."""
+        if not isinstance(gradient, tf.IndexedSlices):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        gradient = merge_rows(gradient)
+        variable = _tf_variable(variable)
+        index = self._get_variable_index(variable)
+        momentum, velocity = (_tf_variable(s[index]) for s in (self._momentums, self._velocities))
+        step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, variable.dtype)
+        rate = tf.cast(learning_rate, variable.dtype)
+        rate *= tf.sqrt(1 - tf.pow(tf.cast(self.beta_2, rate.dtype), step))
+        rate /= 1 - tf.pow(tf.cast(self.beta_1, rate.dtype), step)
+        rows, g = gradient.indices, tf.cast(gradient.values, variable.dtype)
+        m = self.beta_1 * tf.gather(momentum, rows) + (1 - self.beta_1) * g
+        v = self.beta_2 * tf.gather(velocity, rows) + (1 - self.beta_2) * tf.square(g)
+        momentum.scatter_update(tf.IndexedSlices(m, rows))
+        velocity.scatter_update(tf.IndexedSlices(v, rows))
+        variable.scatter_sub(tf.IndexedSlices(rate * m / (tf.sqrt(v) + self.epsilon), rows))
+
+
+def merge_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+    """Adds up the gradients of equal rows, so that every row occurs once."""
+    rows, place = tf.unique(gradient.indices)
+    values = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)

@@ -6,11 +6,21 @@ inside `tf.distribute.Strategy.run`.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["all_rows", "num_replicas", "own_rows", "replica_id", "total"]
+__all__ = [
+    "all_rows",
+    "any_worker",
+    "is_chief",
+    "num_replicas",
+    "num_workers",
+    "own_rows",
+    "replica_id",
+    "total",
+]
 
 
 def _context() -> tf.distribute.ReplicaContext | None:
@@ -22,6 +32,46 @@ def _context() -> tf.distribute.ReplicaContext | None:
 def num_replicas() -> int:
     """Returns how many replicas train together; 1 without a strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """Returns how many processes train together; 1 but for several machines."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    cluster = strategy.cluster_resolver.cluster_spec()
+    return sum(cluster.num_tasks(job) for job in cluster.jobs if job in ("chief", "worker")) or 1
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes files: the only one, or the first worker."""
+    if num_workers(strategy) == 1:
+        return True
+    resolver = strategy.cluster_resolver
+    if "chief" in resolver.cluster_spec().jobs:
+        return resolver.task_type == "chief"
+    return resolver.task_type == "worker" and resolver.task_id == 0
+
+
+def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+    """Whether the flag is set on any worker; every worker must ask at the same step.
+
+    Args:
+        strategy: The training's strategy.
+        flag: This process's own answer.
+    """
+    if num_workers(strategy) == 1:
+        return flag
+    return bool(_summed(strategy)(tf.constant(float(flag))) > 0)
+
+
+@cache
+def _summed(strategy: tf.distribute.Strategy) -> Any:
+    @tf.function
+    def across(value: tf.Tensor) -> tf.Tensor:
+        values = strategy.run(total, args=(value,))
+        return strategy.experimental_local_results(values)[0]
+
+    return across
 
 
 def replica_id() -> Any:
@@ -71,7 +121,8 @@ def all_rows(rows: Any) -> Any:
             begin = [start, *[0] * (len(values.shape) - 1)]
             return tf.slice(summed, begin, tf.shape(values))
 
-        return context.all_gather(values, axis=0), gradient
+        # A copy, since a step's argument is on no device, and one worker's gather asks for it.
+        return context.all_gather(tf.identity(values), axis=0), gradient
 
     return gather(tf.convert_to_tensor(rows))
 

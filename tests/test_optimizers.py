@@ -1,4 +1,4 @@
-"""FusedAdam is Adam."""
+"""FusedAdam is Adam; LazyAdam is Adam on the rows that a batch names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from contracts import assert_one_line
 
 from kdkeras.errors import InputError
-from kdkeras.optimizers import FusedAdam
+from kdkeras.optimizers import FusedAdam, LazyAdam
 
 # The kernel subtracts beta_2 from 1 in float32, Keras in float64: 6e-6 of every step.
 TOLERANCE = 1e-5
@@ -115,3 +115,76 @@ def test_amsgrad_is_refused():
     with pytest.raises(InputError) as error:
         FusedAdam(amsgrad=True)
     assert_one_line(str(error.value), "`amsgrad`", "keras.optimizers.Adam(amsgrad=True)")
+
+
+def sparse_steps(generator, rows=6, width=3, steps=6):
+    """Gradients of a table: rows that repeat, and rows that are seldom or never there."""
+    for _ in range(steps):
+        indices = generator.choice(rows - 1, 4)
+        values = generator.normal(size=(4, width))
+        yield tf.IndexedSlices(
+            tf.constant(values, tf.float32), tf.constant(indices), tf.constant([rows, width])
+        )
+
+
+def test_lazy_adam_is_the_papers_step_on_the_rows_of_the_batch():
+    generator = np.random.default_rng(0)
+    expected = generator.normal(size=(6, 3))
+    variable, optimizer = keras.Variable(expected.astype("float32")), LazyAdam(0.1)
+    m, v = np.zeros((6, 3)), np.zeros((6, 3))
+    for step, gradient in enumerate(sparse_steps(generator), 1):
+        slope = tf.convert_to_tensor(gradient).numpy().astype(float)
+        rows = np.unique(gradient.indices)
+        expected[rows], (m[rows], v[rows]) = oracles.adam(
+            expected[rows], slope[rows], (m[rows], v[rows]), step, 0.1
+        )
+        optimizer.apply([gradient], [variable])
+    np.testing.assert_allclose(variable, expected, atol=1e-5)
+
+
+def test_lazy_adam_differs_from_adam_where_a_row_is_seen_again():
+    weights = []
+    for make in (LazyAdam, keras.optimizers.Adam):
+        generator = np.random.default_rng(0)
+        variable, optimizer = keras.Variable(np.ones((6, 3), "float32")), make(0.1)
+        for gradient in sparse_steps(generator):
+            optimizer.apply(
+                [tf.convert_to_tensor(gradient) if make is not LazyAdam else gradient], [variable]
+            )
+        weights.append(variable.numpy())
+    np.testing.assert_array_equal(weights[0][5], weights[1][5])  # Never seen by either.
+    assert np.abs(weights[0][:5] - weights[1][:5]).max() > 0.01
+
+
+def test_lazy_adam_of_a_dense_gradient_is_adam():
+    for one, other in zip(
+        trained(LazyAdam(0.1))[0], trained(keras.optimizers.Adam(0.1))[0], strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE)
+
+
+def test_lazy_adam_survives_serialisation():
+    optimizer = LazyAdam(0.2, beta_1=0.8, use_ema=True)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert type(copy) is LazyAdam
+    assert (copy.beta_1, copy.use_ema) == (0.8, True)
+    assert float(copy.learning_rate) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"amsgrad": True},
+        {"weight_decay": 0.1},
+        {"clipnorm": 1.0},
+        {"clipvalue": 1.0},
+        {"global_clipnorm": 1.0},
+        {"loss_scale_factor": 2.0},
+        {"gradient_accumulation_steps": 2},
+    ],
+)
+def test_lazy_adam_refuses_what_concerns_all_rows(unfit):
+    name, value = next(iter(unfit.items()))
+    with pytest.raises(InputError) as error:
+        LazyAdam(**unfit)
+    assert_one_line(str(error.value), f"Received: {name}={value}")

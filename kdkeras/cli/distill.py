@@ -4,6 +4,7 @@ While it trains, a backup is kept beside the output (OUTPUT without .keras, plus
 after a crash the same command with --resume goes on from it. Ctrl-C saves the student as
 trained so far and keeps the backup. SIGTERM (a machine that is taken away) writes the
 backup at the running step and ends with status 0.
+With --strategy multi_worker the first machine writes, and all must see what it writes.
 """
 
 from __future__ import annotations
@@ -126,9 +127,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--strategy",
-        choices=["none", "mirrored"],
+        choices=["none", "mirrored", "multi_worker", "tpu"],
         default="none",
-        help="devices to train on together; --batch-size is that of all of them",
+        help="devices to train on together; --batch-size is that of all of them. multi_worker: the "
+        "same command on every machine that the environment variable TF_CONFIG names, the files "
+        "in folders that all see",
     )
     group.add_argument(
         "--replicas",

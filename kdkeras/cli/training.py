@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from kdkeras.cli.backup import Backup
+from kdkeras import replicas
 from kdkeras.cli.fit_progress import FitProgress, StopAt
-from kdkeras.cli.termination import StopOnTermination
 from kdkeras.data import DistillationSet, Vocabulary, load_vocabulary
-from kdkeras.distillation import Distiller
-from kdkeras.distribution import choose_strategy
-from kdkeras.errors import InputError
+from kdkeras.distillation import Backup, Distiller, StopOnTermination
+from kdkeras.distribution import choose_strategy, distribute_batches
+from kdkeras.errors import InputError, WorkerLostError
 from kdkeras.files import atomic_write, refuse_existing
 from kdkeras.recipe import build_distiller, build_optimizer
 from kdkeras.students import Student, from_preset
@@ -48,33 +48,41 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         student = _new_student(arguments, dataset, vocabulary)
         # The Distiller's own policy makes Keras scale float16 losses.
         distiller = build_distiller(student, arguments.losses, dtype=student.dtype_policy)
-        batches = dataset.batches(
+        batches = distribute_batches(
+            strategy,
+            dataset,
             arguments.batch_size,
             vocabulary,
             sequence_length=arguments.sequence_length,
             language_temperature=arguments.language_temperature,
             seed=arguments.seed,
         )
-        steps = arguments.steps or arguments.epochs * int(batches.cardinality())
+        once = dataset.num_pairs // arguments.batch_size
+        steps = arguments.steps or arguments.epochs * once
         distiller.compile(
             optimizer=build_optimizer(arguments.learning_rate, arguments.warmup, steps),
             jit_compile=arguments.jit,
         )
-        backup.restore(distiller)
     started = time.perf_counter()
     try:
-        every = min(arguments.checkpoint_every or int(batches.cardinality()), steps)
+        every = min(arguments.checkpoint_every or once, steps)
         termination = _fit(distiller, batches, backup, steps, every)
     except KeyboardInterrupt:
-        _save(student, output)
+        _save(student, output, strategy)
         done = int(distiller.optimizer.iterations.numpy())
         raise KeyboardInterrupt(
             f"The student as trained for {done} of {steps} steps is in {output}. The same "
             f"command with --resume goes on from step {backup.step}."
         ) from None
+    except tf.errors.UnavailableError as error:
+        raise WorkerLostError(
+            f"All workers must stay to the end. Received: a worker that no longer answers "
+            f"({str(error).splitlines()[0][:80]}). Start the same command with --resume on all "
+            f"machines: it goes on from step {backup.step}."
+        ) from error
     if termination.asked and backup.step < steps:
         return {"stopped_at": backup.step, "steps": steps, "backup": str(backup.folder)}
-    _save(student, output)
+    _save(student, output, strategy)
     history_file = output.parent / "history.json"
     history = backup.finish(history_file)
     return {
@@ -99,7 +107,7 @@ def _open_backup(arguments: argparse.Namespace) -> Backup:
         for name, value in vars(arguments).items()
         if name not in _FREE
     }
-    backup = Backup(output.with_suffix(".backup"), settings)
+    backup = Backup(output.with_suffix(".backup"), settings=settings)
     backup.open(resume=arguments.resume, overwrite=arguments.overwrite)
     if not backup.step:
         refuse_existing(output, arguments.overwrite)
@@ -133,20 +141,20 @@ def _fit(
     """Trains from the backup's step to the last, in rounds of `every` steps."""
     with StopOnTermination() as termination, FitProgress(steps) as progress:
         distiller.fit(
-            # The seed fixes the order of every pass, so that a resumed run
-            # reads on where the interrupted one stopped.
-            batches.repeat().skip(backup.step),
-            initial_epoch=backup.step // every,
+            batches,
             epochs=-(-steps // every),
             steps_per_epoch=every,
-            callbacks=[StopAt(steps), termination, backup, progress],
+            callbacks=[StopAt(steps), termination, progress],
+            backup=backup,
             verbose=0,
         )
     return termination
 
 
-def _save(student: Student, output: Path) -> None:
-    """Saves the student; one trained in mixed precision as a float32 model."""
+def _save(student: Student, output: Path, strategy: tf.distribute.Strategy) -> None:
+    """Saves the student, if no other worker does; after mixed precision as a float32 model."""
+    if not replicas.is_chief(strategy):
+        return
     copy = type(student)(
         **{**student.get_config(), "dtype": "float32"}, vocabulary=student.vocabulary
     )

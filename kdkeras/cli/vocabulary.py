@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdkeras.cli.options import add_overwrite, add_seed, positive_int
+from kdkeras.cli.options import add_overwrite, add_seed, fraction, positive_int
+from kdkeras.config import VOCABULARY_TEMPERATURE
 
 HELP = "train the student's vocabulary"
 
@@ -37,6 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FOLDER", help="the vocabulary"
     )
+    parser.add_argument(
+        "--language-temperature",
+        type=fraction,
+        default=VOCABULARY_TEMPERATURE,
+        metavar="ALPHA",
+        help="languages of a distillation set count in proportion to sentences^ALPHA: 1 as they "
+        "come, 0 all alike",
+    )
     add_seed(parser)
     add_overwrite(parser)
 
@@ -52,6 +61,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         size=arguments.size,
         kind=arguments.kind,
         seed=arguments.seed,
+        language_temperature=arguments.language_temperature,
     )
     vocabulary.save(arguments.output, overwrite=arguments.overwrite)
     return {

@@ -174,6 +174,8 @@ class DistillationSet:
         seed: int = 0,
         shuffle: int = 65_536,
         bucket_boundaries: Sequence[int] | None = None,
+        worker: int = 0,
+        workers: int = 1,
     ) -> tf.data.Dataset:
         """Gives shuffled training batches, for `model.fit`.
 
@@ -192,6 +194,10 @@ class DistillationSet:
             shuffle: Pairs in the shuffle buffer, default 65,536.
             bucket_boundaries: Row lengths allowed, in tokens. Default 8, 16,
                 32, … up to `sequence_length`.
+            worker: This worker's number, from 0; `batch_size` is its own.
+            workers: Machines that train together, each on files of its own:
+                every pass deals them out anew, so that two workers never read
+                the same file in the same pass.
 
         Returns:
             Dataset of `(x, y)`. x holds `source_token_ids`,
@@ -203,7 +209,8 @@ class DistillationSet:
 
         Raises:
             InputError: If an argument is out of its range, the set has fewer
-                pairs than `batch_size`, or a shard is damaged.
+                pairs than `batch_size` or fewer shards than workers, or a
+                shard is damaged.
         """
         from kdkeras.data.pipeline import PipelineConfig, training_batches
 
@@ -214,6 +221,8 @@ class DistillationSet:
             seed=seed,
             shuffle=shuffle,
             bucket_boundaries=None if bucket_boundaries is None else tuple(bucket_boundaries),
+            worker=worker,
+            workers=workers,
         )
         # A damaged shard would otherwise end the training somewhere inside it.
         if not self._verified:

@@ -44,6 +44,8 @@ class PipelineConfig:
     seed: int = 0
     shuffle: int = 65_536
     bucket_boundaries: tuple[int, ...] | None = None
+    worker: int = 0
+    workers: int = 1
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("sequence_length", 3), ("shuffle", 1)):
@@ -52,6 +54,8 @@ class PipelineConfig:
         if not 0 <= self.language_temperature <= 1:
             value = self.language_temperature
             raise _refuse("language_temperature", "from 0 to 1", value, "Use 0.5.")
+        if not 0 <= self.worker < self.workers:
+            raise _refuse("worker", f"from 0 to {self.workers - 1}", self.worker, "Count from 0.")
         given = self.bucket_boundaries
         if given is not None and (not given or list(given) != sorted(set(given)) or given[0] < 1):
             rule = "whole numbers above 0, ascending"
@@ -81,11 +85,17 @@ def training_batches(
     dataset: DistillationSet, vocabulary: Vocabulary, config: PipelineConfig
 ) -> tf.data.Dataset:
     """Builds the dataset that `DistillationSet.batches` documents."""
-    steps = dataset.num_pairs // config.batch_size
+    together = config.batch_size * config.workers
+    steps = dataset.num_pairs // together
     if not steps:
         raise InputError(
             f"`batch_size` must be at most the number of pairs, {dataset.num_pairs}. Received: "
-            f"batch_size={config.batch_size}. Use a smaller one, or a larger distillation set."
+            f"batch_size={together}. Use a smaller one, or a larger distillation set."
+        )
+    if config.workers > len(dataset.shards):
+        raise InputError(
+            f"Each worker reads files of its own. Received: {config.workers} workers, "
+            f"{len(dataset.shards)} shards. Write the set again with smaller shards."
         )
     # The draws of one pass may be a few short of num_pairs: then the next pass's follow. `take`
     # stands before anything that runs ahead: else the next epoch's seeds would depend on timing.
@@ -111,7 +121,9 @@ def _pairs(dataset: DistillationSet, config: PipelineConfig) -> tf.data.Dataset:
     names = [str(path) for path in dataset.shards]
     records = (
         tf.data.Dataset.from_tensor_slices(names)
+        # All workers shuffle alike and deal the files out, others in every pass.
         .shuffle(len(names), seed=config.seed, reshuffle_each_iteration=True)
+        .shard(config.workers, config.worker)
         .interleave(tf.data.TFRecordDataset, cycle_length=4, block_length=256)
         .batch(RECORDS_AT_ONCE)
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from kdkeras.config import VOCABULARY_TEMPERATURE
 from kdkeras.errors import InputError
 from kdkeras.files import atomic_folder
 
@@ -199,13 +200,9 @@ def load_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
     return kind(files)
 
 
-# Balances large and small languages of a vocabulary; 1.0 would take them as they are.
-LANGUAGE_TEMPERATURE = 0.7
-
-
-def _texts(sentences: Iterable[str] | DistillationSet) -> Iterator[str]:
+def _texts(sentences: Iterable[str] | DistillationSet, temperature: float) -> Iterator[str]:
     if hasattr(sentences, "sentences"):
-        return sentences.sentences(language_temperature=LANGUAGE_TEMPERATURE)
+        return sentences.sentences(language_temperature=temperature)
     return iter(sentences)
 
 
@@ -214,6 +211,7 @@ def train_vocabulary(
     size: int,
     kind: str = "wordpiece",
     seed: int = 0,
+    language_temperature: float = VOCABULARY_TEMPERATURE,
 ) -> Vocabulary:
     """Learns a vocabulary from sentences.
 
@@ -231,6 +229,8 @@ def train_vocabulary(
         size: Number of tokens wanted, e.g. 32,000.
         kind: `"wordpiece"` or `"sentencepiece"`.
         seed: Seed of the sample.
+        language_temperature: For a distillation set, from 0 (all languages
+            count alike) to 1 (every sentence counts once), default 0.7.
 
     Returns:
         The vocabulary, with exactly `size` tokens.
@@ -253,7 +253,7 @@ def train_vocabulary(
         raise InputError(
             f"`size` must be a whole number from 8. Received: size={size!r}. Use 32000."
         )
-    return trainers[kind](sample_sentences(_texts(sentences), seed), size)
+    return trainers[kind](sample_sentences(_texts(sentences, language_temperature), seed), size)
 
 
 def sample_sentences(texts: Iterator[str], seed: int, most: int = 2_000_000) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from kdkeras import replicas
+from kdkeras.distillation.backup import Backup, FastForward, endless_batches
 from kdkeras.distillation.batches import (
     Batch,
     Rows,
@@ -30,6 +32,7 @@ from kdkeras.distillation.update import (
     add_gradients,
     apply_gradients,
     refuse_unfit_optimizer,
+    refuse_unfit_precision,
     refuse_unfit_strategy,
 )
 from kdkeras.distillation.weights import REGULARIZATION, TASK, checked_weights
@@ -125,6 +128,7 @@ class Distiller(StrategyHooks):
         self.micro_batches = int(micro_batches)
         self._loss_layers = [*self.distillation_losses.values(), *self.alignment_losses.values()]
         names = [*self.distillation_losses, *self.alignment_losses, TASK, REGULARIZATION]
+        self._logged: tuple[str, ...] = ("loss",)
         self.term_trackers = {name: keras.metrics.Mean(name=name) for name in names}
         if teacher is not None:
             teacher.trainable = False
@@ -170,6 +174,7 @@ class Distiller(StrategyHooks):
                 'and compile without a loss. Pass distillation_losses={"embedding": ...}.'
             )
         super().compile(optimizer=optimizer, loss=loss, **arguments)
+        refuse_unfit_precision(self.optimizer)
         if self._distribute_strategy is not None:
             self._prepare_for_strategy()
 
@@ -184,19 +189,66 @@ class Distiller(StrategyHooks):
             self.jit_compile = False
 
     def fit(
-        self, x: Any = None, y: Any = None, *, callbacks: Any = None, **named: Any
+        self,
+        x: Any = None,
+        y: Any = None,
+        *,
+        callbacks: Any = None,
+        backup: Backup | str | os.PathLike[str] | None = None,
+        **named: Any,
     ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, and stops at a non-finite loss.
+
+        Args:
+            x: As for Keras; usually a `tf.data.Dataset` of batches.
+            y: As for Keras.
+            callbacks: As for Keras.
+            backup: A folder, or a `Backup`: the training is kept there, and
+                goes on from what is there, at the batch it was stopped at. `x`
+                must be a dataset that gives the same batches again, and its
+                passes are read one after the other without end.
+            **named: As for Keras.
 
         Raises:
             NonFiniteLossError: At the step at which a term became NaN or
                 infinite, naming it.
+            InputError: If a backup is wanted and `x` is no dataset, or of
+                unknown length without `steps_per_epoch`.
         """
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [StopOnNonFinite(), *keras.tree.flatten(callbacks or [])]
         # Keras warns that it cannot shuffle a dataset; nobody asked it to.
         named.setdefault("shuffle", not isinstance(x, tf.data.Dataset))
-        return super().fit(x, y, callbacks=callbacks, **named)
+        if backup is None:
+            return super().fit(x, y, callbacks=callbacks, **named)
+        if not isinstance(backup, Backup):
+            backup = Backup(backup)
+            backup.open()
+        return self._fit_with_backup(backup, x, y, callbacks=callbacks, **named)
+
+    def _fit_with_backup(
+        self, backup: Backup, x: Any, y: Any, *, callbacks: Any, **named: Any
+    ) -> keras.callbacks.History:
+        endless, steps = endless_batches(x, named.pop("steps_per_epoch", None))
+        with self.distribute_strategy.scope():
+            backup.restore(self)
+        epoch, batch = backup.state["epoch"], backup.state["batch"]
+        if backup.step:
+            named["initial_epoch"] = epoch
+        self.make_train_function()
+        train_function = self.train_function
+        self.train_function = FastForward(
+            train_function, epoch * steps, batch, self.steps_per_execution, self.get_metrics_result
+        )
+        callbacks.append(backup)
+        try:
+            return super().fit(endless, y, callbacks=callbacks, steps_per_epoch=steps, **named)
+        finally:
+            self.train_function = train_function
+
+    def running_means(self) -> dict[str, keras.metrics.Mean]:
+        """Returns the trackers of the loss and of every term, by name."""
+        return {"loss": self._loss_tracker, **self.term_trackers}
 
     def make_train_function(self, force: bool = False) -> Any:
         """Creates the optimizer's variables first: a step cannot."""
@@ -305,7 +357,7 @@ class Distiller(StrategyHooks):
 
     def _logs(self, terms: dict[str, Any]) -> dict[str, Any]:
         """Running means over all replicas, the same on each of them."""
-        names = ["loss", *terms]
+        self._logged = names = ("loss", *terms)
         trackers = [self._mean_of(name) for name in names]
         own = tf.stack([v.value for t in trackers for v in (t.total, t.count)])
         sums = ops.reshape(replicas.total(own), (len(names), 2))
@@ -319,10 +371,11 @@ class Distiller(StrategyHooks):
         return self._loss_tracker if name == "loss" else self.term_trackers[name]
 
     def get_metrics_result(self) -> dict[str, Any]:
-        """Returns the running means, without metrics that never saw a label."""
-        if self._compile_metrics is not None and not self._compile_metrics.built:
-            return {"loss": self._loss_tracker.result()}
-        return super().get_metrics_result()
+        """Returns what the steps log, from all replicas and workers together."""
+        result = {name: self._mean_of(name).result() for name in self._logged}
+        if self._compile_metrics is not None and self._compile_metrics.built:
+            result.update(self._compile_metrics.result())
+        return result
 
     # ---- saving -----------------------------------------------------------
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.tensorflow.trainer import reduce_per_replica
 
 from kdkeras import replicas
 from kdkeras.errors import InputError
@@ -89,7 +88,7 @@ class StrategyHooks(keras.Model):
                 self.optimizer.build(self.trainable_weights)
 
     def _make_function(self, step_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        if self._distribute_strategy is None or self.steps_per_execution == 1:
+        if self._distribute_strategy is None:
             return super()._make_function(step_function)
         # Keras' loop in the graph ends with an error under a strategy
         # (github.com/keras-team/keras/issues/19246): the steps run one by one.
@@ -98,9 +97,14 @@ class StrategyHooks(keras.Model):
     def _one_step(self, step_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         strategy = self._distribute_strategy
 
+        @tf.autograph.experimental.do_not_convert
         def one_step(data: Any) -> Any:
             logs = strategy.run(step_function, args=(data,))
-            return reduce_per_replica(logs, strategy, "auto")
+            # Keras would average them, which fails with several workers
+            # (github.com/keras-team/keras/issues/20585); they are the same everywhere.
+            return keras.tree.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0], logs
+            )
 
         return one_step if self.run_eagerly else tf.function(one_step, reduce_retracing=True)
 

@@ -17,6 +17,7 @@ __all__ = [
     "apply_gradients",
     "inner",
     "refuse_unfit_optimizer",
+    "refuse_unfit_precision",
     "refuse_unfit_strategy",
 ]
 
@@ -30,13 +31,19 @@ def inner(optimizer: keras.Optimizer) -> keras.Optimizer:
 
 
 def add_gradients(before: Gradients | None, gradients: Gradients) -> Gradients:
-    """Adds the gradients of one more part of the batch, as dense tensors."""
+    """Adds the gradients of one more part of the batch."""
     if before is None:
         return gradients
-    return [
-        b if a is None else a if b is None else tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
-        for a, b in zip(before, gradients, strict=True)
-    ]
+    return [_sum(a, b) for a, b in zip(before, gradients, strict=True)]
+
+
+def _sum(a: Any, b: Any) -> Any:
+    if a is None or b is None:
+        return b if a is None else a
+    if isinstance(a, tf.IndexedSlices) and isinstance(b, tf.IndexedSlices):
+        values, rows = tf.concat([a.values, b.values], 0), tf.concat([a.indices, b.indices], 0)
+        return tf.IndexedSlices(values, rows, a.dense_shape)
+    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
 
 
 def apply_gradients(
@@ -52,7 +59,7 @@ def apply_gradients(
             moments stay as they are: the callback stops training, and what
             was learnt is kept.
     """
-    if not getattr(inner(optimizer), "accepts_sparse_gradients", False):
+    if not getattr(optimizer, "accepts_sparse_gradients", False):
         # Keras 3.15's optimizers square IndexedSlices without adding up equal
         # rows first, so a token that occurs twice gets a wrong second moment.
         gradients = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
@@ -141,6 +148,19 @@ def refuse_unfit_strategy(student: keras.Model) -> None:
 
 def _named(strategy: tf.distribute.Strategy | None) -> str:
     return "no strategy" if strategy is None else type(strategy).__name__
+
+
+def refuse_unfit_precision(optimizer: keras.Optimizer) -> None:
+    """Refuses float16 with an optimizer that leaves rows of a table alone.
+
+    Raises:
+        InputError: Since scaled losses need gradients of all rows.
+    """
+    if inner(optimizer) is not optimizer and hasattr(inner(optimizer), "accepts_sparse_gradients"):
+        raise InputError(
+            "Loss scaling needs the gradients of all rows. Received: "
+            f"{type(inner(optimizer)).__name__} in float16. Use bfloat16, or FusedAdam."
+        )
 
 
 def refuse_unfit_optimizer(optimizer: keras.Optimizer, strategy: tf.distribute.Strategy) -> None:

@@ -117,10 +117,11 @@ def _make(name: StrategyName, replicas: int | None) -> tf.distribute.Strategy:
     if name is StrategyName.MIRRORED:
         return _mirrored(replicas)
     if name is StrategyName.MULTI_WORKER:
-        if not _workers():
+        if _workers() < 2:
             raise InputError(
-                "The strategy 'multi_worker' needs the environment variable TF_CONFIG. "
-                'Received: none. Set it on every machine: {"cluster": {"worker": ["host:port", '
+                "The strategy 'multi_worker' needs several workers in the environment variable "
+                f"TF_CONFIG. Received: {os.environ.get('TF_CONFIG') or 'none'}. "
+                'Set it on every machine: {"cluster": {"worker": ["host:port", '
                 '...]}, "task": {"type": "worker", "index": 0}}.'
             )
         return tf.distribute.MultiWorkerMirroredStrategy()

@@ -213,6 +213,42 @@ def test_passes_and_seeds_differ(dataset, vocabulary):
     assert signature(dataset.batches(B, vocabulary, seed=4)) != one
 
 
+def test_workers_read_files_of_their_own(dataset, groups, vocabulary):
+    owner = {}
+    for number, ids in enumerate(encoded(vocabulary, [group.source for group in groups])):
+        owner.setdefault(ids, set()).add(number // 100)  # 100 groups a shard, in their order.
+    files = []
+    for worker in range(2):
+        options = {"language_temperature": 1.0, "shuffle": 1, "seed": 5}
+        batches = dataset.batches(4, vocabulary, worker=worker, workers=2, **options)
+        # Of a pass of 263 batches: no worker is in its next one yet.
+        some = drawn(batches.take(180))
+        known = [owner[source] for source, _ in some]
+        files.append(set.union(*(numbers for numbers in known if len(numbers) == 1)))
+    assert files[0].isdisjoint(files[1]) and len(files[0]) == len(files[1]) == 2
+
+
+def test_workers_together_draw_about_every_pair_once(dataset, groups, vocabulary):
+    found = Counter()
+    for worker in range(2):
+        arguments = {"language_temperature": 1.0, "worker": worker, "workers": 2}
+        batches = dataset.batches(16, vocabulary, **arguments)
+        assert int(batches.cardinality()) == dataset.num_pairs // 32
+        found.update(drawn(batches))
+    expected = Counter(pair for pair, _ in all_pairs(groups, vocabulary))
+    # The shards hold 100 groups each, but not the same number of pairs.
+    assert sum((expected & found).values()) > 0.9 * dataset.num_pairs
+
+
+def test_workers_order_follows_from_the_seed(dataset, vocabulary):
+    for worker in range(2):
+        one, two = (
+            dataset.batches(B, vocabulary, seed=3, worker=worker, workers=2) for _ in range(2)
+        )
+        for _ in range(2):
+            assert drawn(one) == drawn(two)
+
+
 def test_order_does_not_follow_the_length(dataset, vocabulary):
     lengths = [batch[0]["source_token_ids"].shape[1] for batch in dataset.batches(B, vocabulary)]
     assert lengths != sorted(lengths)
@@ -228,6 +264,8 @@ def test_order_does_not_follow_the_length(dataset, vocabulary):
         ({"shuffle": 0}, "shuffle=0"),
         ({"bucket_boundaries": [16, 8]}, r"bucket_boundaries=\(16, 8\)"),
         ({"bucket_boundaries": []}, r"bucket_boundaries=\(\)"),
+        ({"worker": 2, "workers": 2}, "`worker` must be from 0 to 1. Received: worker=2"),
+        ({"workers": 5}, "5 workers, 4 shards"),
     ],
 )
 def test_argument_out_of_range_is_refused(dataset, vocabulary, arguments, name):

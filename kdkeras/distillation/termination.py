@@ -7,18 +7,25 @@ from typing import Any
 
 import keras
 
+from kdkeras import replicas
+
 __all__ = ["StopOnTermination"]
 
 
 class StopOnTermination(keras.callbacks.Callback):
     """Ends training after the running step when the process gets SIGTERM.
 
-    Keras then ends the round as usual, so that a backup written at the end of
-    rounds is written at this step. A context manager: the handler before it
-    is put back. Schedulers send SIGTERM some 30 s before they kill.
+    `Distiller.fit(backup=...)` then keeps that step. With several workers all
+    stop at the same step, whichever of them got the signal. A context manager:
+    the handler before it is put back. Schedulers send SIGTERM some 30 s before
+    they kill.
 
     Attributes:
-        asked: Whether the signal came.
+        asked: Whether the signal came, to any of the workers.
+
+    Example:
+        >>> with StopOnTermination() as termination:  # doctest: +SKIP
+        ...     distiller.fit(batches, epochs=9, backup="run", callbacks=[termination])
     """
 
     def __init__(self) -> None:
@@ -37,5 +44,6 @@ class StopOnTermination(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops, if asked."""
+        self.asked = replicas.any_worker(self.model.distribute_strategy, self.asked)
         if self.asked:
             self.model.stop_training = True

@@ -1,0 +1,153 @@
+"""`fit(backup=...)`: stopped at any batch, training goes on to the same model and the same logs."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from contracts import assert_one_line
+from small_models import every_loss, make_distiller, make_two_heads, pairs, weights
+
+from kdkeras.distillation import Backup
+from kdkeras.errors import InputError
+from kdkeras.optimizers import FusedAdam
+
+EPOCHS, STEPS = 3, 5
+
+
+class StopAt(keras.callbacks.Callback):
+    """Stops training, or fails as a crash would, after some batches."""
+
+    def __init__(self, batches, crash=False):
+        super().__init__()
+        self.left, self.crash = batches, crash
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left <= 0 and self.crash:
+            raise KeyboardInterrupt
+        if self.left <= 0:
+            self.model.stop_training = True
+
+
+def distiller(**arguments):
+    """With dropout, a schedule and momentum: all that a backup has to keep."""
+    keras.utils.set_random_seed(1)
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, decay_steps=EPOCHS * STEPS)
+    return make_distiller(
+        make_two_heads(dropout=0.3), optimizer=FusedAdam(schedule), **every_loss(), **arguments
+    )
+
+
+def batches():
+    """Another order in every pass."""
+    data = tf.data.Dataset.from_tensor_slices(pairs(rows=4 * STEPS))
+    return data.shuffle(20, seed=3, reshuffle_each_iteration=True).batch(4)
+
+
+def fit(model, backup, *callbacks, **arguments):
+    arguments = {"epochs": EPOCHS, "verbose": 0, "callbacks": list(callbacks), **arguments}
+    return model.fit(batches(), backup=backup, **arguments).history
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    model = distiller()
+    logs = fit(model, tmp_path_factory.mktemp("whole") / "backup")
+    return weights(model), logs
+
+
+def assert_equals_whole(model, logs, whole, epochs):
+    for one, other in zip(weights(model), whole[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    for name, values in whole[1].items():
+        np.testing.assert_array_equal(logs[name], values[-epochs:], err_msg=name)
+
+
+@pytest.mark.parametrize("stopped", [1, 4, 5, 7, 12])
+def test_stopped_anywhere_it_ends_as_if_it_had_not(stopped, whole, tmp_path):
+    fit(distiller(), tmp_path / "backup", StopAt(stopped))
+    assert json.loads((tmp_path / "backup" / "state.json").read_text())["step"] == stopped
+    model = distiller()
+    logs = fit(model, tmp_path / "backup")
+    assert_equals_whole(model, logs, whole, EPOCHS - stopped // STEPS)
+
+
+def test_crashed_it_goes_on_from_the_last_backup(whole, tmp_path):
+    backup = Backup(tmp_path / "backup", every=3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(distiller(), backup, StopAt(10, crash=True))
+    assert (
+        backup.step == 8
+    )  # Of the second epoch the third batch; the tenth came before its backup.
+    model = distiller()
+    logs = fit(model, tmp_path / "backup")
+    assert_equals_whole(model, logs, whole, 2)
+
+
+def test_stopped_twice_inside_one_epoch(whole, tmp_path):
+    for calls in (1, 3):  # Batches that are passed over are counted by callbacks, too.
+        fit(distiller(), tmp_path / "backup", StopAt(calls))
+    assert json.loads((tmp_path / "backup" / "state.json").read_text())["step"] == 3
+    model = distiller()
+    assert_equals_whole(model, fit(model, tmp_path / "backup"), whole, EPOCHS)
+
+
+def test_several_steps_an_execution(tmp_path):
+    run = {"steps_per_epoch": 6}
+    expected = distiller(steps_per_execution=2)
+    fit(expected, tmp_path / "whole", **run)
+    fit(distiller(steps_per_execution=2), tmp_path / "backup", StopAt(4), **run)
+    model = distiller(steps_per_execution=2)
+    fit(model, tmp_path / "backup", **run)
+    for one, other in zip(weights(model), weights(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_finished_training_is_not_trained_again(whole, tmp_path):
+    model = distiller()
+    fit(model, tmp_path / "backup")
+    again = distiller()
+    fit(again, tmp_path / "backup")
+    assert int(again.optimizer.iterations.numpy()) == EPOCHS * STEPS
+    for one, other in zip(weights(again), whole[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_only_the_last_backup_is_kept(tmp_path):
+    fit(distiller(), Backup(tmp_path / "backup", every=1))
+    names = {path.name for path in (tmp_path / "backup").iterdir()}
+    assert names == {"state.json", "15.weights.h5"}
+
+
+def test_finish_gives_the_history_and_deletes(tmp_path):
+    backup = Backup(tmp_path / "backup")
+    logs = fit(distiller(), backup)
+    entries = backup.finish(tmp_path / "history.json")
+    assert json.loads((tmp_path / "history.json").read_text()) == entries
+    assert [entry["step"] for entry in entries] == [5, 10, 15]
+    assert [entry["loss"] for entry in entries] == logs["loss"]
+    assert not (tmp_path / "backup").exists()
+
+
+def test_unusable_arguments_are_refused(tmp_path):
+    x, y = pairs()
+    cases = {
+        "reads a tf.data.Dataset. Received: dict": lambda: distiller().fit(
+            x, y, backup=tmp_path / "b"
+        ),
+        "Received: a dataset of unknown length": lambda: distiller().fit(
+            batches().filter(lambda *_: True), backup=tmp_path / "b"
+        ),
+        "`every` must be at least 1. Received: every=0": lambda: Backup(tmp_path, every=0),
+    }
+    for text, call in cases.items():
+        with pytest.raises(InputError) as error:
+            call()
+        assert_one_line(str(error.value), text)
+    fit(distiller(), Backup(tmp_path / "b", settings={"seed": 1}), StopAt(2))
+    with pytest.raises(InputError, match="seed=2, before seed=1"):
+        Backup(tmp_path / "b", settings={"seed": 2}).open()

@@ -1,0 +1,87 @@
+"""One worker's whole training; without TF_CONFIG the same on one device.
+
+python run_worker.py OUTPUT.json FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "distillation")]
+
+import kdkeras  # noqa: E402
+
+strategy = kdkeras.distribution.choose_strategy()
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from small_models import every_loss, make_distiller, make_two_heads, pairs  # noqa: E402
+
+from kdkeras import data, evaluation, recipe, replicas, students  # noqa: E402
+from kdkeras.distillation import Backup  # noqa: E402
+from kdkeras.optimizers import FusedAdam, LazyAdam  # noqa: E402
+
+OUTPUT, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
+CHIEF = replicas.is_chief(strategy)
+OPTIMIZERS = {
+    "clipped": lambda: keras.optimizers.SGD(0.05, momentum=0.9, global_clipnorm=0.1),
+    "FusedAdam": lambda: FusedAdam(0.05),
+    "LazyAdam": lambda: LazyAdam(0.05),
+}
+
+
+def small(optimizer):
+    """Trains the smallest models: 7 rows in batches of 4, so that the last one is uneven."""
+    with strategy.scope():
+        task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller = make_distiller(
+            make_two_heads(), optimizer=optimizer(), loss=task, metrics=["accuracy"], **every_loss()
+        )
+    x, y = pairs(rows=7)
+    y["label"] = np.arange(7) % 4
+    batches = tf.data.Dataset.from_tensor_slices((x, y, np.linspace(0.5, 2, 7, dtype="float32")))
+    history = distiller.fit(batches.batch(4), epochs=2, verbose=0).history
+    evaluated = distiller.evaluate(batches.batch(4), verbose=0, return_dict=True)
+    predicted = distiller.predict(batches.batch(4), verbose=0)["embedding"]
+    return {
+        "weights": [w.tolist() for w in distiller.get_weights()],
+        "logs": {**{f"fit {k}": v for k, v in history.items()}, **evaluated},
+        "predicted": predicted.tolist(),
+    }
+
+
+def sample():
+    """Trains on the bundled sample as a user would, with callbacks."""
+    folder = data.sample_folder()
+    dataset = data.DistillationSet(folder / "distillation_set")
+    words = data.load_vocabulary(folder / "vocabulary")
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        student = students.from_preset(
+            "static_128", vocabulary=words, output_dim=dataset.embedding_dim
+        )
+        distiller = recipe.build_distiller(student, {"embedding": 1.0, "ranking": 0.5})
+        distiller.compile(recipe.build_optimizer(5e-3, 0, 8), jit_compile=False)
+    held_out = evaluation.read_retrieval(folder / "held_out" / "de.tsv", "de")
+    # Of its own, to see who writes.
+    backup = Backup(FOLDER / ("chief" if CHIEF else "other"), every=3)
+    history = distiller.fit(
+        kdkeras.distribution.distribute_batches(strategy, dataset, 64, words),
+        steps_per_epoch=4,
+        epochs=2,
+        callbacks=[evaluation.EvaluationCallback([held_out])],
+        backup=backup,
+        verbose=0,
+    )
+    if CHIEF:
+        student.save(FOLDER / "student.keras")
+    return history.history
+
+
+results = {name: small(make) for name, make in OPTIMIZERS.items()}
+if len(sys.argv) > 3:
+    results["sample"] = sample()
+OUTPUT.write_text(json.dumps({"chief": CHIEF, **results}))

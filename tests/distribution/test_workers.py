@@ -1,0 +1,62 @@
+"""Two processes on localhost give the model and the logs of one, and only the first one writes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import kdkeras
+from kdkeras import data, evaluation
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="module")
+def both(run_workers, folder):
+    run_workers("run_worker.py", lambda i: [folder / f"{i}.json", folder, "sample"])
+    return [json.loads((folder / f"{i}.json").read_text()) for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone(run_python, folder):
+    run_python("run_worker.py", folder / "alone.json", folder)
+    return json.loads((folder / "alone.json").read_text())
+
+
+@pytest.mark.parametrize("optimizer", ["clipped", "FusedAdam", "LazyAdam"])
+def test_two_workers_equal_one(both, alone, optimizer):
+    expected = alone[optimizer]
+    for found in (worker[optimizer] for worker in both):
+        for one, other in zip(found["weights"], expected["weights"], strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+        assert sorted(found["logs"]) == sorted(expected["logs"])
+        for name, value in expected["logs"].items():
+            # A loss of 10 has 1e-6 between neighbours in float32.
+            np.testing.assert_allclose(
+                found["logs"][name], value, rtol=1e-6, atol=1e-6, err_msg=name
+            )
+        np.testing.assert_allclose(
+            sorted(found["predicted"]), sorted(expected["predicted"]), rtol=0, atol=1e-6
+        )
+
+
+def test_only_the_chief_writes(both, folder):
+    assert [worker["chief"] for worker in both] == [True, False]
+    assert (folder / "chief" / "state.json").is_file()
+    assert not (folder / "other").exists()
+    assert json.loads((folder / "chief" / "state.json").read_text())["step"] == 8
+
+
+def test_callbacks_see_the_same_on_both_workers(both, folder):
+    assert both[0]["sample"] == both[1]["sample"]
+    held_out = data.sample_folder() / "held_out" / "de.tsv"
+    evaluator = evaluation.read_retrieval(held_out, "de")
+    expected = evaluator(kdkeras.load(folder / "student.keras"))
+    for name, value in expected.items():
+        assert both[0]["sample"][name][-1] == pytest.approx(value, abs=1e-6)
+    assert both[0]["sample"]["de_accuracy"][-1] > both[0]["sample"]["de_accuracy"][0]
