@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,27 @@ class Backup(keras.callbacks.Callback):
             return
         model.optimizer.build(model.trainable_weights)
         model.load_weights(self.folder / self.state["weights"])
+
+    def first_epoch(self) -> dict[str, int]:
+        """Returns the argument of `fit` that says where to go on, if anything is done."""
+        return {"initial_epoch": self.state["epoch"]} if self.step else {}
+
+    @contextmanager
+    def passing_over(self, model: keras.Model, steps_per_epoch: int) -> Iterator[None]:
+        """While it lasts, the model's train function begins by reading what was trained on."""
+        model.make_train_function()
+        train_function = model.train_function
+        model.train_function = FastForward(
+            train_function,
+            before=self.state["epoch"] * steps_per_epoch,
+            inside=self.state["batch"],
+            steps_per_execution=model.steps_per_execution,
+            logs=model.get_metrics_result,
+        )
+        try:
+            yield
+        finally:
+            model.train_function = train_function
 
     def finish(self, history: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
         """Deletes the backup, when what was trained is saved elsewhere.

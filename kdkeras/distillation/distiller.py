@@ -11,9 +11,8 @@ import tensorflow as tf
 from keras import ops
 
 from kdkeras import replicas
-from kdkeras.distillation.backup import Backup, FastForward, endless_batches
+from kdkeras.distillation.backup import Backup, endless_batches
 from kdkeras.distillation.batches import (
-    Batch,
     Rows,
     StudentOutputs,
     forward,
@@ -28,6 +27,15 @@ from kdkeras.distillation.keras_hooks import (
     require_tested_keras,
 )
 from kdkeras.distillation.monitor import StopOnNonFinite
+from kdkeras.distillation.random_states import load_random_states, save_random_states
+from kdkeras.distillation.terms import (
+    Terms,
+    loss_terms,
+    regularization_term,
+    task_term,
+    teacher_targets,
+    weighted_total,
+)
 from kdkeras.distillation.update import (
     add_gradients,
     apply_gradients,
@@ -224,27 +232,13 @@ class Distiller(StrategyHooks):
         if not isinstance(backup, Backup):
             backup = Backup(backup)
             backup.open()
-        return self._fit_with_backup(backup, x, y, callbacks=callbacks, **named)
-
-    def _fit_with_backup(
-        self, backup: Backup, x: Any, y: Any, *, callbacks: Any, **named: Any
-    ) -> keras.callbacks.History:
-        endless, steps = endless_batches(x, named.pop("steps_per_epoch", None))
         with self.distribute_strategy.scope():
             backup.restore(self)
-        epoch, batch = backup.state["epoch"], backup.state["batch"]
-        if backup.step:
-            named["initial_epoch"] = epoch
-        self.make_train_function()
-        train_function = self.train_function
-        self.train_function = FastForward(
-            train_function, epoch * steps, batch, self.steps_per_execution, self.get_metrics_result
-        )
+        batches, steps = endless_batches(x, named.pop("steps_per_epoch", None))
+        named.update(backup.first_epoch())
         callbacks.append(backup)
-        try:
-            return super().fit(endless, y, callbacks=callbacks, steps_per_epoch=steps, **named)
-        finally:
-            self.train_function = train_function
+        with backup.passing_over(self, steps):
+            return super().fit(batches, y, callbacks=callbacks, steps_per_epoch=steps, **named)
 
     def running_means(self) -> dict[str, keras.metrics.Mean]:
         """Returns the trackers of the loss and of every term, by name."""
@@ -265,11 +259,11 @@ class Distiller(StrategyHooks):
         count = replicas.total(data.count)
         for i in range(self.micro_batches):
             part = data.part(i, self.micro_batches)
-            targets = self._targets(part.batch)
+            targets = teacher_targets(part.batch, self.teacher, *self._given_losses())
             with tf.GradientTape() as tape:
                 outputs = forward(self._forward, part.batch, training=True)
-                terms = self._loss_terms(part, targets, outputs)
-                loss = self._total(terms) / count
+                terms = self._terms(part, targets, outputs)
+                loss = weighted_total(terms, self.term_weights) / count
                 scaled = self.optimizer.scale_loss(loss)
             gradients = add_gradients(gradients, tape.gradient(scaled, variables))
             finite = self._finite_so_far(loss) & finite
@@ -281,60 +275,20 @@ class Distiller(StrategyHooks):
         """The same terms without a gradient."""
         data = unpack_data(data)
         outputs = forward(self._forward, data.batch, training=False)
-        terms = self._loss_terms(data, self._targets(data.batch), outputs)
+        targets = teacher_targets(data.batch, self.teacher, *self._given_losses())
+        terms = self._terms(data, targets, outputs)
         self._track(data, outputs, terms)
         return self._logs(terms)
 
-    def _targets(self, batch: Batch) -> dict[str, Any]:
-        """Cached targets, and the live teacher's for what is not cached."""
-        wanted = {loss.target for loss in self.distillation_losses.values()}
-        if any(loss.guide_margin is not None for loss in self.alignment_losses.values()):
-            wanted.add("embedding")
-        missing = wanted - set(batch.targets)
-        if not missing or self.teacher is None:
-            _refuse_missing(missing, batch)
-            return batch.targets
-        inputs = batch.source if batch.teacher is None else batch.teacher
-        outputs = keras.tree.map_structure(ops.stop_gradient, self.teacher(inputs, training=False))
-        return {**batch.targets, **{name: named_output(outputs, name) for name in missing}}
+    def _given_losses(self) -> tuple[dict[str, DistillationLoss], dict[str, TranslationRanking]]:
+        return self.distillation_losses, self.alignment_losses
 
-    def _loss_terms(
-        self, rows: Rows, targets: dict[str, Any], outputs: StudentOutputs
-    ) -> dict[str, Any]:
-        """Every term as its sum over the rows, a scalar.
-
-        The one place that weighs rows. Divided by the rows of *all* replicas,
-        the sums of all replicas add up to the mean of one device.
-        """
-        terms: dict[str, Any] = {}
-        batch = rows.batch
-        sides = [side for side in outputs if side is not None]
-        for name, loss in self.distillation_losses.items():
-            values = [loss(targets[loss.target], named_output(s, loss.target)) for s in sides]
-            terms[name] = rows.sum(sum(values[1:], values[0]))
-        for name, ranking in self.alignment_losses.items():
-            if outputs.translation is None:
-                raise InputError(
-                    f"The alignment loss {name!r} needs translations. Received: a batch without "
-                    "`translation_token_ids`. Give pairs, or leave the loss out."
-                )
-            source, translation = (named_output(side, "embedding") for side in outputs)
-            guide = targets.get("embedding")
-            values = ranking(source, translation, source_id=batch.source_id, teacher=guide)
-            terms[name] = rows.sum(values)
-        if self._compile_loss is not None and batch.labels is not None:
-            prediction = named_output(outputs.source, "logits")
-            mean = self._compile_loss(batch.labels, prediction, rows.weight)
-            # Keras has divided by this replica's rows and by the number of replicas.
-            terms[TASK] = mean * replicas.num_replicas() * rows.count
-        if self.student.losses:
-            penalty = sum(ops.cast(value, "float32") for value in self.student.losses)
-            terms[REGULARIZATION] = penalty * rows.count
-        return terms
-
-    def _total(self, terms: dict[str, Any]) -> Any:
-        weighted = [self.term_weights.get(name, 1.0) * value for name, value in terms.items()]
-        return sum(weighted[1:], weighted[0])
+    def _terms(self, rows: Rows, targets: dict[str, Any], outputs: StudentOutputs) -> Terms:
+        return {
+            **loss_terms(rows, targets, outputs, *self._given_losses()),
+            **task_term(rows, outputs, self._compile_loss),
+            **regularization_term(rows, self.student.losses),
+        }
 
     def _finite_so_far(self, loss: Any) -> Any:
         """Whether this loss and those before it are finite on all replicas.
@@ -345,7 +299,8 @@ class Distiller(StrategyHooks):
         return ops.isfinite(replicas.total(loss + self._loss_tracker.total.value))
 
     def _track(self, rows: Rows, outputs: StudentOutputs, terms: dict[str, Any]) -> None:
-        for name, value in {"loss": self._total(terms), **terms}.items():
+        total = weighted_total(terms, self.term_weights)
+        for name, value in {"loss": total, **terms}.items():
             tracker = self._mean_of(name)
             # A mean, and how much it counts; a replica without a row counts nothing.
             tracker.update_state(ops.divide_no_nan(value, rows.count), sample_weight=rows.count)
@@ -380,22 +335,12 @@ class Distiller(StrategyHooks):
     # ---- saving -----------------------------------------------------------
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves the states of the student's dropout, which Keras leaves out."""
-        for i, state in enumerate(self._random_states()):
-            store[f"random_state_{i}"] = state.numpy()
+        """Saves the states of the student's dropout, too."""
+        save_random_states(self.student, store)
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads them, so that training goes on with the next dropout mask."""
-        for i, state in enumerate(self._random_states()):
-            state.assign(store[f"random_state_{i}"])
-
-    def _random_states(self) -> list[Any]:
-        weights = {id(weight) for weight in self.student.weights}
-        return [
-            variable
-            for variable in self.student.variables
-            if id(variable) not in weights and variable.name == "seed_generator_state"
-        ]
+        """Reads the states of the student's dropout."""
+        load_random_states(self.student, store)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded Distiller as it was; its optimizer's state follows."""
@@ -425,11 +370,3 @@ class Distiller(StrategyHooks):
         for key in ("distillation_losses", "alignment_losses"):
             config[key] = {name: read(value) for name, value in config[key].items()}
         return cls(**config)
-
-
-def _refuse_missing(missing: set[str], batch: Batch) -> None:
-    if missing:
-        raise InputError(
-            f"A loss needs the teacher's target {sorted(missing)[0]!r}. Received: targets "
-            f"{sorted(batch.targets)} and no live teacher. Cache the target in y, or pass teacher=."
-        )

@@ -80,9 +80,7 @@ def test_crashed_it_goes_on_from_the_last_backup(whole, tmp_path):
     backup = Backup(tmp_path / "backup", every=3)
     with pytest.raises(KeyboardInterrupt):
         fit(distiller(), backup, StopAt(10, crash=True))
-    assert (
-        backup.step == 8
-    )  # Of the second epoch the third batch; the tenth came before its backup.
+    assert backup.step == 8  # The third batch of the second epoch, whose end it did not see.
     model = distiller()
     logs = fit(model, tmp_path / "backup")
     assert_equals_whole(model, logs, whole, 2)

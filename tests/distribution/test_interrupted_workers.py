@@ -1,4 +1,4 @@
-"""Two workers of `kdkeras distill`: one is killed, or told to stop; they go on to the same model."""
+"""One of two workers of `kdkeras distill` is killed, or told to stop; they go on as if not."""
 
 from __future__ import annotations
 
