@@ -6,7 +6,16 @@ import argparse
 from types import ModuleType
 from typing import NoReturn
 
-from kdkeras.cli import demo, distill, embed, evaluate, export, targets, vocabulary
+from kdkeras.cli import (
+    check_tpu,
+    demo,
+    distill,
+    embed,
+    evaluate,
+    export,
+    targets,
+    vocabulary,
+)
 from kdkeras.errors import InputError
 
 __all__ = ["COMMANDS", "build_parser"]
@@ -19,6 +28,7 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "export": export,
     "embed": embed,
+    "check-tpu": check_tpu,
 }
 """Commands by name, in the order of a project."""
 

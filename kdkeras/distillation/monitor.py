@@ -31,7 +31,6 @@ class StopOnNonFinite(keras.callbacks.Callback):
         terms = [name for name in bad if name != "loss"] or bad
         raise NonFiniteLossError(
             f"The loss must stay finite. Received: {', '.join(f'{n}={values[n]}' for n in terms)} "
-            f"at step {int(self.model.optimizer.iterations.numpy()) + 1} "
-            f"(batch {batch + 1} of this epoch). "
+            f"at step {int(self.model.optimizer.iterations.numpy()) + 1}. "
             "Lower the learning rate, or look for non-finite teacher targets."
         )

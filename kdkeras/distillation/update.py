@@ -62,10 +62,18 @@ def apply_gradients(
     if not getattr(optimizer, "accepts_sparse_gradients", False):
         # Keras 3.15's optimizers square IndexedSlices without adding up equal
         # rows first, so a token that occurs twice gets a wrong second moment.
-        gradients = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+        gradients = [_dense(g, weight) for g, weight in zip(gradients, weights, strict=True)]
     if replicas.num_replicas() > 1 and _clips(optimizer):
         gradients = _clip_globally(optimizer, gradients)
     _if_finite(finite, gradients, lambda given: optimizer.apply(given, weights), optimizer)
+
+
+def _dense(gradient: Any, weight: Any) -> Any:
+    """Adds up the gradients of equal rows, in a tensor of the weight's shape."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    # TensorFlow's own conversion does not know the number of rows before it runs.
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, weight.shape[0])
 
 
 def _if_finite(
@@ -178,6 +186,13 @@ def refuse_unfit_optimizer(optimizer: keras.Optimizer, strategy: tf.distribute.S
             "student, Distiller and optimizer inside `with strategy.scope():`."
         )
     steps = inner(optimizer).gradient_accumulation_steps
+    if isinstance(strategy, tf.distribute.TPUStrategy) and hasattr(
+        inner(optimizer), "accepts_sparse_gradients"
+    ):
+        raise InputError(
+            "A TPU updates whole tables: rows have no fixed number. Received: "
+            f"{type(optimizer).__name__}. Use FusedAdam."
+        )
     if steps and strategy.num_replicas_in_sync > 1:
         raise InputError(
             "Keras cannot accumulate gradients over steps with several replicas. Received: "

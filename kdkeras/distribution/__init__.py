@@ -2,5 +2,6 @@
 
 from kdkeras.distribution.batches import distribute_batches
 from kdkeras.distribution.strategies import choose_strategy
+from kdkeras.distribution.tpu_check import TpuFinding, check_tpu
 
-__all__ = ["choose_strategy", "distribute_batches"]
+__all__ = ["TpuFinding", "check_tpu", "choose_strategy", "distribute_batches"]

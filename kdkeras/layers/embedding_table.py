@@ -33,6 +33,8 @@ class EmbeddingTable(keras.layers.Layer):
 
     Call arguments:
         token_ids: `(B, L)` int32, each in `[0, vocabulary_size)`.
+        training: Whether the step is trained on: rows are then read one by
+            one, and the table as a whole is neither copied nor cast.
 
     Returns:
         `(B, L, dim)` in the layer's compute dtype.
@@ -53,16 +55,20 @@ class EmbeddingTable(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Creates the table."""
         self.table = self.add_weight(
-            shape=(self.vocabulary_size, self.dim), initializer=self.initializer, name="table"
+            shape=(self.vocabulary_size, self.dim),
+            initializer=self.initializer,
+            autocast=False,  # The rows are cast, not the table.
+            name="table",
         )
 
-    def call(self, token_ids: Any) -> Any:
+    def call(self, token_ids: Any, training: bool | None = None) -> Any:
         """Returns the tokens' vectors."""
         flat = ops.reshape(token_ids, (-1,))
-        table = tf.convert_to_tensor(self.table)
-        # Only the plain float32 table is read by phones; a variable cast to
-        # half precision takes the ordinary path.
-        vectors = _lookup(table, flat) if table.dtype == tf.float32 else tf.gather(table, flat)
+        table = self.table.value
+        # Only the plain float32 table is read by phones.
+        plain = not training and self.compute_dtype == "float32"
+        vectors = _lookup(tf.convert_to_tensor(table), flat) if plain else tf.gather(table, flat)
+        vectors = tf.cast(vectors, self.compute_dtype)
         shape = tuple(ops.shape(token_ids)) + (self.dim,)
         return ops.reshape(vectors, shape)
 

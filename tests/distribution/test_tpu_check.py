@@ -1,0 +1,109 @@
+"""What a TPU could not run is named, with its line; what ships passes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import every_loss, make_distiller, make_student, pairs
+
+from kdkeras.__main__ import main
+from kdkeras.distribution import check_tpu
+from kdkeras.losses import EmbeddingDistillation
+from kdkeras.optimizers import FusedAdam, LazyAdam
+
+
+def batch(rows=8):
+    return tf.nest.map_structure(tf.constant, pairs(rows=rows))
+
+
+def open_batch():
+    """Batches of any number of rows."""
+    return tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), batch())
+
+
+class Loss(EmbeddingDistillation):
+    """The usual loss, plus zero times something."""
+
+    def __init__(self, extra):
+        super().__init__()
+        self.extra = extra
+
+    def call(self, y_true, y_pred):
+        rows = super().call(y_true, y_pred)
+        return rows + 0.0 * tf.cast(self.extra(tf.cast(y_pred, tf.float32)), rows.dtype)
+
+
+def line_of(function):
+    return inspect.getsourcelines(function)[1]
+
+
+UNFIT = {
+    "Where": lambda x: tf.reduce_sum(tf.boolean_mask(x, x > 0)),
+    "UniqueV2": lambda x: tf.cast(tf.size(tf.raw_ops.UniqueV2(x=x[:, 0], axis=[0]).y), tf.float32),
+    "EagerPyFunc": lambda x: tf.ensure_shape(tf.py_function(np.sum, [x], tf.float32), []),
+    "AsString": lambda x: tf.cast(tf.strings.length(tf.strings.as_string(x[0, 0])), tf.float32),
+    "Cast": lambda x: tf.cast(tf.reduce_sum(tf.cast(x, tf.float64)), tf.float32),
+    "RaggedRange": lambda x: tf.cast(
+        tf.reduce_sum(tf.ragged.range(tf.cast(x[:, 0] > 0, tf.int32)).flat_values), tf.float32
+    ),
+}
+
+
+@pytest.mark.parametrize("op", UNFIT)
+def test_what_a_tpu_has_not_is_named_with_its_line(op):
+    distiller = make_distiller(distillation_losses={"own": Loss(UNFIT[op])})
+    found = check_tpu(distiller, batch())
+    assert any(one.op == op for one in found), found
+    source = next(one.source for one in found if one.op == op)
+    first = line_of(UNFIT[op])
+    name, line = source.split(":")
+    assert name == "test_tpu_check.py" and first <= int(line) <= first + 3
+
+
+def test_shapes_that_are_not_fixed_are_named():
+    found = check_tpu(make_distiller(**every_loss()), open_batch())
+    assert {one.reason for one in found} == {"its shape is not known before it runs"}
+    assert any(one.shape.startswith("float32(None, ") for one in found)
+
+
+def test_a_call_out_of_the_program_is_named_by_its_line():
+    distiller = make_distiller(distillation_losses={"own": Loss(outside)})
+    found = check_tpu(distiller, batch())
+    assert [one.reason for one in found] == ["a call out of the program"]
+    assert re.match(rf"test_tpu_check.py:{line_of(outside) + 1} ", found[0].source)
+
+
+def outside(x):
+    return tf.reduce_sum(tf.linalg.qr(tf.matmul(x, x, transpose_a=True))[1])
+
+
+def test_lazy_adam_is_not_for_a_tpu():
+    found = check_tpu(make_distiller(optimizer=LazyAdam(0.1)), batch())
+    assert found[0].op == "Unique" and found[0].source.startswith("optimizers.py:")
+    assert "no operation of a TPU" in str(found[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_the_usual_step_passes_and_trains_nothing(dtype):
+    optimizer = FusedAdam(0.1, global_clipnorm=1.0)
+    distiller = make_distiller(make_student(dtype=dtype), optimizer, **every_loss())
+    before = distiller.get_weights()
+    assert check_tpu(distiller, batch()) == []
+    for one, other in zip(distiller.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert int(distiller.optimizer.iterations) == 0
+
+
+def test_command_checks_what_ships(capsys):
+    assert main(["check-tpu", "--only", "Ranking", "--precision", "float32"]) == 0
+    assert "passed: TranslationRanking guided, float32" in capsys.readouterr().out
+    assert main(["check-tpu", "--only", "nothing"]) == 2
+
+
+@pytest.mark.slow
+def test_all_that_ships_passes():
+    assert main(["check-tpu"]) == 0
