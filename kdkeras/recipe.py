@@ -10,7 +10,7 @@ import keras
 from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
 from kdkeras.losses import EmbeddingDistillation, SimilarityDistillation, TranslationRanking
-from kdkeras.optimizers import FusedAdam
+from kdkeras.optimizers import FusedAdam, LazyAdam
 
 __all__ = ["build_distiller", "build_optimizer"]
 
@@ -46,13 +46,20 @@ def build_distiller(student: Any, weights: Mapping[str, float], **arguments: Any
     )
 
 
-def build_optimizer(learning_rate: float, warmup: int, steps: int) -> FusedAdam:
+OPTIMIZERS = {"adam": FusedAdam, "lazy_adam": LazyAdam}
+
+
+def build_optimizer(
+    learning_rate: float, warmup: int, steps: int, name: str = "adam"
+) -> keras.optimizers.Adam:
     """Returns Adam with a linear warm-up and a cosine descent to zero.
 
     Args:
         learning_rate: The highest rate, reached after the warm-up.
         warmup: Steps of the warm-up; at most a tenth of `steps` is used.
         steps: Steps of the whole training.
+        name: `"adam"`, or `"lazy_adam"`, which updates only the rows of the
+            batch (see `kdkeras.optimizers.LazyAdam`).
     """
     warmup = min(warmup, steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -61,4 +68,4 @@ def build_optimizer(learning_rate: float, warmup: int, steps: int) -> FusedAdam:
         warmup_target=learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    return FusedAdam(schedule)
+    return OPTIMIZERS[name](schedule)

@@ -60,7 +60,9 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         once = dataset.num_pairs // arguments.batch_size
         steps = arguments.steps or arguments.epochs * once
         distiller.compile(
-            optimizer=build_optimizer(arguments.learning_rate, arguments.warmup, steps),
+            optimizer=build_optimizer(
+                arguments.learning_rate, arguments.warmup, steps, arguments.optimizer
+            ),
             jit_compile=arguments.jit,
         )
     started = time.perf_counter()

@@ -32,7 +32,8 @@ class Backup(keras.callbacks.Callback):
     overwrites its only file in place, and knows epochs only.) With several
     workers the chief writes and all read: the folder must be one for all.
 
-    What other callbacks remember (`EarlyStopping`'s patience, say) and metrics
+    A finished training is not trained again: call `finish`, or delete the
+    folder. What other callbacks remember (`EarlyStopping`'s patience, say) and metrics
     given to `compile` begin anew.
 
     Args:
@@ -66,6 +67,7 @@ class Backup(keras.callbacks.Callback):
         self.settings = json.loads(json.dumps(dict(settings or {})))
         self.state: dict[str, Any] = {"step": 0, "epoch": 0, "batch": 0, "history": []}
         self._logs: dict[str, float] = {}
+        self._opened = False
 
     @property
     def step(self) -> int:
@@ -84,6 +86,7 @@ class Backup(keras.callbacks.Callback):
             InputError: If there is a backup that would be lost, or one of
                 other settings.
         """
+        self._opened = True
         if not self._state_file.is_file():
             return
         if not resume:
@@ -104,7 +107,9 @@ class Backup(keras.callbacks.Callback):
         self.state = state
 
     def restore(self, model: keras.Model) -> None:
-        """Puts the kept weights and optimizer into a compiled model."""
+        """Puts the kept weights and optimizer into a compiled model; opens, if `open` was not."""
+        if not self._opened:
+            self.open()
         if not self.step:
             return
         model.optimizer.build(model.trainable_weights)

@@ -231,7 +231,6 @@ class Distiller(StrategyHooks):
             return super().fit(x, y, callbacks=callbacks, **named)
         if not isinstance(backup, Backup):
             backup = Backup(backup)
-            backup.open()
         with self.distribute_strategy.scope():
             backup.restore(self)
         batches, steps = endless_batches(x, named.pop("steps_per_epoch", None))

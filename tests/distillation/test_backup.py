@@ -82,7 +82,7 @@ def test_crashed_it_goes_on_from_the_last_backup(whole, tmp_path):
         fit(distiller(), backup, StopAt(10, crash=True))
     assert backup.step == 8  # The third batch of the second epoch, whose end it did not see.
     model = distiller()
-    logs = fit(model, tmp_path / "backup")
+    logs = fit(model, Backup(tmp_path / "backup", every=3))
     assert_equals_whole(model, logs, whole, 2)
 
 
