@@ -14,7 +14,7 @@ from kdkeras.losses import (
     SoftTargets,
     TranslationRanking,
 )
-from kdkeras.optimizers import FusedAdam
+from kdkeras.optimizers import FusedAdam, LazyAdam
 
 # Each replica rounds its part of a gradient to the short type before the sum:
 # one unit in the last place of a value of 1.
@@ -78,6 +78,10 @@ CASES = {
     "Adam": Case(build=with_optimizer(lambda: keras.optimizers.Adam(0.05))),
     "AdamW": Case(build=with_optimizer(lambda: keras.optimizers.AdamW(0.05))),
     "FusedAdam": Case(build=with_optimizer(lambda: FusedAdam(0.05))),
+    "LazyAdam": Case(build=with_optimizer(lambda: LazyAdam(0.05)), rows=7),
+    "LazyAdam, micro-batches": Case(
+        build=lambda: make_distiller(optimizer=LazyAdam(0.05), micro_batches=2, **every_loss())
+    ),
     "EMA": Case(build=with_optimizer(lambda: sgd(use_ema=True, ema_momentum=0.9))),
     "clipnorm": Case(build=with_optimizer(lambda: sgd(clipnorm=0.1)), rows=7),
     "global_clipnorm": Case(build=with_optimizer(lambda: sgd(global_clipnorm=0.1))),

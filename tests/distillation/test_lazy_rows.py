@@ -1,0 +1,67 @@
+"""What a step of LazyAdam leaves alone, and that it reads rows and not the table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from contracts import assert_one_line
+from small_models import every_loss, fit, make_distiller, make_student, pairs, weights
+
+from kdkeras.errors import InputError
+from kdkeras.optimizers import LazyAdam
+
+
+def unseen(x):
+    ids = np.concatenate([x["source_token_ids"], x["translation_token_ids"]])
+    return sorted(set(range(7)) - set(ids.ravel().tolist()))
+
+
+def rare_pairs():
+    """Pairs in which the tokens 5 and 6 do not occur."""
+    x, y = pairs()
+    for name in ("source_token_ids", "translation_token_ids"):
+        x[name] = np.minimum(x[name], 4)
+    return x, y
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_rows_that_are_not_in_the_batch_keep_their_moments(micro_batches):
+    distiller = make_distiller(
+        optimizer=LazyAdam(0.05), micro_batches=micro_batches, **every_loss()
+    )
+    fit(distiller, *pairs(rows=16), epochs=2)
+    state = [np.array(v) for v in (*weights(distiller.student), *distiller.optimizer.variables)]
+    x, y = rare_pairs()
+    absent = unseen(x)
+    assert {5, 6} <= set(absent)
+    fit(distiller, x, y)
+    after = [np.array(v) for v in (*weights(distiller.student), *distiller.optimizer.variables)]
+    tables = [(a, b) for a, b in zip(state, after, strict=True) if a.shape[:1] == (7,)]
+    assert len(tables) == 6  # Two tables with two moments each.
+    for before, now in tables:
+        np.testing.assert_array_equal(now[absent], before[absent])
+        assert np.abs(now[3] - before[3]).max() > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_training_reads_no_whole_table(dtype):
+    """A read of the whole table is a copy of it where rows are updated in place."""
+    distiller = make_distiller(make_student(dtype=dtype), LazyAdam(0.05), **every_loss())
+    fit(distiller, *pairs())
+    step = tf.function(distiller.train_step, autograph=False)
+    graph = step.get_concrete_function(tf.nest.map_structure(tf.constant, pairs())).graph
+    tables = {id(w.value.handle) for w in distiller.trainable_weights if w.shape[0] == 7}
+    captured = {id(inside): id(outside) for outside, inside in graph.captures}
+    read = [
+        op.name
+        for op in graph.get_operations()
+        if op.type == "ReadVariableOp" and captured.get(id(op.inputs[0])) in tables
+    ]
+    assert len(tables) == 2 and read == []
+
+
+def test_float16_is_refused():
+    with pytest.raises(InputError) as error:
+        make_distiller(make_student(dtype="mixed_float16"), LazyAdam(0.05), **every_loss())
+    assert_one_line(str(error.value), "LazyAdam in float16", "bfloat16")
