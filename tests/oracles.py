@@ -60,6 +60,91 @@ def soft_targets(teacher: np.ndarray, student: np.ndarray, temperature: float = 
     return values if values.ndim == 1 else values.mean(axis=1)
 
 
+def standardized(logits: np.ndarray) -> np.ndarray:
+    logits = np.asarray(logits, np.float64)
+    mean, spread = logits.mean(axis=-1, keepdims=True), logits.std(axis=-1, keepdims=True)
+    return (logits - mean) / np.where(spread > 0, spread, 1.0)
+
+
+def standardized_targets(
+    teacher: np.ndarray, student: np.ndarray, temperature: float = 1.0
+) -> np.ndarray:
+    return soft_targets(standardized(teacher), standardized(student), temperature)
+
+
+def correlation(
+    teacher: np.ndarray,
+    student: np.ndarray,
+    temperature: float = 1.0,
+    row_weight: float = 1.0,
+    column_weight: float = 1.0,
+) -> np.ndarray:
+    """DIST, by np.corrcoef of one pair of vectors after the other."""
+    p, q = (
+        np.exp(log_softmax(np.asarray(z, np.float64) / temperature)) for z in (teacher, student)
+    )
+
+    def pearson(a: np.ndarray, b: np.ndarray) -> float:
+        return (
+            0.0
+            if min(((x - x.mean()) ** 2).sum() for x in (a, b)) < 1e-14
+            else float(np.corrcoef(a, b)[0, 1])
+        )
+
+    rows = np.array([1 - pearson(p[i], q[i]) for i in range(len(p))])
+    columns = np.mean([1 - pearson(p[:, v], q[:, v]) for v in range(p.shape[1])])
+    return temperature**2 * (row_weight * rows + column_weight * columns)
+
+
+def similarity_matrix(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    teacher, student = unit(teacher), unit(student)
+    return ((student @ student.T - teacher @ teacher.T) ** 2).mean(axis=1)
+
+
+def huber(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) <= 1, x**2 / 2, np.abs(x) - 0.5)
+
+
+def relational_distance(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """Over explicit pairs of different rows."""
+    n = len(teacher)
+    pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+
+    def relative(rows: np.ndarray) -> dict[tuple[int, int], float]:
+        rows = np.asarray(rows, np.float64)
+        lengths = {(i, j): float(np.linalg.norm(rows[i] - rows[j])) for i, j in pairs}
+        mean = np.mean(list(lengths.values()))
+        return {pair: length / mean if mean else 0.0 for pair, length in lengths.items()}
+
+    expected, actual = relative(teacher), relative(student)
+    losses = {pair: float(huber(np.array(actual[pair] - expected[pair]))) for pair in pairs}
+    return np.array([np.mean([losses[i, j] for j in range(n) if j != i]) for i in range(n)])
+
+
+def relational_angle(
+    teacher: np.ndarray, student: np.ndarray, max_neighbours: int = 64
+) -> np.ndarray:
+    """Over explicit triplets, the vertex in the middle."""
+    n = len(teacher)
+
+    def angle(rows: np.ndarray, i: int, j: int, k: int) -> float:
+        a, b = (np.asarray(rows[end], np.float64) - rows[j] for end in (i, k))
+        lengths = np.linalg.norm(a) * np.linalg.norm(b)
+        return float(a @ b / lengths) if lengths else 0.0
+
+    losses = []
+    for j in range(n):
+        ends = [i for i in range(min(n, max_neighbours)) if i != j]
+        found = [
+            huber(np.array(angle(student, i, j, k) - angle(teacher, i, j, k)))
+            for i in ends
+            for k in ends
+            if i != k
+        ]
+        losses.append(np.mean(found) if found else 0.0)
+    return np.array(losses)
+
+
 def translation_ranking(
     source: np.ndarray,
     translation: np.ndarray,

@@ -12,8 +12,12 @@ import tensorflow as tf
 from kdkeras.data import Vocabulary
 from kdkeras.distillation import Distiller
 from kdkeras.losses import (
+    CorrelationDistillation,
     EmbeddingDistillation,
+    RelationalAngle,
+    RelationalDistance,
     SimilarityDistillation,
+    SimilarityMatrix,
     SoftTargets,
     TranslationRanking,
 )
@@ -28,7 +32,12 @@ DISTILLATION: dict[str, Callable[[], Any]] = {
     "EmbeddingDistillation mse": partial(EmbeddingDistillation, metric="mse"),
     "SimilarityDistillation": SimilarityDistillation,
     "SimilarityDistillation without self": partial(SimilarityDistillation, exclude_self=True),
+    "SimilarityMatrix": SimilarityMatrix,
+    "RelationalDistance": RelationalDistance,
+    "RelationalAngle": RelationalAngle,
     "SoftTargets": partial(SoftTargets, temperature=2.0, target="embedding"),
+    "SoftTargets standardized": partial(SoftTargets, standardize=True, target="embedding"),
+    "CorrelationDistillation": partial(CorrelationDistillation, target="embedding"),
 }
 ALIGNMENT: dict[str, Callable[[], Any]] = {
     "TranslationRanking": TranslationRanking,

@@ -1,15 +1,21 @@
 """Losses: soft targets from a teacher, and alignment across languages."""
 
 from kdkeras.losses.base import DistillationLoss
+from kdkeras.losses.correlation import CorrelationDistillation
 from kdkeras.losses.embedding import EmbeddingDistillation
+from kdkeras.losses.relations import RelationalAngle, RelationalDistance, SimilarityMatrix
 from kdkeras.losses.similarity import SimilarityDistillation
 from kdkeras.losses.soft_targets import SoftTargets
 from kdkeras.losses.translation_ranking import TranslationRanking
 
 __all__ = [
+    "CorrelationDistillation",
     "DistillationLoss",
     "EmbeddingDistillation",
+    "RelationalAngle",
+    "RelationalDistance",
     "SimilarityDistillation",
+    "SimilarityMatrix",
     "SoftTargets",
     "TranslationRanking",
 ]

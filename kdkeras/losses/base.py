@@ -55,6 +55,9 @@ class DistillationLoss(keras.layers.Layer):
             or `"logits"`.
     """
 
+    same_width = True
+    """Whether teacher and student must have the same shape; False for relations between rows."""
+
     def __init__(self, target: str = "embedding", **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
@@ -79,7 +82,14 @@ class DistillationLoss(keras.layers.Layer):
         """
         teacher = ops.stop_gradient(ops.cast(y_true, "float32"))
         student = ops.cast(y_pred, "float32")
-        if tuple(teacher.shape[1:]) != tuple(student.shape[1:]):
+        if not self.same_width:
+            if len(teacher.shape) != 2 or len(student.shape) != 2:
+                raise InputError(
+                    "Relations are those of one vector a sentence. Received: teacher "
+                    f"{tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
+                    "Pool the tokens first."
+                )
+        elif tuple(teacher.shape[1:]) != tuple(student.shape[1:]):
             raise InputError(
                 "The teacher's target and the student's output must have equal shapes. "
                 f"Received: teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in "

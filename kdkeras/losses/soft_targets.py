@@ -26,11 +26,17 @@ class SoftTargets(DistillationLoss):
     loss = temperature ** 2 * sum(p_teacher * log(p_teacher / p_student))
     ```
 
+    With `standardize`, each side's logits first lose their mean and are divided
+    by their standard deviation over the classes: the student then learns the
+    teacher's order and spread, whatever the size of its own logits.
+
     For sequences of logits `(B, T, V)` the divergence is averaged over `T`.
 
     Args:
         temperature: Softening of both distributions, above 0. 1.0 leaves them
             as they are.
+        standardize: Whether logits are standardised first. Then useful
+            temperatures are about 2.
         target: Key of the teacher target. Defaults to `"logits"`.
 
     Call arguments:
@@ -50,21 +56,26 @@ class SoftTargets(DistillationLoss):
     0.0
 
     References:
-        Hinton, Vinyals, Dean (2015), arXiv:1503.02531, section 2.
+        Hinton, Vinyals, Dean (2015), arXiv:1503.02531, section 2; standardised: Sun et
+        al. (2024), arXiv:2403.01427, algorithm 1.
     """
 
     def __init__(
         self,
         temperature: float = 1.0,
+        standardize: bool = False,
         target: str = "logits",
         name: str = "soft_targets",
         **kwargs: Any,
     ) -> None:
         super().__init__(target=target, name=name, **kwargs)
         self.temperature = positive("temperature", temperature)
+        self.standardize = bool(standardize)
 
     def loss(self, teacher: Any, student: Any) -> Any:
         """Returns the divergence of each example, `(B,)`."""
+        if self.standardize:
+            teacher, student = _standardized(teacher), _standardized(student)
         log_teacher = ops.log_softmax(teacher / self.temperature, axis=-1)
         log_student = ops.log_softmax(student / self.temperature, axis=-1)
         divergence = ops.sum(ops.exp(log_teacher) * (log_teacher - log_student), axis=-1)
@@ -74,4 +85,15 @@ class SoftTargets(DistillationLoss):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "temperature": self.temperature}
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "standardize": self.standardize,
+        }
+
+
+def _standardized(logits: Any) -> Any:
+    """Mean 0 and standard deviation 1 over the classes; equal logits become 0."""
+    logits = logits - ops.mean(logits, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(logits), axis=-1, keepdims=True)
+    return logits * ops.rsqrt(ops.maximum(variance, 1e-12))

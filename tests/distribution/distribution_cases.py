@@ -9,8 +9,12 @@ import keras
 from small_models import every_loss, make_distiller, make_student, make_two_heads
 
 from kdkeras.losses import (
+    CorrelationDistillation,
     EmbeddingDistillation,
+    RelationalAngle,
+    RelationalDistance,
     SimilarityDistillation,
+    SimilarityMatrix,
     SoftTargets,
     TranslationRanking,
 )
@@ -67,6 +71,15 @@ CASES = {
     ),
     "soft targets": Case(
         build=with_loss("embedding", lambda: SoftTargets(temperature=2.0, target="embedding"))
+    ),
+    "similarity matrix": Case(build=with_loss("relations", SimilarityMatrix), rows=7),
+    "relational distance": Case(build=with_loss("relations", RelationalDistance), rows=7),
+    "relational angle": Case(build=with_loss("relations", RelationalAngle), rows=7),
+    "correlation": Case(
+        build=with_loss("classes", lambda: CorrelationDistillation(target="embedding")), rows=7
+    ),
+    "standardized targets": Case(
+        build=with_loss("classes", lambda: SoftTargets(standardize=True, target="embedding"))
     ),
     "all losses": Case(build=with_optimizer(sgd)),
     "uneven shards": Case(build=with_optimizer(sgd), rows=7),

@@ -10,8 +10,12 @@ import numpy as np
 import oracles
 
 from kdkeras.losses import (
+    CorrelationDistillation,
     EmbeddingDistillation,
+    RelationalAngle,
+    RelationalDistance,
     SimilarityDistillation,
+    SimilarityMatrix,
     SoftTargets,
     TranslationRanking,
 )
@@ -51,6 +55,25 @@ DISTILLATION = [
         partial(oracles.soft_targets, temperature=2.0),
         (4, 3, 5),
     ),
+    Case(
+        "soft_targets_standardized",
+        SoftTargets(temperature=2.0, standardize=True),
+        partial(oracles.standardized_targets, temperature=2.0),
+    ),
+    Case("correlation", CorrelationDistillation(), oracles.correlation),
+    Case(
+        "correlation_weighted",
+        CorrelationDistillation(temperature=2.0, row_weight=0.5, column_weight=2.0),
+        partial(oracles.correlation, temperature=2.0, row_weight=0.5, column_weight=2.0),
+    ),
+    Case("similarity_matrix", SimilarityMatrix(), oracles.similarity_matrix),
+    Case("relational_distance", RelationalDistance(), oracles.relational_distance),
+    Case("relational_angle", RelationalAngle(), oracles.relational_angle),
+    Case(
+        "relational_angle_to_three",
+        RelationalAngle(max_neighbours=3),
+        partial(oracles.relational_angle, max_neighbours=3),
+    ),
 ]
 
 ALIGNMENT = [
@@ -76,6 +99,15 @@ ALIGNMENT = [
 ARGUMENTS: dict[type, dict[str, Any]] = {
     EmbeddingDistillation: {"metric": "mse", "target": "pooled"},
     SimilarityDistillation: {"temperature": 0.2, "exclude_self": True, "target": "pooled"},
-    SoftTargets: {"temperature": 4.0, "target": "scores"},
+    SoftTargets: {"temperature": 4.0, "standardize": True, "target": "scores"},
+    CorrelationDistillation: {
+        "temperature": 4.0,
+        "row_weight": 0.5,
+        "column_weight": 2.0,
+        "target": "scores",
+    },
+    SimilarityMatrix: {"target": "pooled"},
+    RelationalDistance: {"target": "pooled"},
+    RelationalAngle: {"max_neighbours": 5, "target": "pooled"},
     TranslationRanking: {"margin": 0.1, "scale": 7.0, "guide_margin": 0.2},
 }

@@ -12,8 +12,12 @@ from contracts import assert_one_line, value_and_gradient
 
 from kdkeras.errors import InputError
 from kdkeras.losses import (
+    CorrelationDistillation,
     EmbeddingDistillation,
+    RelationalAngle,
+    RelationalDistance,
     SimilarityDistillation,
+    SimilarityMatrix,
     SoftTargets,
     TranslationRanking,
 )
@@ -152,3 +156,90 @@ def test_ranking_one_pair_is_refused():
     with pytest.raises(InputError) as error:
         TranslationRanking()(AXES[:1], AXES[:1])
     assert_one_line(str(error.value), "at least two pairs", "batch size 1", "Raise")
+
+
+def test_standardized_targets_by_hand():
+    # (3, 1) and (10, -10) both become (1, -1): nothing to learn. (1, 3) becomes (-1, 1):
+    # KL = (p - q) * 2 with p = e / (e + 1/e), q = 1 - p.
+    loss = SoftTargets(standardize=True)
+    values = loss(np.array([[3.0, 1.0]] * 2), np.array([[10.0, -10.0], [1.0, 3.0]]))
+    p = exp(1) / (exp(1) + exp(-1))
+    np.testing.assert_allclose(values, [0.0, 2 * (2 * p - 1)], rtol=1e-5, atol=1e-6)
+
+
+def test_equal_logits_have_nothing_to_standardize():
+    values = SoftTargets(standardize=True)(np.array([[5.0, 5.0]]), np.array([[2.0, 2.0]]))
+    np.testing.assert_allclose(values, 0, atol=1e-6)
+
+
+def test_correlation_by_hand():
+    # Of two classes the probabilities are p and 1 - p: by rows the correlation is 1 or -1. The
+    # student prefers class 0 in both rows, less in the second: columns fall as the teacher's do.
+    teacher, student = np.array([[2.0, 0.0], [0.0, 2.0]]), np.array([[3.0, 0.0], [1.0, 0.0]])
+    np.testing.assert_allclose(CorrelationDistillation()(teacher, student), [0.0, 2.0], atol=1e-5)
+    columns_only = CorrelationDistillation(row_weight=0.0)
+    np.testing.assert_allclose(columns_only(teacher, student[::-1]), [2.0, 2.0], atol=1e-5)
+
+
+def test_correlation_does_not_see_how_sure_the_student_is():
+    # Three classes whose probabilities are an affine map of the teacher's.
+    teacher = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
+    student = 0.5 * teacher + 0.5 / 3
+    values = CorrelationDistillation()(np.log(teacher), np.log(student))
+    np.testing.assert_allclose(values, 0, atol=1e-5)
+
+
+def test_similarity_matrix_by_hand():
+    # Cosines of the teacher 1 and 0, of the student 1 and 1: (0 + 1) / 2 a row.
+    values = SimilarityMatrix()(AXES, np.array([[1.0, 0.0, 0.0], [5.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(values, [0.5, 0.5], rtol=1e-6)
+
+
+def test_relational_distance_by_hand():
+    # On a line at 0, 1, 3: distances 1, 2, 3 of mean 2, so 1/2, 1, 3/2. At 0, 1, 2: 1, 1, 2 of
+    # mean 4/3, so 3/4, 3/4, 3/2. Pairs (01), (12), (02) differ by 1/4, -1/4, 0: 1/32, 1/32, 0.
+    teacher, student = np.array([[0.0], [1.0], [3.0]]), np.array([[0.0], [1.0], [2.0]])
+    values = RelationalDistance()(teacher, student)
+    np.testing.assert_allclose(values, [1 / 64, 1 / 32, 1 / 64], rtol=1e-4)
+
+
+def test_relational_angle_by_hand():
+    # A right angle at the first point, 45 degrees at the others: cosines 0, r, r with
+    # r = 1/sqrt(2). The student's points are on a line, the first between the others: -1, 1, 1.
+    teacher = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    student = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    near = (1 - 0.5**0.5) ** 2 / 2
+    np.testing.assert_allclose(RelationalAngle()(teacher, student), [0.5, near, near], rtol=1e-5)
+
+
+def test_two_rows_have_no_angle():
+    np.testing.assert_array_equal(RelationalAngle()(AXES, 3 * AXES[::-1]), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("loss", [RelationalDistance(), RelationalAngle(), SimilarityMatrix()])
+def test_relations_do_not_see_rotation_and_size(loss):
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(5, 3))
+    rotation, _ = np.linalg.qr(generator.normal(size=(3, 3)))
+    np.testing.assert_allclose(loss(rows, 7 * rows @ rotation), 0, atol=1e-6)
+    if not isinstance(loss, SimilarityMatrix):
+        np.testing.assert_allclose(loss(rows, rows + 2.0), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [RelationalDistance, RelationalAngle, SimilarityMatrix])
+def test_relations_compare_different_widths(make):
+    rows = np.random.default_rng(0).normal(size=(5, 3))
+    wide = np.concatenate([rows, np.zeros((5, 4))], axis=1)
+    np.testing.assert_allclose(make()(rows, wide), 0, atol=1e-6)
+    with pytest.raises(InputError) as error:
+        make()(rows, wide[:, None])
+    assert_one_line(str(error.value), "(5, 3)", "(5, 1, 7)", "Pool the tokens")
+
+
+def test_rounding_is_no_direction():
+    # The first two student rows differ by rounding alone: no angle points from one to the other.
+    rows = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    same, nearly = rows.copy(), rows.copy()
+    same[1], nearly[1] = same[0], np.nextafter(nearly[0], np.float32(9))
+    for loss in (RelationalAngle(), RelationalDistance()):
+        np.testing.assert_allclose(loss(rows, nearly), loss(rows, same), atol=1e-6)

@@ -1,0 +1,99 @@
+"""Soft targets for logits: their order and spread, whatever their size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdkeras.errors import InputError
+from kdkeras.losses.base import DistillationLoss, positive
+from kdkeras.replicas import all_rows
+
+__all__ = ["CorrelationDistillation"]
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class CorrelationDistillation(DistillationLoss):
+    """Correlates the student's probabilities with the teacher's, by rows and by columns (DIST).
+
+    Use it where the teacher is much larger: a student need not copy the
+    teacher's probabilities, but what it prefers. The columns (one class over
+    the batch of all replicas) need batches of more than one example.
+
+    Formula:
+
+    ```
+    p = softmax(logits / temperature)
+    rows[i] = 1 - pearson(p_student[i, :], p_teacher[i, :])
+    columns = mean_v(1 - pearson(p_student[:, v], p_teacher[:, v]))
+    loss[i] = temperature^2 * (row_weight * rows[i] + column_weight * columns)
+    ```
+
+    Args:
+        temperature: Softening of both distributions, above 0. Defaults to 1.0.
+        row_weight: Weight of the relation between classes. Defaults to 1.0.
+        column_weight: Weight of the relation between examples. Defaults to 1.0.
+        target: Key of the teacher target. Defaults to `"logits"`.
+
+    Call arguments:
+        y_true: `(B, V)` float, the teacher's logits.
+        y_pred: `(B, V)` float, the student's.
+
+    Returns:
+        `(B,)` float32, from 0 to `2 * temperature^2 * (row_weight + column_weight)`.
+
+    Raises:
+        InputError: If `temperature` is not positive, a weight is negative, or
+            the shapes differ.
+
+    References:
+        Huang et al. (2022), arXiv:2205.10536, equations 6 to 10.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        row_weight: float = 1.0,
+        column_weight: float = 1.0,
+        target: str = "logits",
+        name: str = "correlation_distillation",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(target=target, name=name, **kwargs)
+        self.temperature = positive("temperature", temperature)
+        for weight, value in {"row_weight": row_weight, "column_weight": column_weight}.items():
+            if not value >= 0:
+                raise InputError(
+                    f"`{weight}` must be 0 or more. Received: {weight}={value}. Use 1.0 if in "
+                    "doubt."
+                )
+        self.row_weight, self.column_weight = float(row_weight), float(column_weight)
+
+    def loss(self, teacher: Any, student: Any) -> Any:
+        """Returns the loss of each example, `(B,)`."""
+        teacher, student = (ops.softmax(z / self.temperature, axis=-1) for z in (teacher, student))
+        rows = 1.0 - _pearson(teacher, student, axis=-1)
+        columns = ops.mean(1.0 - _pearson(all_rows(teacher), all_rows(student), axis=0))
+        return self.temperature**2 * (self.row_weight * rows + self.column_weight * columns)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "row_weight": self.row_weight,
+            "column_weight": self.column_weight,
+        }
+
+
+def _pearson(a: Any, b: Any, axis: int) -> Any:
+    """Correlation along an axis; 0 where a side does not vary, without a slope there."""
+    a, b = (x - ops.mean(x, axis=axis, keepdims=True) for x in (a, b))
+    spread_a, spread_b = (ops.sum(ops.square(x), axis=axis) for x in (a, b))
+    varies = ops.logical_and(spread_a > 1e-14, spread_b > 1e-14)
+    scale = ops.rsqrt(ops.where(varies, spread_a, 1.0)) * ops.rsqrt(
+        ops.where(varies, spread_b, 1.0)
+    )
+    return ops.where(varies, ops.sum(a * b, axis=axis) * scale, 0.0)
