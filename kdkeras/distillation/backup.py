@@ -33,8 +33,8 @@ class Backup(keras.callbacks.Callback):
     workers the chief writes and all read: the folder must be one for all.
 
     A finished training is not trained again: call `finish`, or delete the
-    folder. What other callbacks remember (`EarlyStopping`'s patience, say) and metrics
-    given to `compile` begin anew.
+    folder. What other callbacks remember (`EarlyStopping`'s patience, say) and
+    metrics given to `compile` begin anew.
 
     Args:
         folder: Where it is kept; deleted by `finish`.
