@@ -30,6 +30,9 @@ OUTPUT_DIM = 384
 DISTILLATION: dict[str, Callable[[], Any]] = {
     "EmbeddingDistillation cosine": EmbeddingDistillation,
     "EmbeddingDistillation mse": partial(EmbeddingDistillation, metric="mse"),
+    "EmbeddingDistillation projected": partial(
+        EmbeddingDistillation, projection=(OUTPUT_DIM, OUTPUT_DIM)
+    ),
     "SimilarityDistillation": SimilarityDistillation,
     "SimilarityDistillation without self": partial(SimilarityDistillation, exclude_self=True),
     "SimilarityMatrix": SimilarityMatrix,

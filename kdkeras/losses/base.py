@@ -63,6 +63,10 @@ class DistillationLoss(keras.layers.Layer):
         super().__init__(**kwargs)
         self.target = target
 
+    def project(self, student: Any) -> Any:
+        """Takes the student's output to the teacher's space, where a loss has a map for it."""
+        return student
+
     def loss(self, teacher: Any, student: Any) -> Any:
         """Formula of the loss: `(B, d)` and `(B, d)` to `(B,)`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `loss`.")
@@ -81,7 +85,7 @@ class DistillationLoss(keras.layers.Layer):
             InputError: If the shapes cannot match.
         """
         teacher = ops.stop_gradient(ops.cast(y_true, "float32"))
-        student = ops.cast(y_pred, "float32")
+        student = self.project(ops.cast(y_pred, "float32"))
         if not self.same_width:
             if len(teacher.shape) != 2 or len(student.shape) != 2:
                 raise InputError(
@@ -93,7 +97,8 @@ class DistillationLoss(keras.layers.Layer):
             raise InputError(
                 "The teacher's target and the student's output must have equal shapes. "
                 f"Received: teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in "
-                f"`{self.name}`. Set the student's output_dim to the teacher's width."
+                f"`{self.name}`. Set the student's output_dim to the teacher's width, or give "
+                f"EmbeddingDistillation(projection={(student.shape[-1], teacher.shape[-1])})."
             )
         return self.loss(teacher, student)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -38,19 +39,26 @@ class EmbeddingDistillation(DistillationLoss):
 
     For unit vectors of `d` dimensions the second is the first times `2 / d`.
 
+    With `projection` a linear map, trained and saved with the loss, takes the
+    student's vectors to the teacher's space first: for a student narrower or
+    wider than its teacher. The map is no part of the student.
+
     Args:
         metric: `"cosine"` (the default; values of one size whatever the
             width) or `"mse"` (also teaches the length of the vectors).
+        projection: Widths of student and teacher, `(d', d)`; None (the
+            default) compares the vectors as they are.
 
     Call arguments:
         y_true: `(B, d)` float, the teacher's embeddings.
-        y_pred: `(B, d)` float, the student's.
+        y_pred: `(B, d)` float, the student's; with `projection` `(B, d')`.
 
     Returns:
         `(B,)` float32; cosine between 0 and 2.
 
     Raises:
-        InputError: If the metric is unknown, or the shapes differ.
+        InputError: If the metric is unknown, a width is below 1, or the shapes
+            differ.
 
     Example:
     >>> import numpy as np
@@ -59,12 +67,14 @@ class EmbeddingDistillation(DistillationLoss):
     1.0
 
     References:
-        Reimers, Gurevych (2020), arXiv:2004.09813, equation 1.
+        Reimers, Gurevych (2020), arXiv:2004.09813, equation 1; with projection
+        LEAF, arXiv:2509.12539.
     """
 
     def __init__(
         self,
         metric: str = EmbeddingMetric.COSINE,
+        projection: Sequence[int] | None = None,
         target: str = "embedding",
         name: str = "embedding_distillation",
         **kwargs: Any,
@@ -76,6 +86,20 @@ class EmbeddingDistillation(DistillationLoss):
                 f"Received: metric={metric!r}. Use 'cosine' for unit-norm teachers."
             )
         self.metric = EmbeddingMetric(metric)
+        self.projection = None if projection is None else [int(width) for width in projection]
+        self.kernel = None if self.projection is None else self._add_kernel(self.projection)
+
+    def _add_kernel(self, widths: list[int]) -> Any:
+        if len(widths) != 2 or min(widths) < 1:
+            raise InputError(
+                "`projection` must be the widths of student and teacher. Received: "
+                f"projection={widths}. Use e.g. (256, 384)."
+            )
+        return self.add_weight(shape=widths, initializer="orthogonal", name="projection")
+
+    def project(self, student: Any) -> Any:
+        """Returns the student's vectors in the teacher's space."""
+        return student if self.kernel is None else ops.matmul(student, self.kernel)
 
     def loss(self, teacher: Any, student: Any) -> Any:
         """Returns the distance of each example, `(B,)`."""
@@ -85,4 +109,4 @@ class EmbeddingDistillation(DistillationLoss):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "metric": str(self.metric)}
+        return {**super().get_config(), "metric": str(self.metric), "projection": self.projection}

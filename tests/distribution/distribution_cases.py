@@ -61,6 +61,10 @@ def labelled(regularizer=None):
 CASES = {
     "cosine": Case(build=with_loss("embedding", EmbeddingDistillation)),
     "mse": Case(build=with_loss("embedding", lambda: EmbeddingDistillation(metric="mse"))),
+    "projection": Case(
+        build=with_loss("embedding", lambda: EmbeddingDistillation("mse", projection=(3, 3))),
+        rows=7,
+    ),
     "similarity": Case(build=with_loss("similarity", lambda: SimilarityDistillation(0.5))),
     "similarity without self": Case(
         build=with_loss("similarity", lambda: SimilarityDistillation(0.5, exclude_self=True))

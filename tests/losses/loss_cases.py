@@ -97,7 +97,7 @@ ALIGNMENT = [
 
 # Non-default arguments of every loss, for the round trip.
 ARGUMENTS: dict[type, dict[str, Any]] = {
-    EmbeddingDistillation: {"metric": "mse", "target": "pooled"},
+    EmbeddingDistillation: {"metric": "mse", "projection": [3, 4], "target": "pooled"},
     SimilarityDistillation: {"temperature": 0.2, "exclude_self": True, "target": "pooled"},
     SoftTargets: {"temperature": 4.0, "standardize": True, "target": "scores"},
     CorrelationDistillation: {
