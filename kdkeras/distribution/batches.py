@@ -13,6 +13,16 @@ from kdkeras.errors import InputError
 __all__ = ["distribute_batches"]
 
 
+def one_length(options: dict[str, Any]) -> dict[str, Any]:
+    """Adds to the options of batches that all are of one length: a TPU knows no other.
+
+    Args:
+        options: Arguments of `DistillationSet.batches`; given
+            `bucket_boundaries` stay.
+    """
+    return {"bucket_boundaries": [options.get("sequence_length", 64)], **options}
+
+
 def distribute_batches(
     strategy: tf.distribute.Strategy,
     dataset: DistillationSet,
@@ -33,7 +43,8 @@ def distribute_batches(
         **options: More of `DistillationSet.batches`' arguments.
 
     Returns:
-        `dataset.batches(...)` with one worker. With several a distributed
+        `dataset.batches(...)` with one worker, on a TPU with rows of one
+        length. With several a distributed
         dataset without end: pass `steps_per_epoch=dataset.num_pairs //
         batch_size` to `fit`.
 
@@ -41,6 +52,8 @@ def distribute_batches(
         InputError: If the replicas cannot share the batch equally, and as
             `DistillationSet.batches`.
     """
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        options = one_length(options)
     if replicas.num_workers(strategy) == 1:
         return dataset.batches(batch_size, vocabulary, **options)
     if batch_size % strategy.num_replicas_in_sync:

@@ -12,8 +12,10 @@ from small_models import every_loss, make_distiller, make_student, pairs
 
 from kdkeras.__main__ import main
 from kdkeras.distribution import check_tpu
+from kdkeras.distribution.batches import one_length
 from kdkeras.losses import EmbeddingDistillation
 from kdkeras.optimizers import FusedAdam, LazyAdam
+from kdkeras.students import from_preset
 
 
 def batch(rows=8):
@@ -79,6 +81,15 @@ def test_a_call_out_of_the_program_is_named_by_its_line():
 
 def outside(x):
     return tf.reduce_sum(tf.linalg.qr(tf.matmul(x, x, transpose_a=True))[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"sequence_length": 24}])
+def test_batches_for_a_tpu_have_one_length(options, sample_set, vocabulary):
+    student = from_preset("static_128", vocabulary=vocabulary, output_dim=sample_set.embedding_dim)
+    distiller = make_distiller(student, FusedAdam(0.1), **every_loss())
+    assert check_tpu(distiller, sample_set.batches(8, vocabulary, **options).element_spec)
+    batches = sample_set.batches(8, vocabulary, **one_length(options))
+    assert check_tpu(distiller, batches.element_spec) == []
 
 
 def test_lazy_adam_is_not_for_a_tpu():
