@@ -45,7 +45,7 @@ from kdkeras.distillation.update import (
 )
 from kdkeras.distillation.weights import REGULARIZATION, TASK, checked_weights
 from kdkeras.errors import InputError
-from kdkeras.losses import DistillationLoss, TranslationRanking
+from kdkeras.losses import AlignmentLoss, DistillationLoss
 
 __all__ = ["Distiller"]
 
@@ -73,7 +73,7 @@ class Distiller(StrategyHooks):
             that the batch has no cached target for; a tensor (read by every
             loss) or a dict of outputs by name.
         distillation_losses: Losses by name, each a `DistillationLoss`.
-        alignment_losses: Losses by name, each a `TranslationRanking`.
+        alignment_losses: Losses by name, each an `AlignmentLoss`.
         loss_weights: Weight of each loss by its name, at least 0; 1.0 where
             left out. The task loss is called `"task"`.
         micro_batches: Parts in which a step runs its batch, to save memory;
@@ -113,7 +113,7 @@ class Distiller(StrategyHooks):
         *,
         teacher: keras.Model | None = None,
         distillation_losses: Mapping[str, DistillationLoss] | None = None,
-        alignment_losses: Mapping[str, TranslationRanking] | None = None,
+        alignment_losses: Mapping[str, AlignmentLoss] | None = None,
         loss_weights: Mapping[str, float] | None = None,
         micro_batches: int = 1,
         **kwargs: Any,
@@ -279,7 +279,7 @@ class Distiller(StrategyHooks):
         self._track(data, outputs, terms)
         return self._logs(terms)
 
-    def _given_losses(self) -> tuple[dict[str, DistillationLoss], dict[str, TranslationRanking]]:
+    def _given_losses(self) -> tuple[dict[str, DistillationLoss], dict[str, AlignmentLoss]]:
         return self.distillation_losses, self.alignment_losses
 
     def _terms(self, rows: Rows, targets: dict[str, Any], outputs: StudentOutputs) -> Terms:

@@ -12,7 +12,8 @@ from kdkeras import replicas
 from kdkeras.distillation.batches import Batch, Rows, StudentOutputs, named_output
 from kdkeras.distillation.weights import REGULARIZATION, TASK
 from kdkeras.errors import InputError
-from kdkeras.losses import DistillationLoss, TranslationRanking
+from kdkeras.losses import AlignmentLoss, DistillationLoss
+from kdkeras.losses.base import BATCH_PARTS, ExampleLoss
 
 __all__ = [
     "Terms",
@@ -31,7 +32,7 @@ def teacher_targets(
     batch: Batch,
     teacher: keras.Model | None,
     distillation: Mapping[str, DistillationLoss],
-    alignment: Mapping[str, TranslationRanking],
+    alignment: Mapping[str, AlignmentLoss],
 ) -> dict[str, Any]:
     """Returns the cached targets, and the live teacher's for what is not cached.
 
@@ -39,8 +40,8 @@ def teacher_targets(
         InputError: If a loss needs what is neither cached nor taught.
     """
     wanted = {loss.target for loss in distillation.values()}
-    if any(loss.guide_margin is not None for loss in alignment.values()):
-        wanted.add("embedding")
+    for loss in (*distillation.values(), *alignment.values()):
+        wanted.update(set(loss.needs.values()) - set(BATCH_PARTS))
     missing = wanted - set(batch.targets)
     if not missing:
         return batch.targets
@@ -59,7 +60,7 @@ def loss_terms(
     targets: Mapping[str, Any],
     outputs: StudentOutputs,
     distillation: Mapping[str, DistillationLoss],
-    alignment: Mapping[str, TranslationRanking],
+    alignment: Mapping[str, AlignmentLoss],
 ) -> Terms:
     """Returns every distillation and alignment term.
 
@@ -67,24 +68,50 @@ def loss_terms(
     sums of all replicas add up to the mean of one device.
 
     Raises:
-        InputError: If an alignment loss gets no translations.
+        InputError: If an alignment loss gets no translations, or a loss lacks
+            a part of the batch.
     """
     terms: Terms = {}
-    sides = [side for side in outputs if side is not None]
+    batch = rows.batch
+    sides = [(outputs.source, batch.source), (outputs.translation, batch.translation)]
     for name, loss in distillation.items():
-        values = [loss(targets[loss.target], named_output(s, loss.target)) for s in sides]
+        values = [
+            loss(
+                targets[loss.target],
+                named_output(output, loss.target),
+                **_parts(name, loss, batch, inputs, targets),
+            )
+            for output, inputs in sides[: 1 if loss.source_only else 2]
+            if output is not None
+        ]
         terms[name] = rows.sum(sum(values[1:], values[0]))
-    for name, ranking in alignment.items():
+    for name, alignment_loss in alignment.items():
         if outputs.translation is None:
             raise InputError(
                 f"The alignment loss {name!r} needs translations. Received: a batch without "
                 "`translation_token_ids`. Give pairs, or leave the loss out."
             )
         source, translation = (named_output(side, "embedding") for side in outputs)
-        guide = targets.get("embedding")
-        values = ranking(source, translation, source_id=rows.batch.source_id, teacher=guide)
-        terms[name] = rows.sum(values)
+        parts = _parts(name, alignment_loss, batch, batch.source, targets)
+        terms[name] = rows.sum(alignment_loss(source, translation, **parts))
     return terms
+
+
+def _parts(
+    name: str, loss: ExampleLoss, batch: Batch, inputs: Any, targets: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a loss reads besides the two sides that it compares, by keyword."""
+    found = {**targets, "label": batch.labels, "source_id": batch.source_id}
+    found.update(inputs if isinstance(inputs, dict) else {})
+    for part in loss.needs.values():
+        if found.get(part) is None:
+            there = sorted(key for key, value in found.items() if value is not None)
+            raise InputError(
+                f"The loss {name!r} needs {part!r}. Received: a batch with {there}. Give it in the "
+                "batch, or leave the loss out."
+            )
+    wanted = {**loss.takes, **loss.needs}
+    return {key: found[part] for key, part in wanted.items() if found.get(part) is not None}
 
 
 def task_term(rows: Rows, outputs: StudentOutputs, compiled_loss: Any) -> Terms:

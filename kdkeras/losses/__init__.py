@@ -1,6 +1,6 @@
 """Losses: soft targets from a teacher, and alignment across languages."""
 
-from kdkeras.losses.base import DistillationLoss
+from kdkeras.losses.base import AlignmentLoss, DistillationLoss
 from kdkeras.losses.correlation import CorrelationDistillation
 from kdkeras.losses.embedding import EmbeddingDistillation
 from kdkeras.losses.relations import RelationalAngle, RelationalDistance, SimilarityMatrix
@@ -9,6 +9,7 @@ from kdkeras.losses.soft_targets import SoftTargets
 from kdkeras.losses.translation_ranking import TranslationRanking
 
 __all__ = [
+    "AlignmentLoss",
     "CorrelationDistillation",
     "DistillationLoss",
     "EmbeddingDistillation",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,7 +11,17 @@ from keras import ops
 
 from kdkeras.errors import InputError
 
-__all__ = ["DistillationLoss", "l2_normalize", "positive"]
+__all__ = [
+    "BATCH_PARTS",
+    "AlignmentLoss",
+    "DistillationLoss",
+    "ExampleLoss",
+    "l2_normalize",
+    "positive",
+]
+
+BATCH_PARTS = ("padding_mask", "token_ids", "label", "source_id")
+"""What a loss may read besides teacher targets: inputs of its side, and the batch's labels."""
 
 
 def positive(name: str, value: float) -> float:
@@ -39,16 +50,39 @@ def l2_normalize(x: Any) -> Any:
     return x * ops.rsqrt(ops.maximum(square, 1e-12))
 
 
-class DistillationLoss(keras.layers.Layer):
-    """Base class: compares what the student says with what the teacher said.
+class ExampleLoss(keras.layers.Layer):
+    """Base class of every loss: a layer that gives one value an example.
 
     A loss is a layer, so that weights of its own (a projection) are trained
     and saved. It returns **one value an example**: the `Distiller` alone
     weighs, sums and divides by the global batch, which is what makes one
-    replica equal many. It always computes in float32 and sends no gradient
-    into the teacher.
+    replica equal many. It always computes in float32.
+    """
 
-    Subclasses implement `loss(teacher, student)`.
+    needs: Mapping[str, str] = {}
+    """Keyword arguments of `call` and the part of the batch that each is: one of
+    `BATCH_PARTS`, or a teacher target by its name. A batch without it is refused."""
+    takes: Mapping[str, str] = {}
+    """The same for what is left out where the batch lacks it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+
+
+class AlignmentLoss(ExampleLoss):
+    """Base class: compares a sentence with its translation.
+
+    Subclasses implement `call(source, translation)`: `(B, d)` and `(B, d)`,
+    the student's embeddings of both sides, to `(B,)` float32.
+    """
+
+
+class DistillationLoss(ExampleLoss):
+    """Base class: compares what the student says with what the teacher said.
+
+    Sends no gradient into the teacher. Subclasses implement
+    `loss(teacher, student)`, with more arguments if they have `needs`.
 
     Args:
         target: Key of the teacher target that the loss reads, `"embedding"`
@@ -57,9 +91,10 @@ class DistillationLoss(keras.layers.Layer):
 
     same_width = True
     """Whether teacher and student must have the same shape; False for relations between rows."""
+    source_only = False
+    """Whether the loss reads single tokens: a translation's are not those that the teacher read."""
 
     def __init__(self, target: str = "embedding", **kwargs: Any) -> None:
-        kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.target = target
 
@@ -67,16 +102,17 @@ class DistillationLoss(keras.layers.Layer):
         """Takes the student's output to the teacher's space, where a loss has a map for it."""
         return student
 
-    def loss(self, teacher: Any, student: Any) -> Any:
+    def loss(self, teacher: Any, student: Any, **parts: Any) -> Any:
         """Formula of the loss: `(B, d)` and `(B, d)` to `(B,)`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `loss`.")
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Any, y_pred: Any, **parts: Any) -> Any:
         """Computes the loss.
 
         Args:
             y_true: Float tensor `(B, ...)`, what the teacher said.
             y_pred: Float tensor `(B, ...)`, what the student says.
+            **parts: What the loss `needs` and `takes`, by keyword.
 
         Returns:
             Float32 tensor `(B,)`.
@@ -100,7 +136,7 @@ class DistillationLoss(keras.layers.Layer):
                 f"`{self.name}`. Set the student's output_dim to the teacher's width, or give "
                 f"EmbeddingDistillation(projection={(student.shape[-1], teacher.shape[-1])})."
             )
-        return self.loss(teacher, student)
+        return self.loss(teacher, student, **parts)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import l2_normalize, positive
+from kdkeras.losses.base import AlignmentLoss, l2_normalize, positive
 from kdkeras.replicas import all_rows, num_replicas, own_rows
 
 __all__ = ["TranslationRanking"]
@@ -18,7 +18,7 @@ _MASKED = -1e9
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class TranslationRanking(keras.layers.Layer):
+class TranslationRanking(AlignmentLoss):
     """Ranks a sentence's translation above the other translations of the batch.
 
     Both directions are averaged. Under a `tf.distribute` strategy the other
@@ -58,6 +58,8 @@ class TranslationRanking(keras.layers.Layer):
         LaBSE, arXiv:2007.01852; Solatorio (2024), GISTEmbed, arXiv:2402.16829.
     """
 
+    takes = {"source_id": "source_id"}
+
     def __init__(
         self,
         margin: float = 0.3,
@@ -66,7 +68,6 @@ class TranslationRanking(keras.layers.Layer):
         name: str = "translation_ranking",
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
         for key, value in (("margin", margin), ("guide_margin", guide_margin)):
             if value is not None and not value >= 0:
@@ -76,6 +77,11 @@ class TranslationRanking(keras.layers.Layer):
         self.margin = float(margin)
         self.scale = positive("scale", scale)
         self.guide_margin = None if guide_margin is None else float(guide_margin)
+
+    @property
+    def needs(self) -> dict[str, str]:  # type: ignore[override]
+        """The teacher's embeddings, if it guides."""
+        return {} if self.guide_margin is None else {"teacher": "embedding"}
 
     def call(
         self, source: Any, translation: Any, source_id: Any = None, teacher: Any = None
