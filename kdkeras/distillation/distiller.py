@@ -26,6 +26,7 @@ from kdkeras.distillation.keras_hooks import (
     differ_by_replica,
     require_tested_keras,
 )
+from kdkeras.distillation.keras_losses import our_losses
 from kdkeras.distillation.monitor import StopOnNonFinite
 from kdkeras.distillation.random_states import load_random_states, save_random_states
 from kdkeras.distillation.terms import (
@@ -72,7 +73,8 @@ class Distiller(StrategyHooks):
         teacher: Optional Keras model whose output is the target of losses
             that the batch has no cached target for; a tensor (read by every
             loss) or a dict of outputs by name.
-        distillation_losses: Losses by name, each a `DistillationLoss`.
+        distillation_losses: Losses by name, each a `DistillationLoss`; Keras'
+            own LogitsDistillation and FeatureDistillation are taken as such.
         alignment_losses: Losses by name, each an `AlignmentLoss`.
         loss_weights: Weight of each loss by its name, at least 0; 1.0 where
             left out. The task loss is called `"task"`.
@@ -100,7 +102,7 @@ class Distiller(StrategyHooks):
 
     Raises:
         InputError: For an unknown name in `loss_weights`, a negative weight, a
-            name used twice, or no loss at all.
+            name used twice, an unknown loss, or no loss at all.
 
     References:
         Hinton et al. (2015), arXiv:1503.02531; Reimers, Gurevych (2020),
@@ -112,7 +114,7 @@ class Distiller(StrategyHooks):
         student: keras.Model,
         *,
         teacher: keras.Model | None = None,
-        distillation_losses: Mapping[str, DistillationLoss] | None = None,
+        distillation_losses: Mapping[str, keras.distillation.DistillationLoss] | None = None,
         alignment_losses: Mapping[str, AlignmentLoss] | None = None,
         loss_weights: Mapping[str, float] | None = None,
         micro_batches: int = 1,
@@ -123,7 +125,7 @@ class Distiller(StrategyHooks):
         kwargs.setdefault("dtype", student.dtype_policy)
         super().__init__(**kwargs)
         self.student = student
-        self.distillation_losses = dict(distillation_losses or {})
+        self.distillation_losses = our_losses(distillation_losses or {})
         self.alignment_losses = dict(alignment_losses or {})
         self.term_weights = checked_weights(
             [*self.distillation_losses, *self.alignment_losses], loss_weights or {}

@@ -14,6 +14,7 @@ from kdkeras.distillation import Distiller
 from kdkeras.losses import (
     CorrelationDistillation,
     EmbeddingDistillation,
+    KerasLoss,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
@@ -41,6 +42,7 @@ DISTILLATION: dict[str, Callable[[], Any]] = {
     "SoftTargets": partial(SoftTargets, temperature=2.0, target="embedding"),
     "SoftTargets standardized": partial(SoftTargets, standardize=True, target="embedding"),
     "CorrelationDistillation": partial(CorrelationDistillation, target="embedding"),
+    "KerasLoss": partial(KerasLoss, "huber"),
 }
 ALIGNMENT: dict[str, Callable[[], Any]] = {
     "TranslationRanking": TranslationRanking,

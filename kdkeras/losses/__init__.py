@@ -3,6 +3,7 @@
 from kdkeras.losses.base import AlignmentLoss, DistillationLoss
 from kdkeras.losses.correlation import CorrelationDistillation
 from kdkeras.losses.embedding import EmbeddingDistillation
+from kdkeras.losses.keras_loss import KerasLoss
 from kdkeras.losses.relations import RelationalAngle, RelationalDistance, SimilarityMatrix
 from kdkeras.losses.similarity import SimilarityDistillation
 from kdkeras.losses.soft_targets import SoftTargets
@@ -13,6 +14,7 @@ __all__ = [
     "CorrelationDistillation",
     "DistillationLoss",
     "EmbeddingDistillation",
+    "KerasLoss",
     "RelationalAngle",
     "RelationalDistance",
     "SimilarityDistillation",

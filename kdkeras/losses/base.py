@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
+from kdkeras.losses.keras_interface import KerasInterface
 
 __all__ = [
     "BATCH_PARTS",
@@ -78,11 +79,12 @@ class AlignmentLoss(ExampleLoss):
     """
 
 
-class DistillationLoss(ExampleLoss):
+class DistillationLoss(ExampleLoss, KerasInterface):
     """Base class: compares what the student says with what the teacher said.
 
     Sends no gradient into the teacher. Subclasses implement
-    `loss(teacher, student)`, with more arguments if they have `needs`.
+    `loss(teacher, student)`, with more arguments if they have `needs`. Also
+    runs inside `keras.distillation.Distiller`.
 
     Args:
         target: Key of the teacher target that the loss reads, `"embedding"`

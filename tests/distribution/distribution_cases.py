@@ -11,6 +11,7 @@ from small_models import every_loss, make_distiller, make_student, make_two_head
 from kdkeras.losses import (
     CorrelationDistillation,
     EmbeddingDistillation,
+    KerasLoss,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
@@ -86,6 +87,24 @@ CASES = {
     ),
     "standardized targets": Case(
         build=with_loss("classes", lambda: SoftTargets(standardize=True, target="embedding"))
+    ),
+    "a loss of Keras": Case(
+        build=with_loss("embedding", lambda: KerasLoss(keras.losses.MeanSquaredError())), rows=7
+    ),
+    "logits distillation of Keras": Case(
+        build=lambda: make_distiller(
+            make_two_heads(),
+            optimizer=sgd(),
+            teacher=make_two_heads(seed=5),
+            distillation_losses={
+                "classes": keras.distillation.LogitsDistillation(
+                    temperature=2.0, loss=keras.losses.KLDivergence()
+                ),
+                "features": keras.distillation.FeatureDistillation("mse"),
+            },
+        ),
+        rows=7,
+        weighted=True,
     ),
     "all losses": Case(build=with_optimizer(sgd)),
     "uneven shards": Case(build=with_optimizer(sgd), rows=7),

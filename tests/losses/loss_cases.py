@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import oracles
 
 from kdkeras.losses import (
     CorrelationDistillation,
     EmbeddingDistillation,
+    KerasLoss,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
@@ -74,6 +76,13 @@ DISTILLATION = [
         RelationalAngle(max_neighbours=3),
         partial(oracles.relational_angle, max_neighbours=3),
     ),
+    Case("mse_of_keras", KerasLoss(keras.losses.MeanSquaredError()), oracles.embedding_mse),
+    Case(
+        "mse_of_keras_for_tokens",
+        KerasLoss("mse", temperature=2.0),
+        lambda teacher, student: oracles.embedding_mse(teacher / 2, student / 2).mean(axis=-1),
+        (4, 3, 5),
+    ),
 ]
 
 ALIGNMENT = [
@@ -109,5 +118,6 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
     SimilarityMatrix: {"target": "pooled"},
     RelationalDistance: {"target": "pooled"},
     RelationalAngle: {"max_neighbours": 5, "target": "pooled"},
+    KerasLoss: {"function": keras.losses.huber, "temperature": 4.0, "target": "pooled"},
     TranslationRanking: {"margin": 0.1, "scale": 7.0, "guide_margin": 0.2},
 }

@@ -1,0 +1,71 @@
+"""What lets a loss of kdkeras run inside `keras.distillation.Distiller`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdkeras.errors import InputError
+from kdkeras.replicas import total
+
+__all__ = ["KerasInterface"]
+
+
+class KerasInterface(keras.distillation.DistillationLoss):
+    """The methods that Keras' Distiller calls, for a layer that gives one value an example.
+
+    Keras hands a loss the two models' outputs and nothing else of the batch.
+    """
+
+    target: str
+    needs: Mapping[str, str]
+
+    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **parts: Any) -> Any:
+        """Returns the mean over the batch, a float32 scalar.
+
+        Args:
+            teacher_outputs: A tensor, or a dict of which the loss's `target` is read.
+            student_outputs: The same of the student.
+            **parts: What the loss takes besides, by keyword.
+
+        Raises:
+            InputError: If the outputs lack the target or their shapes cannot match.
+        """
+        self.validate_outputs(teacher_outputs, student_outputs)
+        teacher, student = (
+            outputs[self.target] if isinstance(outputs, dict) else outputs
+            for outputs in (teacher_outputs, student_outputs)
+        )
+        values = self(teacher, student, **parts)  # type: ignore[operator]
+        # Keras adds up what the replicas give: each gives its part of the mean.
+        return ops.sum(values) / total(ops.cast(ops.shape(values)[0], "float32"))
+
+    def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
+        """Refuses dicts of outputs without the loss's `target`.
+
+        Raises:
+            InputError: If it is missing.
+        """
+        for outputs in (teacher_outputs, student_outputs):
+            if isinstance(outputs, dict) and self.target not in outputs:
+                raise InputError(
+                    f"Both models must return what the loss reads. Received: outputs "
+                    f"{sorted(outputs)}, a loss on {self.target!r}. Add the output, or set the "
+                    "loss's `target`."
+                )
+
+    def validate_model_compatibility(self, teacher: Any, student: Any) -> None:
+        """Refuses a loss that reads more than the two models' outputs.
+
+        Raises:
+            InputError: If the loss needs other parts of the batch.
+        """
+        if self.needs:
+            raise InputError(
+                "keras.distillation.Distiller hands a loss the models' outputs only. Received: "
+                f"{type(self).__name__}, which needs {sorted(self.needs.values())}. Use "
+                "kdkeras.Distiller."
+            )

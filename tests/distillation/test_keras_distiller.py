@@ -1,0 +1,180 @@
+"""Our losses inside `keras.distillation.Distiller`."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from contracts import assert_one_line
+from small_models import CLASSES, OUTPUT_DIM, assert_equal_weights, fit, make_distiller, weights
+
+from kdkeras.errors import InputError
+from kdkeras.losses import (
+    CorrelationDistillation,
+    DistillationLoss,
+    EmbeddingDistillation,
+    KerasLoss,
+    RelationalDistance,
+    SimilarityDistillation,
+    SoftTargets,
+)
+
+FEATURES = 5
+
+
+class TwoHeads(keras.Model):
+    """Outputs by name; no functional model, so that Keras lets the widths differ."""
+
+    def __init__(self, width=OUTPUT_DIM, **arguments):
+        super().__init__(**arguments)
+        self.embedding, self.logits = keras.layers.Dense(width), keras.layers.Dense(CLASSES)
+
+    def call(self, inputs):
+        return {"embedding": self.embedding(inputs), "logits": self.logits(inputs)}
+
+
+def linear(width=OUTPUT_DIM, seed=0):
+    """A model of one matrix."""
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(width)])
+    generator = np.random.default_rng(seed)
+    model.set_weights([generator.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+def features(rows=4):
+    return np.random.default_rng(3).normal(size=(rows, FEATURES)).astype("float32")
+
+
+def in_keras(teacher, student, loss, optimizer=None, **arguments):
+    """A stock Distiller without a loss on labels."""
+    arguments = {"student_loss_weight": 0.0, **arguments}
+    distiller = keras.distillation.Distiller(teacher, student, loss, **arguments)
+    distiller.compile(optimizer or keras.optimizers.SGD(0.1), loss="mse", jit_compile=False)
+    return distiller
+
+
+# On one device a mean over the batch; Keras' and our own Distiller have to agree.
+LOSSES = {
+    "cosine": EmbeddingDistillation,
+    "mse": lambda: EmbeddingDistillation("mse"),
+    "similarity": lambda: SimilarityDistillation(0.5),
+    "soft targets": lambda: SoftTargets(2.0, target="embedding"),
+    "correlation": lambda: CorrelationDistillation(target="embedding"),
+    "distances": RelationalDistance,
+    "projection": lambda: EmbeddingDistillation("mse", projection=(OUTPUT_DIM, OUTPUT_DIM)),
+    "a loss of Keras": lambda: KerasLoss("huber"),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_a_step_in_keras_is_a_step_in_ours(case):
+    x, teacher = features(), linear(seed=5)
+    losses = [LOSSES[case](), LOSSES[case]()]
+    losses[1].set_weights(losses[0].get_weights())
+    stock = in_keras(teacher, linear(), losses[0])
+    logs = fit(stock, x, np.zeros((4, OUTPUT_DIM)), epochs=2)
+    own = make_distiller(
+        linear(), keras.optimizers.SGD(0.1), teacher=teacher, distillation_losses={"one": losses[1]}
+    )
+    own_logs = fit(own, x, None, epochs=2)
+    assert_equal_weights(weights(stock.student), weights(own.student), atol=1e-6)
+    assert_equal_weights(losses[0].get_weights(), losses[1].get_weights(), atol=1e-6)
+    assert np.abs(weights(stock.student)[0] - weights(linear())[0]).max() > 1e-3
+    assert logs["distillation_loss"] == pytest.approx(own_logs["one"], rel=1e-5)
+
+
+def test_one_step_with_labels_equals_the_formula():
+    x, teacher, student = features(), linear(seed=5), linear()
+    labels = np.random.default_rng(4).normal(size=(4, OUTPUT_DIM)).astype("float32")
+    before = [w.astype("float64") for w in weights(student)]
+
+    def total(parameters):
+        output = x @ parameters[0] + parameters[1]
+        # Keras weighs: w * task + (1 - w) * sum(weight * distillation).
+        pull = oracles.embedding_cosine(teacher(x).numpy(), output).mean()
+        near = oracles.similarity(teacher(x).numpy(), output, 0.5).mean()
+        return 0.25 * ((output - labels) ** 2).mean() + 0.75 * (2.0 * pull + 0.5 * near)
+
+    slopes = oracles.gradient(total, before)
+    distiller = in_keras(
+        teacher,
+        student,
+        [EmbeddingDistillation(), SimilarityDistillation(0.5)],
+        distillation_loss_weights=[2.0, 0.5],
+        student_loss_weight=0.25,
+    )
+    logs = fit(distiller, x, labels)
+    assert logs["total_loss"] == pytest.approx([total(before)], rel=1e-5)
+    expected = [w - 0.1 * slope for w, slope in zip(before, slopes, strict=True)]
+    assert_equal_weights(weights(student), expected, atol=1e-5)
+
+
+def test_a_projection_is_trained_and_saved(tmp_path):
+    keras.utils.set_random_seed(0)
+    x, loss = features(16), EmbeddingDistillation("mse", projection=(OUTPUT_DIM, 6))
+    teacher, student = TwoHeads(6), TwoHeads()
+    teacher(x), student(x)
+    distiller = in_keras(teacher, student, loss)
+    # Labels that Keras asks for, at a weight of nothing.
+    y = {"embedding": np.zeros((16, OUTPUT_DIM)), "logits": np.zeros((16, CLASSES))}
+    distiller.compile(
+        keras.optimizers.Adam(0.05), loss={"embedding": "mse", "logits": "mse"}, jit_compile=False
+    )
+    before = loss.get_weights()[0]
+    losses = fit(distiller, x, y, batch_size=16, epochs=60)["distillation_loss"]
+    assert np.abs(loss.get_weights()[0] - before).max() > 0.1
+    assert losses[-1] < 0.7 * losses[0]
+    distiller.save_weights(tmp_path / "d.weights.h5")
+    other = EmbeddingDistillation("mse", projection=(OUTPUT_DIM, 6))
+    copies = TwoHeads(6), TwoHeads()
+    copy = in_keras(*copies, other)
+    copies[0](x), copy(x)
+    copy.load_weights(tmp_path / "d.weights.h5")
+    np.testing.assert_array_equal(other.get_weights()[0], loss.get_weights()[0])
+
+
+def test_it_comes_back_in_a_keras_file(tmp_path):
+    loss = EmbeddingDistillation("mse", projection=(OUTPUT_DIM, OUTPUT_DIM))
+    distiller = keras.distillation.Distiller(linear(seed=5), linear(), loss)
+    distiller(features())
+    distiller.save(tmp_path / "d.keras")
+    (copy,) = keras.saving.load_model(tmp_path / "d.keras", compile=False).distillation_losses
+    assert copy.get_config() == loss.get_config()
+    np.testing.assert_array_equal(copy.get_weights()[0], loss.get_weights()[0])
+
+
+def test_it_reads_its_target_of_several_outputs():
+    x, teacher, student = features(), TwoHeads(), TwoHeads()
+    outputs = teacher(x), student(x)
+    value = SoftTargets(2.0).compute_loss(*outputs)
+    expected = oracles.soft_targets(*(np.asarray(o["logits"], float) for o in outputs), 2.0)
+    assert value.shape == ()
+    assert float(value) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+class Masked(DistillationLoss):
+    """Reads more of a batch than the two outputs."""
+
+    needs = {"padding_mask": "padding_mask"}
+
+    def loss(self, teacher, student, padding_mask):
+        return keras.ops.mean(keras.ops.square(teacher - student), axis=-1) * padding_mask[:, 0]
+
+
+def test_a_loss_that_needs_more_of_the_batch_is_refused():
+    with pytest.raises(InputError) as error:
+        keras.distillation.Distiller(linear(seed=5), linear(), Masked())
+    assert_one_line(str(error.value), "Masked", "['padding_mask']", "Use kdkeras.Distiller")
+
+
+def test_a_distiller_of_ones_own_may_hand_it_over():
+    teacher, student = np.ones((2, 3)), np.zeros((2, 3))
+    mask = np.array([[1.0], [0.0]])
+    assert float(Masked().compute_loss(teacher, student, padding_mask=mask)) == 0.5
+
+
+def test_a_missing_output_is_refused():
+    with pytest.raises(InputError) as error:
+        EmbeddingDistillation().compute_loss(np.ones((2, 3)), {"logits": np.ones((2, 3))})
+    assert_one_line(str(error.value), "['logits']", "'embedding'", "`target`")
