@@ -30,7 +30,10 @@ WORKED = {
     "mae": (keras.losses.MeanAbsoluteError(), [0.5, 1.5]),
     # x^2 / 2 up to 1, x - 1/2 beyond: (1/2, 0) and (0, 5/2).
     "huber": (keras.losses.Huber(), [0.25, 1.25]),
-    "huber, delta": (keras.losses.Huber(delta=3.0), [0.25, 2.25]),  # Within 3 everywhere: 9 / 2 / 2.
+    "huber, delta": (
+        keras.losses.Huber(delta=3.0),
+        [0.25, 2.25],
+    ),  # Within 3 everywhere: 9 / 2 / 2.
     # Its own division by the batch is left out, whatever it is.
     "no reduction": (keras.losses.MeanAbsoluteError(reduction=None), [0.5, 1.5]),
     "own function": (mean_absolute, [0.5, 1.5]),
