@@ -18,7 +18,9 @@ __all__ = ["TokenTopKSoftTargets", "TopKSoftTargets", "top_k_targets"]
 _MASKED = -1e9
 
 
-def top_k_targets(logits: Any, k: int, temperatures: Sequence[float] = (1.0,)) -> dict[str, Any]:
+def top_k_targets(
+    logits: Any, k: int, temperatures: Sequence[float] = (1.0,), prefix: str = "top"
+) -> dict[str, Any]:
     """Keeps a teacher's `k` highest logits, and how much all others weigh together.
 
     `2 k + 1` numbers instead of `V`. The others' weight depends on the
@@ -35,11 +37,13 @@ def top_k_targets(logits: Any, k: int, temperatures: Sequence[float] = (1.0,)) -
         logits: `(B, V)` or `(B, T, V)` float, what the teacher said.
         k: How many to keep, from 1 to `V`.
         temperatures: Those of the losses to come, each above 0.
+        prefix: What every name begins with, as given to the loss.
 
     Returns:
         What belongs into a batch's `y`, each a tensor: `top_logits` `(..., k)`
         float32 from the highest down, `top_indices` `(..., k)` int32, and for
-        every temperature its rest `(...)` float32, `top_rest_1` for 1.0.
+        every temperature its rest `(...)` float32, `top_rest_1` for 1.0,
+        `top_rest_2.5` for 2.5.
 
     Raises:
         InputError: If `k` is out of its range, a temperature is not positive,
@@ -67,10 +71,10 @@ def top_k_targets(logits: Any, k: int, temperatures: Sequence[float] = (1.0,)) -
     indices = ops.cast(indices, "int32")
     is_top = _is_top(indices, logits)
     rests = {
-        _rest_name(positive("temperatures", t)): t * _log_sum_of_rest(logits / t, is_top)
+        _rest_name(prefix, positive("temperatures", t)): t * _log_sum_of_rest(logits / t, is_top)
         for t in temperatures
     }
-    return {"top_logits": top, "top_indices": indices, **rests}
+    return {f"{prefix}_logits": top, f"{prefix}_indices": indices, **rests}
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
@@ -95,10 +99,10 @@ class TopKSoftTargets(LogitLoss):
         temperature: Softening of both distributions, above 0; one of those
             given to `top_k_targets`, or the batch lacks the rest's weight.
             Defaults to 1.0.
+        prefix: What the names of the batch's targets begin with, as given to
+            `top_k_targets`. Defaults to `"top"`.
         student_output: The student's output that holds all `V` logits.
             Defaults to `"logits"`.
-        target: Key of the teacher's highest logits. Defaults to
-            `"top_logits"`.
 
     Call arguments:
         y_true: `(B, K)` float, the teacher's highest logits, in any order.
@@ -123,19 +127,23 @@ class TopKSoftTargets(LogitLoss):
     def __init__(
         self,
         temperature: float = 1.0,
+        prefix: str = "top",
         student_output: str = "logits",
-        target: str = "top_logits",
         name: str = "top_k_soft_targets",
         **kwargs: Any,
     ) -> None:
-        super().__init__(target=target, name=name, **kwargs)
+        super().__init__(target=f"{prefix}_logits", name=name, **kwargs)
         self.temperature = positive("temperature", temperature)
+        self.prefix = prefix
         self.student_output = student_output
 
     @property
     def needs(self) -> dict[str, str]:  # type: ignore[override]
         """The classes that are kept, and the weight of the others at this temperature."""
-        return {"top_indices": "top_indices", "top_rest": _rest_name(self.temperature)}
+        return {
+            "top_indices": f"{self.prefix}_indices",
+            "top_rest": _rest_name(self.prefix, self.temperature),
+        }
 
     def check_shapes(self, teacher: tuple[Any, ...], student: tuple[Any, ...]) -> None:
         """Refuses another rank, other tokens, and more of the teacher than there is.
@@ -176,9 +184,12 @@ class TopKSoftTargets(LogitLoss):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
+        config = super().get_config()
+        del config["target"]  # Made of the prefix.
         return {
-            **super().get_config(),
+            **config,
             "temperature": self.temperature,
+            "prefix": self.prefix,
             "student_output": self.student_output,
         }
 
@@ -199,12 +210,11 @@ class TokenTopKSoftTargets(OfTokens, TopKSoftTargets):
 
     Args:
         temperature: As in `TopKSoftTargets`.
+        prefix: As in `TopKSoftTargets`.
         student_output: As in `TopKSoftTargets`.
         padding_mask: Name of the student's input that says which tokens are
             real, without its side, as in `TokenSoftTargets`. None if no token
             is padding.
-        target: Key of the teacher's highest logits. Defaults to
-            `"top_logits"`.
 
     Call arguments:
         y_true: `(B, T, K)` float, the teacher's highest logits.
@@ -227,25 +237,25 @@ class TokenTopKSoftTargets(OfTokens, TopKSoftTargets):
     def __init__(
         self,
         temperature: float = 1.0,
+        prefix: str = "top",
         student_output: str = "logits",
         padding_mask: str | None = "padding_mask",
-        target: str = "top_logits",
         name: str = "token_top_k_soft_targets",
         **kwargs: Any,
     ) -> None:
         super().__init__(
             padding_mask=padding_mask,
             temperature=temperature,
+            prefix=prefix,
             student_output=student_output,
-            target=target,
             name=name,
             **kwargs,
         )
 
 
-def _rest_name(temperature: float) -> str:
+def _rest_name(prefix: str, temperature: float) -> str:
     """Name of the rest's weight in a batch: another temperature's would be silently wrong."""
-    return f"top_rest_{temperature:g}"
+    return f"{prefix}_rest_{temperature:g}"
 
 
 def _is_top(indices: Any, logits: Any) -> Any:

@@ -200,7 +200,7 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
         "target": "scores",
     },
     LogitMSE: {"standardize": True, "target": "scores"},
-    TopKSoftTargets: {"temperature": 2.5, "student_output": "scores", "target": "top_scores"},
+    TopKSoftTargets: {"temperature": 2.5, "prefix": "best", "student_output": "scores"},
     TokenSoftTargets: {
         "temperature": 4.0,
         "standardize": True,
@@ -214,9 +214,9 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
     },
     TokenTopKSoftTargets: {
         "temperature": 2.5,
+        "prefix": "best",
         "student_output": "scores",
         "padding_mask": "decoder_padding_mask",
-        "target": "top_scores",
     },
     SimilarityMatrix: {"target": "pooled"},
     RelationalDistance: {"target": "pooled"},
