@@ -261,10 +261,10 @@ def _rest_name(prefix: str, temperature: float) -> str:
 def _is_top(indices: Any, logits: Any) -> Any:
     """Whether each class is among the indices, `(..., V)` bool."""
     rows = ops.reshape(indices, (-1, indices.shape[-1]))  # (distributions, k)
-    count = ops.shape(rows)[0]
-    numbers = ops.broadcast_to(ops.expand_dims(ops.arange(count, dtype=rows.dtype), 1), rows.shape)
-    places = ops.stack([numbers, rows], axis=-1)  # (distributions, k, 2)
-    found = ops.scatter(places, ops.ones_like(rows, "float32"), (count, logits.shape[-1]))
+    shape = ops.shape(rows)
+    numbers = ops.expand_dims(ops.arange(shape[0], dtype=rows.dtype), 1)
+    places = ops.stack([ops.broadcast_to(numbers, shape), rows], axis=-1)
+    found = ops.scatter(places, ops.ones(shape), (shape[0], logits.shape[-1]))
     return ops.reshape(found, ops.shape(logits)) > 0
 
 

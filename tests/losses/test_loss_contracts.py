@@ -69,6 +69,14 @@ def test_xla_gives_equal_numbers(case):
     np.testing.assert_allclose(compiled(teacher, student), case.value(teacher, student), atol=1e-5)
 
 
+@every_loss
+def test_rows_and_tokens_of_unknown_number_give_equal_numbers(case):
+    teacher, student = case.inputs()
+    spec = tf.TensorSpec([None] * (len(case.shape) - 1) + [case.shape[-1]], tf.float32)
+    traced = tf.function(lambda t, s: case.value(t, s), input_signature=[spec, spec])
+    np.testing.assert_allclose(traced(teacher, student), case.value(teacher, student), atol=1e-5)
+
+
 @distillation
 def test_minimum_is_where_the_student_is_the_teacher(case):
     teacher, _ = case.inputs()
