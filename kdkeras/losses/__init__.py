@@ -8,6 +8,7 @@ from kdkeras.losses.logit_mse import LogitMSE, TokenLogitMSE
 from kdkeras.losses.relations import RelationalAngle, RelationalDistance, SimilarityMatrix
 from kdkeras.losses.similarity import SimilarityDistillation
 from kdkeras.losses.soft_targets import SoftTargets, TokenSoftTargets
+from kdkeras.losses.token_cross_entropy import TokenCrossEntropy
 from kdkeras.losses.top_k import TokenTopKSoftTargets, TopKSoftTargets, top_k_targets
 from kdkeras.losses.translation_ranking import TranslationRanking
 
@@ -23,6 +24,7 @@ __all__ = [
     "SimilarityDistillation",
     "SimilarityMatrix",
     "SoftTargets",
+    "TokenCrossEntropy",
     "TokenLogitMSE",
     "TokenSoftTargets",
     "TokenTopKSoftTargets",

@@ -9,7 +9,7 @@ from keras import ops
 from kdkeras.errors import InputError
 from kdkeras.losses.base import DistillationLoss
 
-__all__ = ["LogitLoss", "OfTokens", "standardized"]
+__all__ = ["LogitLoss", "OfTokens", "may_equal", "standardized"]
 
 
 class LogitLoss(DistillationLoss):
@@ -32,11 +32,16 @@ class LogitLoss(DistillationLoss):
             InputError: If the shapes cannot match.
         """
         self._check_rank(teacher, student)
-        if not all(map(_may_equal, teacher[1:], student[1:])):
+        if not all(map(may_equal, teacher[1:], student[1:])):
             raise InputError(
                 "Teacher and student must choose among the same classes, for the same tokens. "
                 f"Received: teacher {teacher}, student {student} in `{self.name}`. Give both the "
                 "same vocabulary and inputs."
+            )
+        if student[-1] is None:
+            raise InputError(
+                f"`{self.name}` must know the number of classes. Received: student {student}. End "
+                "the student in a layer of fixed width, e.g. keras.layers.Dense(classes)."
             )
 
     def _check_rank(self, teacher: tuple[Any, ...], student: tuple[Any, ...]) -> None:
@@ -97,7 +102,7 @@ class OfTokens(LogitLoss):
                 "padding_mask=None if no token is padding."
             )
         real = ops.cast(padding_mask, "float32")
-        if len(real.shape) != 2 or not _may_equal(real.shape[1], tokens[1]):
+        if len(real.shape) != 2 or not may_equal(real.shape[1], tokens[1]):
             raise InputError(
                 f"`{self.name}` needs one value of the mask for each token. Received: "
                 f"{self.padding_mask!r} {tuple(real.shape)}, tokens {tokens}. Name the mask of the "
@@ -117,6 +122,6 @@ def standardized(logits: Any) -> Any:
     return logits * ops.rsqrt(ops.maximum(variance, 1e-12))
 
 
-def _may_equal(one: int | None, other: int | None) -> bool:
+def may_equal(one: int | None, other: int | None) -> bool:
     """Whether two static dimensions can be equal; None is not known before it runs."""
     return one is None or other is None or one == other

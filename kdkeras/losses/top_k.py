@@ -10,7 +10,7 @@ from keras import ops
 
 from kdkeras.errors import InputError
 from kdkeras.losses.base import positive
-from kdkeras.losses.logits import LogitLoss, OfTokens
+from kdkeras.losses.logits import LogitLoss, OfTokens, may_equal
 
 __all__ = ["TokenTopKSoftTargets", "TopKSoftTargets", "top_k_targets"]
 
@@ -175,7 +175,11 @@ class TopKSoftTargets(LogitLoss):
 
     def _check_parts(self, top: tuple[Any, ...], indices: Any, rest: tuple[Any, ...]) -> None:
         dtype = keras.backend.standardize_dtype(indices.dtype)
-        if len(indices.shape) != len(top) or "int" not in dtype or len(rest) != len(top) - 1:
+        fits = all(
+            len(part) == len(wanted) and all(map(may_equal, part, wanted))
+            for part, wanted in ((tuple(indices.shape), top), (rest, top[:-1]))
+        )
+        if not fits or "int" not in dtype:
             raise InputError(
                 f"`{self.name}` needs an int index for each of the teacher's logits and one rest. "
                 f"Received: logits {top}, indices {tuple(indices.shape)} {dtype}, rest {rest}. "
@@ -260,7 +264,7 @@ def _rest_name(prefix: str, temperature: float) -> str:
 
 def _is_top(indices: Any, logits: Any) -> Any:
     """Whether each class is among the indices, `(..., V)` bool."""
-    rows = ops.reshape(indices, (-1, indices.shape[-1]))  # (distributions, k)
+    rows = ops.reshape(indices, (-1, ops.shape(indices)[-1]))  # (distributions, k)
     shape = ops.shape(rows)
     numbers = ops.expand_dims(ops.arange(shape[0], dtype=rows.dtype), 1)
     places = ops.stack([ops.broadcast_to(numbers, shape), rows], axis=-1)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from small_models import (
     every_loss,
     logit_targets,
@@ -26,6 +27,7 @@ from kdkeras.losses import (
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    TokenCrossEntropy,
     TokenLogitMSE,
     TokenSoftTargets,
     TokenTopKSoftTargets,
@@ -71,6 +73,13 @@ def with_logits(loss, student=make_two_heads):
 
 def token_logits(rows):
     return logit_targets(rows, 4)
+
+
+def token_labels(rows):
+    """One to four labels a row, then padding."""
+    generator = np.random.default_rng(0)
+    label = generator.integers(0, 4, (rows, 4))
+    return {"label": np.where(np.arange(4) < generator.integers(1, 5, (rows, 1)), label, -1)}
 
 
 def with_optimizer(make):
@@ -128,6 +137,14 @@ CASES = {
     "token top k": Case(
         build=with_logits(lambda: TokenTopKSoftTargets(2.0), make_tagger),
         targets=token_logits,
+        weighted=True,
+        rows=7,
+    ),
+    "token labels": Case(
+        build=lambda: make_distiller(
+            make_tagger(), optimizer=sgd(), distillation_losses={}, loss=TokenCrossEntropy()
+        ),
+        targets=token_labels,
         weighted=True,
         rows=7,
     ),
