@@ -94,8 +94,8 @@ class Distiller(StrategyHooks):
     | x | `translation_token_ids`, `translation_padding_mask` | `(B, L)` int32 |
     | x | `source_id`, equal for equal sources | `(B,)` int64, optional |
     | x | `teacher_token_ids`, … for a live teacher's own tokenizer | optional |
-    | y | `embedding`, `logits`: what the teacher said | `(B, d)` float |
-    | y | `label`: ground truth for the loss given to `compile` | optional |
+    | y | `embedding`, `logits`, …: what the teacher said | `(B, d)` float |
+    | y | `label`: ground truth for `compile(loss=...)`, and for losses that need it | optional |
     | | `sample_weight` multiplies every term of its row | `(B,)` float |
 
     Every term is logged as a running mean beside `loss`, before its weight.

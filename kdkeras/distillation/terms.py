@@ -78,7 +78,7 @@ def loss_terms(
         values = [
             loss(
                 targets[loss.target],
-                named_output(output, loss.target),
+                named_output(output, loss.student_output),
                 **_parts(name, loss, batch, inputs, targets),
             )
             for output, inputs in sides[: 1 if loss.source_only else 2]

@@ -8,18 +8,26 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from kdkeras.data import Vocabulary
 from kdkeras.distillation import Distiller
+from kdkeras.layers import EmbeddingTable, MaskedMean
 from kdkeras.losses import (
     CorrelationDistillation,
+    DecoupledDistillation,
     EmbeddingDistillation,
     KerasLoss,
+    LogitMSE,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    TokenLogitMSE,
+    TokenSoftTargets,
+    TokenTopKSoftTargets,
+    TopKSoftTargets,
     TranslationRanking,
 )
 from kdkeras.optimizers import FusedAdam
@@ -28,6 +36,7 @@ from kdkeras.students import PRESETS, from_preset
 __all__ = ["batch_spec", "shipped_cases"]
 
 OUTPUT_DIM = 384
+TOP_K = 8
 DISTILLATION: dict[str, Callable[[], Any]] = {
     "EmbeddingDistillation cosine": EmbeddingDistillation,
     "EmbeddingDistillation mse": partial(EmbeddingDistillation, metric="mse"),
@@ -43,6 +52,15 @@ DISTILLATION: dict[str, Callable[[], Any]] = {
     "SoftTargets standardized": partial(SoftTargets, standardize=True, target="embedding"),
     "CorrelationDistillation": partial(CorrelationDistillation, target="embedding"),
     "KerasLoss": partial(KerasLoss, "huber"),
+    "LogitMSE": partial(LogitMSE, target="embedding"),
+    "LogitMSE standardized": partial(LogitMSE, standardize=True, target="embedding"),
+    "DecoupledDistillation": partial(DecoupledDistillation, target="embedding"),
+    "TopKSoftTargets": partial(TopKSoftTargets, temperature=2.0),
+}
+TOKENS: dict[str, Callable[[], Any]] = {
+    "TokenSoftTargets": partial(TokenSoftTargets, target="token_logits"),
+    "TokenLogitMSE": partial(TokenLogitMSE, target="token_logits"),
+    "TokenTopKSoftTargets": partial(TokenTopKSoftTargets, temperature=2.0, prefix="token_top"),
 }
 ALIGNMENT: dict[str, Callable[[], Any]] = {
     "TranslationRanking": TranslationRanking,
@@ -70,7 +88,16 @@ def batch_spec(batch_size: int, sequence_length: int) -> Any:
     rows = tf.TensorSpec((batch_size, sequence_length), tf.int32)
     x = {f"{s}_{n}": rows for s in ("source", "translation") for n in ("token_ids", "padding_mask")}
     x["source_id"] = tf.TensorSpec((batch_size,), tf.int64)
-    return x, {"embedding": tf.TensorSpec((batch_size, OUTPUT_DIM), tf.float32)}
+    y = {
+        "embedding": tf.TensorSpec((batch_size, OUTPUT_DIM), tf.float32),
+        "label": tf.TensorSpec((batch_size,), tf.int32),
+        "token_logits": tf.TensorSpec((batch_size, sequence_length, OUTPUT_DIM), tf.float32),
+    }
+    for prefix, rows in (("top", [batch_size]), ("token_top", [batch_size, sequence_length])):
+        y[f"{prefix}_logits"] = tf.TensorSpec([*rows, TOP_K], tf.float32)
+        y[f"{prefix}_indices"] = tf.TensorSpec([*rows, TOP_K], tf.int32)
+        y[f"{prefix}_rest_2"] = tf.TensorSpec(rows, tf.float32)
+    return x, y
 
 
 def shipped_cases(
@@ -85,27 +112,47 @@ def shipped_cases(
     """
     policy = "float32" if precision == "float32" else f"mixed_{precision}"
 
-    def build(preset: str = "static_128", optimizer: str = "FusedAdam", **losses: Any) -> Distiller:
-        student = from_preset(
-            preset,
+    def preset(name: str = "static_128") -> keras.Model:
+        return from_preset(
+            name,
             vocabulary=vocabulary,
             output_dim=OUTPUT_DIM,
             sequence_length=sequence_length,
             dtype=policy,
         )
+
+    def build(
+        make: Callable[[], keras.Model] | None = None,
+        optimizer: str = "FusedAdam",
+        **losses: Any,
+    ) -> Distiller:
+        student = (make or preset)()
         distiller = Distiller(student, **(losses or _all_losses()))
         distiller.compile(OPTIMIZERS[optimizer](), jit_compile=False)
         return distiller
 
-    for preset in PRESETS:
-        yield f"{preset}, all losses", partial(build, preset)
+    for name in PRESETS:
+        yield f"{name}, all losses", partial(build, partial(preset, name))
     for name, loss in DISTILLATION.items():
         yield name, partial(build, distillation_losses={"one": loss()})
+    for name, loss in TOKENS.items():
+        tagger = partial(_tagger, vocabulary.size, sequence_length, policy)
+        yield name, partial(build, tagger, distillation_losses={"one": loss()})
     for name, loss in ALIGNMENT.items():
         yield name, partial(build, alignment_losses={"one": loss()})
     for name in OPTIMIZERS:
         yield name, partial(build, optimizer=name)
     yield "micro-batches", partial(build, micro_batches=2, **_all_losses())
+
+
+def _tagger(vocabulary_size: int, sequence_length: int, policy: str) -> keras.Model:
+    """A small student with logits for every token, in the light of the sentence."""
+    names = ("token_ids", "padding_mask")
+    inputs = {n: keras.Input((sequence_length,), dtype="int32", name=n) for n in names}
+    tokens = EmbeddingTable(vocabulary_size, 32, dtype=policy)(inputs["token_ids"])
+    sentence = MaskedMean(dtype=policy)(tokens, inputs["padding_mask"])
+    hidden = tokens + ops.expand_dims(sentence, 1)
+    return keras.Model(inputs, keras.layers.Dense(OUTPUT_DIM, dtype=policy)(hidden))
 
 
 def _all_losses() -> dict[str, Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "DistillationLoss",
     "ExampleLoss",
     "l2_normalize",
+    "not_negative",
     "positive",
 ]
 
@@ -34,6 +35,19 @@ def positive(name: str, value: float) -> float:
     if not 0 < value < math.inf:
         raise InputError(
             f"`{name}` must be positive and finite. Received: {name}={value}. Use 1.0 if in doubt."
+        )
+    return float(value)
+
+
+def not_negative(name: str, value: float) -> float:
+    """Returns `value` if it is 0 or more.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if not value >= 0:
+        raise InputError(
+            f"`{name}` must be 0 or more. Received: {name}={value}. Use 1.0 if in doubt."
         )
     return float(value)
 
@@ -99,12 +113,34 @@ class DistillationLoss(ExampleLoss, KerasInterface):
     def __init__(self, target: str = "embedding", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.target = target
+        self.student_output = target  # Set by a loss whose target is no output of a student.
 
     def project(self, student: Any) -> Any:
         """Takes the student's output to the teacher's space, where a loss has a map for it."""
         return student
 
-    def loss(self, teacher: Any, student: Any, **parts: Any) -> Any:
+    def check_shapes(self, teacher: tuple[Any, ...], student: tuple[Any, ...]) -> None:
+        """Refuses static shapes that the formula cannot compare.
+
+        Raises:
+            InputError: If the shapes cannot match.
+        """
+        if not self.same_width:
+            if len(teacher) != 2 or len(student) != 2:
+                raise InputError(
+                    "Relations are those of one vector a sentence. Received: teacher "
+                    f"{teacher}, student {student} in `{self.name}`. Pool the tokens first."
+                )
+        elif teacher[1:] != student[1:]:
+            raise InputError(
+                "The teacher's target and the student's output must have equal shapes. "
+                f"Received: teacher {teacher}, student {student} in `{self.name}`. Set the "
+                "student's output_dim to the teacher's width, or give "
+                f"EmbeddingDistillation(projection={(student[-1], teacher[-1])})."
+            )
+
+    # `*_` makes mypy take a subclass's own parts for what they are.
+    def loss(self, teacher: Any, student: Any, *_: Any, **parts: Any) -> Any:
         """Formula of the loss: `(B, d)` and `(B, d)` to `(B,)`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `loss`.")
 
@@ -124,20 +160,7 @@ class DistillationLoss(ExampleLoss, KerasInterface):
         """
         teacher = ops.stop_gradient(ops.cast(y_true, "float32"))
         student = self.project(ops.cast(y_pred, "float32"))
-        if not self.same_width:
-            if len(teacher.shape) != 2 or len(student.shape) != 2:
-                raise InputError(
-                    "Relations are those of one vector a sentence. Received: teacher "
-                    f"{tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
-                    "Pool the tokens first."
-                )
-        elif tuple(teacher.shape[1:]) != tuple(student.shape[1:]):
-            raise InputError(
-                "The teacher's target and the student's output must have equal shapes. "
-                f"Received: teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in "
-                f"`{self.name}`. Set the student's output_dim to the teacher's width, or give "
-                f"EmbeddingDistillation(projection={(student.shape[-1], teacher.shape[-1])})."
-            )
+        self.check_shapes(tuple(teacher.shape), tuple(student.shape))
         return self.loss(teacher, student, **parts)
 
     def get_config(self) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdkeras.errors import InputError
-from kdkeras.losses.base import DistillationLoss, positive
+from kdkeras.losses.base import DistillationLoss, not_negative, positive
 from kdkeras.replicas import all_rows
 
 __all__ = ["CorrelationDistillation"]
@@ -63,13 +62,8 @@ class CorrelationDistillation(DistillationLoss):
     ) -> None:
         super().__init__(target=target, name=name, **kwargs)
         self.temperature = positive("temperature", temperature)
-        for weight, value in {"row_weight": row_weight, "column_weight": column_weight}.items():
-            if not value >= 0:
-                raise InputError(
-                    f"`{weight}` must be 0 or more. Received: {weight}={value}. Use 1.0 if in "
-                    "doubt."
-                )
-        self.row_weight, self.column_weight = float(row_weight), float(column_weight)
+        self.row_weight = not_negative("row_weight", row_weight)
+        self.column_weight = not_negative("column_weight", column_weight)
 
     def loss(self, teacher: Any, student: Any) -> Any:
         """Returns the loss of each example, `(B,)`."""

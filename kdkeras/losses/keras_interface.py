@@ -21,6 +21,7 @@ class KerasInterface(keras.distillation.DistillationLoss):
     """
 
     target: str
+    student_output: str
     needs: Mapping[str, str]
 
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **parts: Any) -> Any:
@@ -36,26 +37,30 @@ class KerasInterface(keras.distillation.DistillationLoss):
         """
         self.validate_outputs(teacher_outputs, student_outputs)
         teacher, student = (
-            outputs[self.target] if isinstance(outputs, dict) else outputs
-            for outputs in (teacher_outputs, student_outputs)
+            outputs[name] if isinstance(outputs, dict) else outputs
+            for outputs, name in self._read(teacher_outputs, student_outputs)
         )
         values = self(teacher, student, **parts)  # type: ignore[operator]
         # Keras adds up what the replicas give: each gives its part of the mean.
         return ops.sum(values) / total(ops.cast(ops.shape(values)[0], "float32"))
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        """Refuses dicts of outputs without the loss's `target`.
+        """Refuses dicts of outputs without what the loss reads.
 
         Raises:
             InputError: If it is missing.
         """
-        for outputs in (teacher_outputs, student_outputs):
-            if isinstance(outputs, dict) and self.target not in outputs:
+        for outputs, name in self._read(teacher_outputs, student_outputs):
+            if isinstance(outputs, dict) and name not in outputs:
                 raise InputError(
                     f"Both models must return what the loss reads. Received: outputs "
-                    f"{sorted(outputs)}, a loss on {self.target!r}. Add the output, or set the "
+                    f"{sorted(outputs)}, a loss on {name!r}. Add the output, or set the "
                     "loss's `target`."
                 )
+
+    def _read(self, teacher_outputs: Any, student_outputs: Any) -> list[tuple[Any, str]]:
+        """Both models' outputs, and which of them the loss reads."""
+        return [(teacher_outputs, self.target), (student_outputs, self.student_output)]
 
     def validate_model_compatibility(self, teacher: Any, student: Any) -> None:
         """Refuses a loss that reads more than the two models' outputs.

@@ -1,4 +1,4 @@
-"""Soft targets for logits."""
+"""Soft targets for logits, of sentences and of tokens."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdkeras.losses.base import DistillationLoss, positive
+from kdkeras.losses.base import positive
+from kdkeras.losses.logits import LogitLoss, OfTokens, standardized
 
-__all__ = ["SoftTargets"]
+__all__ = ["SoftTargets", "TokenSoftTargets"]
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class SoftTargets(DistillationLoss):
+class SoftTargets(LogitLoss):
     """Computes the softened Kullback–Leibler divergence from teacher to student.
 
     Use it where teacher and student choose among the same classes. The factor
@@ -30,8 +31,6 @@ class SoftTargets(DistillationLoss):
     by their standard deviation over the classes: the student then learns the
     teacher's order and spread, whatever the size of its own logits.
 
-    For sequences of logits `(B, T, V)` the divergence is averaged over `T`.
-
     Args:
         temperature: Softening of both distributions, above 0. 1.0 leaves them
             as they are.
@@ -40,14 +39,15 @@ class SoftTargets(DistillationLoss):
         target: Key of the teacher target. Defaults to `"logits"`.
 
     Call arguments:
-        y_true: `(B, V)` or `(B, T, V)` float, the teacher's logits.
+        y_true: `(B, V)` float, the teacher's logits.
         y_pred: The same shape, the student's logits.
 
     Returns:
         `(B,)` float32, at least 0, in nats.
 
     Raises:
-        InputError: If `temperature` is not positive, or the shapes differ.
+        InputError: If `temperature` is not positive, or the shapes differ or
+            are not `(B, V)`.
 
     Example:
     >>> import numpy as np
@@ -73,14 +73,12 @@ class SoftTargets(DistillationLoss):
         self.standardize = bool(standardize)
 
     def loss(self, teacher: Any, student: Any) -> Any:
-        """Returns the divergence of each example, `(B,)`."""
+        """Returns the divergence of each distribution."""
         if self.standardize:
-            teacher, student = _standardized(teacher), _standardized(student)
+            teacher, student = standardized(teacher), standardized(student)
         log_teacher = ops.log_softmax(teacher / self.temperature, axis=-1)
         log_student = ops.log_softmax(student / self.temperature, axis=-1)
         divergence = ops.sum(ops.exp(log_teacher) * (log_teacher - log_student), axis=-1)
-        if len(divergence.shape) > 1:
-            divergence = ops.mean(divergence, axis=tuple(range(1, len(divergence.shape))))
         return self.temperature**2 * divergence
 
     def get_config(self) -> dict[str, Any]:
@@ -92,8 +90,61 @@ class SoftTargets(DistillationLoss):
         }
 
 
-def _standardized(logits: Any) -> Any:
-    """Mean 0 and standard deviation 1 over the classes; equal logits become 0."""
-    logits = logits - ops.mean(logits, axis=-1, keepdims=True)
-    variance = ops.mean(ops.square(logits), axis=-1, keepdims=True)
-    return logits * ops.rsqrt(ops.maximum(variance, 1e-12))
+@keras.saving.register_keras_serializable(package="kdkeras")
+class TokenSoftTargets(OfTokens, SoftTargets):
+    """Computes `SoftTargets` for every token: word-level knowledge distillation.
+
+    Use it for taggers and for sequence-to-sequence students whose decoder reads
+    the same prefixes as the teacher's. Padding counts nothing, and a sentence
+    counts the same whatever its length; one without a real token gives 0. It
+    is computed for the source side only.
+
+    Formula:
+
+    ```
+    loss = sum_t(real[t] * SoftTargets(teacher[t], student[t])) / sum_t(real[t])
+    ```
+
+    Args:
+        temperature: As in `SoftTargets`.
+        standardize: As in `SoftTargets`.
+        padding_mask: Name of the student's input that says which tokens are
+            real, without its side: `"padding_mask"` (the default), or
+            `"decoder_padding_mask"` for what a batch holds as
+            `source_decoder_padding_mask`. None if no token is padding.
+        target: Key of the teacher target. Defaults to `"logits"`.
+
+    Call arguments:
+        y_true: `(B, T, V)` float, the teacher's logits.
+        y_pred: The same shape, the student's logits.
+        padding_mask: `(B, T)` int, float or bool, 1 for a real token.
+
+    Returns:
+        `(B,)` float32, at least 0, in nats a token.
+
+    Raises:
+        InputError: If `temperature` is not positive, the shapes differ or are
+            not `(B, T, V)`, or the mask is missing or of another length.
+
+    References:
+        Kim, Rush (2016), arXiv:1606.07947, section 3.1, there summed over the
+        tokens and without a temperature.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        standardize: bool = False,
+        padding_mask: str | None = "padding_mask",
+        target: str = "logits",
+        name: str = "token_soft_targets",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            padding_mask=padding_mask,
+            temperature=temperature,
+            standardize=standardize,
+            target=target,
+            name=name,
+            **kwargs,
+        )

@@ -7,7 +7,12 @@ import numpy as np
 
 from kdkeras.distillation import Distiller
 from kdkeras.layers import EmbeddingTable, MaskedMean
-from kdkeras.losses import EmbeddingDistillation, SimilarityDistillation, TranslationRanking
+from kdkeras.losses import (
+    EmbeddingDistillation,
+    SimilarityDistillation,
+    TranslationRanking,
+    top_k_targets,
+)
 from kdkeras.students import StaticStudent
 
 VOCABULARY_SIZE, OUTPUT_DIM, CLASSES = 7, 3, 4
@@ -56,6 +61,23 @@ def make_two_heads(seed=0, dropout=0.0, regularizer=None):
         "logits": keras.layers.Dense(CLASSES)(hidden),
     }
     return randomized(keras.Model({"token_ids": ids, "padding_mask": mask}, outputs), seed)
+
+
+def make_tagger(seed=0):
+    """A model with the output `logits` for every token, in the light of its sentence."""
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    mask = keras.Input((None,), dtype="int32", name="padding_mask")
+    tokens = EmbeddingTable(VOCABULARY_SIZE, 3)(ids)
+    hidden = tokens + keras.ops.expand_dims(MaskedMean()(tokens, mask), 1)
+    outputs = {"logits": keras.layers.Dense(CLASSES)(hidden)}
+    return randomized(keras.Model({"token_ids": ids, "padding_mask": mask}, outputs), seed)
+
+
+def logit_targets(*rows, seed=1):
+    """A teacher's logits of that many rows (and tokens), and what is kept of their top two."""
+    logits = np.random.default_rng(seed).normal(size=(*rows, CLASSES)).astype("float32")
+    top = {name: np.array(kept) for name, kept in top_k_targets(logits, 2, (1.0, 2.0)).items()}
+    return {"logits": logits, **top}
 
 
 def make_distiller(student=None, optimizer=None, **arguments):

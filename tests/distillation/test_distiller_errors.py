@@ -18,7 +18,12 @@ from small_models import (
 )
 
 from kdkeras.errors import InputError, NonFiniteLossError
-from kdkeras.losses import EmbeddingDistillation, SoftTargets, TranslationRanking
+from kdkeras.losses import (
+    DecoupledDistillation,
+    EmbeddingDistillation,
+    SoftTargets,
+    TranslationRanking,
+)
 
 
 def build(**arguments):
@@ -70,6 +75,11 @@ CASES = {
         ),
         "['embedding', 'logits']",
         "'pooled'",
+    ),
+    "missing label": (
+        train(distillation_losses={"apart": DecoupledDistillation(target="embedding")}),
+        "'apart' needs 'label'",
+        "['embedding', 'padding_mask', 'source_id', 'token_ids']",
     ),
     "one pair": (
         lambda: fit(make_distiller(run_eagerly=True, **RANKING), *pairs(rows=1)),

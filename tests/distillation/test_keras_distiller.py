@@ -185,7 +185,7 @@ def test_a_missing_output_is_refused():
 
 def test_the_example_of_the_docs_runs():
     text = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text("utf-8")
-    section = text.partition("### With Keras' own Distiller")[2]
+    section = text.partition("### With Keras' own Distiller")[2].partition("\n##")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
     names = {}
     exec(code, names)

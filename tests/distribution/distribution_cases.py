@@ -6,17 +6,33 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
-from small_models import every_loss, make_distiller, make_student, make_two_heads, randomized
+import numpy as np
+from small_models import (
+    every_loss,
+    logit_targets,
+    make_distiller,
+    make_student,
+    make_tagger,
+    make_two_heads,
+    randomized,
+)
 
 from kdkeras.losses import (
     CorrelationDistillation,
+    DecoupledDistillation,
     EmbeddingDistillation,
     KerasLoss,
+    LogitMSE,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    TokenCrossEntropy,
+    TokenLogitMSE,
+    TokenSoftTargets,
+    TokenTopKSoftTargets,
+    TopKSoftTargets,
     TranslationRanking,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
@@ -36,6 +52,8 @@ class Case:
     weighted: bool = False
     tolerance: float = 1e-6
     labelled: bool = False
+    targets: Callable[[int], dict] | None = None
+    """What the teacher said of that many rows, besides the embedding."""
 
 
 def sgd(**arguments):
@@ -46,6 +64,23 @@ def with_loss(name, loss):
     kind = "alignment_losses" if name == "ranking" else "distillation_losses"
     other = {} if kind == "distillation_losses" else {"distillation_losses": {}}
     return lambda: make_distiller(optimizer=sgd(), **{**other, kind: {name: loss()}})
+
+
+def with_logits(loss, student=make_two_heads):
+    return lambda: make_distiller(
+        student(), optimizer=sgd(), distillation_losses={"classes": loss()}
+    )
+
+
+def token_logits(rows):
+    return logit_targets(rows, 4)
+
+
+def token_labels(rows):
+    """One to four labels a row, then padding."""
+    generator = np.random.default_rng(0)
+    label = generator.integers(0, 4, (rows, 4))
+    return {"label": np.where(np.arange(4) < generator.integers(1, 5, (rows, 1)), label, -1)}
 
 
 def with_optimizer(make):
@@ -105,6 +140,32 @@ CASES = {
         ),
         rows=7,
         weighted=True,
+    ),
+    "logit mse": Case(build=with_logits(LogitMSE), targets=logit_targets, rows=7),
+    "decoupled": Case(
+        build=with_logits(lambda: DecoupledDistillation(2.0, 1.0, 4.0)),
+        targets=logit_targets,
+        labelled=True,
+        rows=7,
+    ),
+    "top k": Case(build=with_logits(lambda: TopKSoftTargets(2.0)), targets=logit_targets, rows=7),
+    "token targets": Case(
+        build=with_logits(TokenSoftTargets, make_tagger), targets=token_logits, rows=7
+    ),
+    "token mse": Case(build=with_logits(TokenLogitMSE, make_tagger), targets=token_logits, rows=7),
+    "token top k": Case(
+        build=with_logits(lambda: TokenTopKSoftTargets(2.0), make_tagger),
+        targets=token_logits,
+        weighted=True,
+        rows=7,
+    ),
+    "token labels": Case(
+        build=lambda: make_distiller(
+            make_tagger(), optimizer=sgd(), distillation_losses={}, loss=TokenCrossEntropy()
+        ),
+        targets=token_labels,
+        weighted=True,
+        rows=7,
     ),
     "all losses": Case(build=with_optimizer(sgd)),
     "uneven shards": Case(build=with_optimizer(sgd), rows=7),

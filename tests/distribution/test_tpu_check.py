@@ -8,12 +8,12 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import every_loss, make_distiller, make_student, pairs
+from small_models import every_loss, make_distiller, make_student, make_tagger, pairs
 
 from kdkeras.__main__ import main
 from kdkeras.distribution import check_tpu
 from kdkeras.distribution.batches import one_length
-from kdkeras.losses import EmbeddingDistillation
+from kdkeras.losses import EmbeddingDistillation, TokenCrossEntropy
 from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.students import from_preset
 
@@ -107,6 +107,12 @@ def test_the_usual_step_passes_and_trains_nothing(dtype):
     for one, other in zip(distiller.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
     assert int(distiller.optimizer.iterations) == 0
+
+
+def test_token_labels_pass():
+    distiller = make_distiller(make_tagger(), distillation_losses={}, loss=TokenCrossEntropy())
+    x, _ = batch()
+    assert check_tpu(distiller, (x, {"label": tf.zeros((8, 4), tf.int32)})) == []
 
 
 def test_command_checks_what_ships(capsys):

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import oracles
+import oracles_logits
 
 from kdkeras.losses import (
     CorrelationDistillation,
+    DecoupledDistillation,
     EmbeddingDistillation,
     KerasLoss,
+    LogitMSE,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    TokenLogitMSE,
+    TokenSoftTargets,
+    TokenTopKSoftTargets,
+    TopKSoftTargets,
     TranslationRanking,
+    top_k_targets,
 )
 
 SOURCE_ID = np.array([7, 8, 7, 9])
 GUIDE = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.0]], "float32")
+LABEL = np.array([1, 4, 0, 1])
+# No padding, some, a sentence without a token, and padding before the tokens.
+PADDING = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0], [0, 1, 1]])
 
 
 class Case(NamedTuple):
@@ -33,12 +44,47 @@ class Case(NamedTuple):
     loss: Callable[..., Any]
     oracle: Callable[..., np.ndarray]
     shape: tuple[int, ...] = (4, 5)
+    parts: Mapping[str, Any] = {}
+    """What else of the batch it reads, one row an example; the oracle reads the same."""
+    cached: Callable[[Any], tuple[Any, dict[str, Any]]] | None = None
+    """Makes what the batch holds of the teacher, and more parts; None if it holds all."""
+
+    def value(self, teacher: Any, student: Any, rows: Any = slice(None)) -> Any:
+        """The loss of each example; with `rows` of these, in this order."""
+        parts = {name: values[rows] for name, values in self.parts.items()}
+        teacher, student = teacher[rows], student[rows]
+        if self.cached is not None:
+            teacher, more = self.cached(teacher)
+            parts.update(more)
+        return self.loss(teacher, student, **parts)
+
+    def expected(self, teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+        """The same by the oracle."""
+        return self.oracle(teacher, student, **self.parts)
 
     def inputs(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Random teacher and student."""
         values = np.random.default_rng(seed).normal(size=(2, *self.shape))
         return values[0].astype("float32"), values[1].astype("float32")
 
+
+def top(k: int, temperature: float = 1.0) -> Callable[[Any], tuple[Any, dict[str, Any]]]:
+    """What a batch holds of a teacher whose top k are kept."""
+
+    def cached(logits: Any) -> tuple[Any, dict[str, Any]]:
+        kept = top_k_targets(logits, k, (temperature, 9.0))
+        rest = kept[f"top_rest_{temperature:g}"]
+        return kept["top_logits"], {"top_indices": kept["top_indices"], "top_rest": rest}
+
+    return cached
+
+
+def of_tokens(oracle: Callable[..., np.ndarray], **arguments: Any) -> Callable[..., np.ndarray]:
+    """The oracle of a loss on tokens."""
+    return partial(oracles_logits.of_tokens, oracle, **arguments)
+
+
+OF_TOKENS: dict[str, Any] = {"shape": (4, 3, 5), "parts": {"padding_mask": PADDING}}
 
 DISTILLATION = [
     Case("cosine", EmbeddingDistillation(), oracles.embedding_cosine),
@@ -51,12 +97,6 @@ DISTILLATION = [
     ),
     Case("soft_targets", SoftTargets(), oracles.soft_targets),
     Case("softened", SoftTargets(temperature=3.0), partial(oracles.soft_targets, temperature=3.0)),
-    Case(
-        "soft_targets_of_tokens",
-        SoftTargets(temperature=2.0),
-        partial(oracles.soft_targets, temperature=2.0),
-        (4, 3, 5),
-    ),
     Case(
         "soft_targets_standardized",
         SoftTargets(temperature=2.0, standardize=True),
@@ -83,24 +123,71 @@ DISTILLATION = [
         lambda teacher, student: oracles.embedding_mse(teacher / 2, student / 2).mean(axis=-1),
         (4, 3, 5),
     ),
+    Case("logit_mse", LogitMSE(), oracles_logits.logit_mse),
+    Case("logit_mse_standardized", LogitMSE(standardize=True), oracles_logits.standardized_mse),
+    Case("decoupled", DecoupledDistillation(), oracles_logits.decoupled, parts={"label": LABEL}),
+    Case(
+        "decoupled_weighted",
+        DecoupledDistillation(temperature=2.0, label_weight=0.5, other_weight=8.0),
+        partial(oracles_logits.decoupled, temperature=2.0, label_weight=0.5, other_weight=8.0),
+        parts={"label": LABEL},
+    ),
+    Case("top_two", TopKSoftTargets(), partial(oracles_logits.top_k, k=2), cached=top(2)),
+    Case(
+        "top_three_softened",
+        TopKSoftTargets(temperature=2.5),
+        partial(oracles_logits.top_k, k=3, temperature=2.5),
+        cached=top(3, 2.5),
+    ),
+    Case("top_all", TopKSoftTargets(), oracles.soft_targets, cached=top(5)),
+    Case("token_targets", TokenSoftTargets(), of_tokens(oracles.soft_targets), **OF_TOKENS),
+    Case(
+        "token_targets_softened",
+        TokenSoftTargets(temperature=2.0),
+        of_tokens(oracles.soft_targets, temperature=2.0),
+        **OF_TOKENS,
+    ),
+    Case(
+        "token_targets_standardized",
+        TokenSoftTargets(temperature=2.0, standardize=True),
+        of_tokens(oracles.standardized_targets, temperature=2.0),
+        **OF_TOKENS,
+    ),
+    Case(
+        "token_targets_without_padding",
+        TokenSoftTargets(padding_mask=None),
+        oracles.soft_targets,
+        (4, 3, 5),
+    ),
+    Case("token_mse", TokenLogitMSE(), of_tokens(oracles_logits.logit_mse), **OF_TOKENS),
+    Case(
+        "token_top_two",
+        TokenTopKSoftTargets(temperature=2.0),
+        of_tokens(oracles_logits.top_k, k=2, temperature=2.0),
+        **OF_TOKENS,
+        cached=top(2, 2.0),
+    ),
 ]
 
 ALIGNMENT = [
     Case("ranking", TranslationRanking(), oracles.translation_ranking),
     Case(
         "ranking_with_duplicates",
-        partial(TranslationRanking(margin=0.1, scale=5.0), source_id=SOURCE_ID),
-        partial(oracles.translation_ranking, margin=0.1, scale=5.0, source_id=SOURCE_ID),
+        TranslationRanking(margin=0.1, scale=5.0),
+        partial(oracles.translation_ranking, margin=0.1, scale=5.0),
+        parts={"source_id": SOURCE_ID},
     ),
     Case(
         "ranking_with_guide",
-        partial(TranslationRanking(guide_margin=0.05), teacher=GUIDE),
-        partial(oracles.translation_ranking, teacher=GUIDE, guide_margin=0.05),
+        TranslationRanking(guide_margin=0.05),
+        partial(oracles.translation_ranking, guide_margin=0.05),
+        parts={"teacher": GUIDE},
     ),
     Case(
         "ranking_with_both",
-        partial(TranslationRanking(guide_margin=0.05), source_id=SOURCE_ID, teacher=GUIDE),
-        partial(oracles.translation_ranking, source_id=SOURCE_ID, teacher=GUIDE, guide_margin=0.05),
+        TranslationRanking(guide_margin=0.05),
+        partial(oracles.translation_ranking, guide_margin=0.05),
+        parts={"source_id": SOURCE_ID, "teacher": GUIDE},
     ),
 ]
 
@@ -114,6 +201,31 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
         "row_weight": 0.5,
         "column_weight": 2.0,
         "target": "scores",
+    },
+    DecoupledDistillation: {
+        "temperature": 4.0,
+        "label_weight": 0.5,
+        "other_weight": 8.0,
+        "target": "scores",
+    },
+    LogitMSE: {"standardize": True, "target": "scores"},
+    TopKSoftTargets: {"temperature": 2.5, "prefix": "best", "student_output": "scores"},
+    TokenSoftTargets: {
+        "temperature": 4.0,
+        "standardize": True,
+        "padding_mask": "decoder_padding_mask",
+        "target": "scores",
+    },
+    TokenLogitMSE: {
+        "standardize": True,
+        "padding_mask": "decoder_padding_mask",
+        "target": "scores",
+    },
+    TokenTopKSoftTargets: {
+        "temperature": 2.5,
+        "prefix": "best",
+        "student_output": "scores",
+        "padding_mask": "decoder_padding_mask",
     },
     SimilarityMatrix: {"target": "pooled"},
     RelationalDistance: {"target": "pooled"},

@@ -1,0 +1,86 @@
+"""The task loss of token labels: ground truth, or what a teacher's beam search wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdkeras.errors import InputError
+from kdkeras.losses.logits import may_equal
+
+__all__ = ["TokenCrossEntropy"]
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class TokenCrossEntropy(keras.losses.Loss):
+    """Computes the cross-entropy of token labels, averaged over each example's real tokens.
+
+    A Keras loss, to be given to `compile` and read from `y["label"]`. With the
+    output of a teacher's beam search as labels it is sequence-level knowledge
+    distillation. Keras' own loss with `ignore_class` averages over the tokens
+    of all rows of a replica, so that several replicas train another model than
+    one; here every example counts the same, and they train the same.
+
+    Formula:
+
+    ```
+    loss = -sum_t(real[t] * log softmax(logits[t])[label[t]]) / sum_t(real[t])
+    ```
+
+    Args:
+        ignore_class: Label of what is padding. Defaults to -1.
+
+    Call arguments:
+        y_true: `(B, T)` int, from 0 to `V - 1`, or `ignore_class`.
+        y_pred: `(B, T, V)` float, the student's logits.
+
+    Returns:
+        Float32 scalar, the mean over the examples, in nats a token; an example
+        without a real token counts as 0.
+
+    Raises:
+        InputError: If the shapes are not `(B, T)` and `(B, T, V)`.
+
+    Example:
+    >>> import numpy as np
+    >>> loss = TokenCrossEntropy()(np.array([[1, -1]]), np.zeros((1, 2, 4)))
+    >>> round(float(loss), 4)  # log(4)
+    1.3863
+
+    References:
+        Kim, Rush (2016), arXiv:1606.07947, section 3.2, there summed over the
+        tokens.
+    """
+
+    def __init__(
+        self, ignore_class: int = -1, name: str = "token_cross_entropy", **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, **{"dtype": "float32", **kwargs})
+        self.ignore_class = int(ignore_class)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the mean over the examples, each times its weight."""
+        # A copy has no mask of Keras' own, which would be taken for one of the examples.
+        return super().__call__(y_true, ops.copy(y_pred), sample_weight)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of each example, `(B,)`."""
+        labels, logits = tuple(y_true.shape), tuple(y_pred.shape)
+        if len(labels) != 2 or len(logits) != 3 or not may_equal(labels[1], logits[1]):
+            raise InputError(
+                f"`{self.name}` takes one label a token, (B, T), and logits (B, T, V). Received: "
+                f"labels {labels}, logits {logits}. Pad labels with {self.ignore_class}."
+            )
+        label = ops.cast(y_true, "int32")
+        is_real = ops.not_equal(label, self.ignore_class)
+        place = ops.expand_dims(ops.where(is_real, label, 0), -1)
+        log_p = ops.take_along_axis(ops.log_softmax(y_pred, axis=-1), place, axis=-1)
+        real = ops.cast(is_real, "float32")
+        total = -ops.sum(ops.squeeze(log_p, -1) * real, axis=1)
+        return total / ops.maximum(ops.sum(real, axis=1), 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "ignore_class": self.ignore_class}

@@ -1,0 +1,282 @@
+"""Soft targets from a teacher of which only the likeliest classes are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdkeras.errors import InputError
+from kdkeras.losses.base import positive
+from kdkeras.losses.logits import LogitLoss, OfTokens, may_equal
+
+__all__ = ["TokenTopKSoftTargets", "TopKSoftTargets", "top_k_targets"]
+
+# Losses are computed in float32: far below any logit.
+_MASKED = -1e9
+
+
+def top_k_targets(
+    logits: Any, k: int, temperatures: Sequence[float] = (1.0,), prefix: str = "top"
+) -> dict[str, Any]:
+    """Keeps a teacher's `k` highest logits, and how much all others weigh together.
+
+    `2 k + 1` numbers instead of `V`. The others' weight depends on the
+    temperature in a way that no single number holds, so it is kept for every
+    temperature that a loss will have; for those the loss is exact.
+
+    Formula:
+
+    ```
+    top_rest_<temperature> = temperature * log(sum(exp(logits[v] / temperature), v not in top))
+    ```
+
+    Args:
+        logits: `(B, V)` or `(B, T, V)` float, what the teacher said.
+        k: How many to keep, from 1 to `V`.
+        temperatures: Those of the losses to come, each above 0.
+        prefix: What every name begins with, as given to the loss.
+
+    Returns:
+        What belongs into a batch's `y`, each a tensor: `top_logits` `(..., k)`
+        float32 from the highest down, `top_indices` `(..., k)` int32, and for
+        every temperature its rest `(...)` float32, `top_rest_1` for 1.0,
+        `top_rest_2.5` for 2.5.
+
+    Raises:
+        InputError: If `k` is out of its range, a temperature is not positive,
+            or there is none.
+
+    Example:
+    >>> import numpy as np
+    >>> kept = top_k_targets(np.log([[1.0, 6.0, 2.0, 1.0]]), k=2)
+    >>> kept["top_indices"].numpy().tolist(), np.exp(kept["top_rest_1"]).round(3).tolist()
+    ([[1, 2]], [2.0])
+    """
+    logits = ops.cast(logits, "float32")
+    classes = logits.shape[-1]
+    if not 1 <= k <= classes:
+        raise InputError(
+            f"`k` must be from 1 to the number of classes. Received: k={k}, logits "
+            f"{tuple(logits.shape)}. Use {classes} or less."
+        )
+    if not temperatures:
+        raise InputError(
+            "`temperatures` must be those of the losses to come. Received: temperatures="
+            f"{temperatures!r}. Use (1.0,) for unsoftened targets."
+        )
+    top, indices = ops.top_k(logits, k)
+    indices = ops.cast(indices, "int32")
+    is_top = _is_top(indices, logits)
+    rests = {
+        _rest_name(prefix, positive("temperatures", t)): t * _log_sum_of_rest(logits / t, is_top)
+        for t in temperatures
+    }
+    return {f"{prefix}_logits": top, f"{prefix}_indices": indices, **rests}
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class TopKSoftTargets(LogitLoss):
+    """Computes soft targets from the teacher's `k` likeliest classes and one for all others.
+
+    Use it where there are too many classes to keep all logits of the teacher:
+    `top_k_targets` makes what the batch then holds. The loss is never above that
+    of `SoftTargets` (both sides have merged the same classes), grows with `k`,
+    and equals it with `k = V`. Costs a gather and a scatter of `k` numbers a
+    distribution besides the softmax.
+
+    Formula, `rest` standing for all classes that are not among the teacher's top:
+
+    ```
+    p = softmax(logits / temperature)
+    loss = temperature ** 2 * (sum_top(p_teacher * log(p_teacher / p_student))
+                               + p_teacher[rest] * log(p_teacher[rest] / p_student[rest]))
+    ```
+
+    Args:
+        temperature: Softening of both distributions, above 0; one of those
+            given to `top_k_targets`, or the batch lacks the rest's weight.
+            Defaults to 1.0.
+        prefix: What the names of the batch's targets begin with, as given to
+            `top_k_targets`. Defaults to `"top"`.
+        student_output: The student's output that holds all `V` logits.
+            Defaults to `"logits"`.
+
+    Call arguments:
+        y_true: `(B, K)` float, the teacher's highest logits, in any order.
+        y_pred: `(B, V)` float, all logits of the student.
+        top_indices: `(B, K)` int, the classes of `y_true`, all different, from
+            0 to `V - 1`; the batch's `top_indices`.
+        top_rest: `(B,)` float, the rest's weight at the temperature as a logit;
+            the batch's `top_rest_1`, `top_rest_2.5`, … by the temperature.
+
+    Returns:
+        `(B,)` float32, at least 0, in nats.
+
+    Raises:
+        InputError: If `temperature` is not positive, the shapes do not belong
+            together, `K` is above `V`, or the indices are no integers.
+
+    References:
+        Hinton, Vinyals, Dean (2015), arXiv:1503.02531, section 2; the bound is
+        the log sum inequality.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        prefix: str = "top",
+        student_output: str = "logits",
+        name: str = "top_k_soft_targets",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(target=f"{prefix}_logits", name=name, **kwargs)
+        self.temperature = positive("temperature", temperature)
+        self.prefix = prefix
+        self.student_output = student_output
+
+    @property
+    def needs(self) -> dict[str, str]:  # type: ignore[override]
+        """The classes that are kept, and the weight of the others at this temperature."""
+        return {
+            "top_indices": f"{self.prefix}_indices",
+            "top_rest": _rest_name(self.prefix, self.temperature),
+        }
+
+    def check_shapes(self, teacher: tuple[Any, ...], student: tuple[Any, ...]) -> None:
+        """Refuses another rank, other tokens, and more of the teacher than there is.
+
+        Raises:
+            InputError: If the shapes cannot belong together.
+        """
+        super().check_shapes((*teacher[:-1], None), student)
+        if teacher[-1] is not None and student[-1] is not None and teacher[-1] > student[-1]:
+            raise InputError(
+                f"`k` must be from 1 to the number of classes. Received: teacher {teacher}, "
+                f"student {student} in `{self.name}`. Give both the same vocabulary."
+            )
+
+    def loss(self, teacher: Any, student: Any, top_indices: Any, top_rest: Any) -> Any:
+        """Returns the divergence of each distribution."""
+        top_indices = ops.convert_to_tensor(top_indices)
+        self._check_parts(tuple(teacher.shape), top_indices, tuple(top_rest.shape))
+        student = student / self.temperature
+        # The rest of a cache in half precision that kept all classes is infinite.
+        rest = ops.maximum(ops.cast(top_rest, "float32") / self.temperature, _MASKED)
+        is_top = _is_top(top_indices, student)
+        log_p = _with_rest(teacher / self.temperature, ops.stop_gradient(rest))
+        log_q = _with_rest(
+            ops.take_along_axis(student, top_indices, axis=-1), _log_sum_of_rest(student, is_top)
+        )
+        divergence = ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+        return self.temperature**2 * divergence
+
+    def _check_parts(self, top: tuple[Any, ...], indices: Any, rest: tuple[Any, ...]) -> None:
+        dtype = keras.backend.standardize_dtype(indices.dtype)
+        fits = all(
+            len(part) == len(wanted) and all(map(may_equal, part, wanted))
+            for part, wanted in ((tuple(indices.shape), top), (rest, top[:-1]))
+        )
+        if not fits or "int" not in dtype:
+            raise InputError(
+                f"`{self.name}` needs an int index for each of the teacher's logits and one rest. "
+                f"Received: logits {top}, indices {tuple(indices.shape)} {dtype}, rest {rest}. "
+                "Use top_k_targets to make them."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        config = super().get_config()
+        del config["target"]  # Made of the prefix.
+        return {
+            **config,
+            "temperature": self.temperature,
+            "prefix": self.prefix,
+            "student_output": self.student_output,
+        }
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class TokenTopKSoftTargets(OfTokens, TopKSoftTargets):
+    """Computes `TopKSoftTargets` for every token, averaged over the real ones.
+
+    Word-level distillation from a cache: of 128,000 logits a token 64 and their
+    indices are 0.1 %. For the source side only; an example without a real token
+    gives 0.
+
+    Formula:
+
+    ```
+    loss = sum_t(real[t] * TopKSoftTargets(teacher[t], student[t])) / sum_t(real[t])
+    ```
+
+    Args:
+        temperature: As in `TopKSoftTargets`.
+        prefix: As in `TopKSoftTargets`.
+        student_output: As in `TopKSoftTargets`.
+        padding_mask: Name of the student's input that says which tokens are
+            real, without its side, as in `TokenSoftTargets`. None if no token
+            is padding.
+
+    Call arguments:
+        y_true: `(B, T, K)` float, the teacher's highest logits.
+        y_pred: `(B, T, V)` float, all logits of the student.
+        top_indices: `(B, T, K)` int.
+        top_rest: `(B, T)` float.
+        padding_mask: `(B, T)` int, float or bool, 1 for a real token.
+
+    Returns:
+        `(B,)` float32, at least 0, in nats a token.
+
+    Raises:
+        InputError: As `TopKSoftTargets` does, or if the mask is missing or of
+            another length.
+
+    References:
+        Kim, Rush (2016), arXiv:1606.07947, section 3.1.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        prefix: str = "top",
+        student_output: str = "logits",
+        padding_mask: str | None = "padding_mask",
+        name: str = "token_top_k_soft_targets",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            padding_mask=padding_mask,
+            temperature=temperature,
+            prefix=prefix,
+            student_output=student_output,
+            name=name,
+            **kwargs,
+        )
+
+
+def _rest_name(prefix: str, temperature: float) -> str:
+    """Name of the rest's weight in a batch: another temperature's would be silently wrong."""
+    return f"{prefix}_rest_{temperature:g}"
+
+
+def _is_top(indices: Any, logits: Any) -> Any:
+    """Whether each class is among the indices, `(..., V)` bool."""
+    rows = ops.reshape(indices, (-1, ops.shape(indices)[-1]))  # (distributions, k)
+    shape = ops.shape(rows)
+    numbers = ops.expand_dims(ops.arange(shape[0], dtype=rows.dtype), 1)
+    places = ops.stack([ops.broadcast_to(numbers, shape), rows], axis=-1)
+    found = ops.scatter(places, ops.ones(shape), (shape[0], logits.shape[-1]))
+    return ops.reshape(found, ops.shape(logits)) > 0
+
+
+def _log_sum_of_rest(logits: Any, is_top: Any) -> Any:
+    """Of the others' own sum: what the top leaves of 1 has no digits where it is nearly all."""
+    return ops.logsumexp(ops.where(is_top, _MASKED, logits), axis=-1)
+
+
+def _with_rest(top: Any, rest: Any) -> Any:
+    """Log-probabilities of the top classes and of the rest, `(..., k + 1)`."""
+    return ops.log_softmax(ops.concatenate([top, ops.expand_dims(rest, -1)], axis=-1), axis=-1)
