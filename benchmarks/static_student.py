@@ -6,8 +6,8 @@ DATA holds `parallel/*/en-XX.tsv.gz`, `bitext/tatoeba/XXX-eng.tsv.gz` and
 `sts/stsb/XX.test.tsv.gz`. Targets are written once and reused. Each vocabulary
 named by --vocabulary (kind:size, or kind:size:TEMPERATURE with 1.0 for the languages as
 they come) is trained on the same sentences and given the same number of steps; the
-table has one row a run, the losing ones included. The settings that are left out are not
-those of `kdkeras distill`: they give up a little retrieval for similarity within a language.
+table has one row a run, the losing ones included. What is not said is as `kdkeras vocabulary`
+and `kdkeras distill` have it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import platform
 import time
 from pathlib import Path
 from typing import Any
+
+from kdkeras import config
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -111,7 +113,7 @@ def vocabulary(dataset: Any, name: str, output: Path) -> Any:
 def train(dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import keras
 
-    from kdkeras import config, recipe, students, teachers
+    from kdkeras import recipe, students, teachers
 
     keras.utils.set_random_seed(arguments.seed)
     student = students.from_preset(
@@ -120,8 +122,12 @@ def train(dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path)
         output_dim=dataset.embedding_dim,
         normalize=dataset.normalized,
     )
-    if arguments.init_from_teacher:
+    started = time.perf_counter()
+    if arguments.start == "targets":
+        print(students.initialize_from_targets(student, dataset))
+    if arguments.start == "teacher":
         students.initialize_from_teacher(student, teachers.load(arguments.teacher))
+    start_seconds = time.perf_counter() - started
     weights = {k: float(v) for k, v in (item.split("=") for item in arguments.losses)}
     distiller = recipe.build_distiller(student, weights)
     distiller.compile(
@@ -139,6 +145,7 @@ def train(dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path)
     seconds = time.perf_counter() - started
     student.save(folder / "student.keras")
     return {
+        "start_seconds": round(start_seconds, 1),
         "seconds": round(seconds, 1),
         "steps_per_second": round(arguments.steps / seconds, 2),
         "parameters": student.count_params(),
@@ -174,17 +181,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
     parser.add_argument("--teacher", type=Path, required=True, help="sentence-transformers folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
-    parser.add_argument("--vocabulary", nargs="+", default=["wordpiece:65536:1.0"])
+    parser.add_argument("--vocabulary", nargs="+", default=["mixed:65536"])
     parser.add_argument("--preset", default="static_256")
     parser.add_argument("--steps", type=int, default=6000, help="batches of 256 pairs")
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=config.LEARNING_RATE)
     parser.add_argument(
         "--losses",
         nargs="+",
-        default=["embedding=4", "similarity=1", "ranking=0.5"],
+        default=[f"{name}={weight}" for name, weight in config.LOSS_WEIGHTS.items()],
         metavar="NAME=WEIGHT",
     )
-    parser.add_argument("--init-from-teacher", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--start", choices=["targets", "teacher", "random"], default="targets")
     parser.add_argument("--tag", default="", help="added to the run's name")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -70,6 +70,12 @@ def unigram(sentences, sample_groups):
     return train_vocabulary(_texts(sentences, sample_groups), 7000, "sentencepiece")
 
 
+@pytest.fixture(scope="session")
+def mixed(sentences, sample_groups):
+    """A SentencePiece vocabulary of words and unigrams."""
+    return train_vocabulary(_texts(sentences, sample_groups), 7000, "mixed")
+
+
 def _texts(sentences, groups):
     """Sentences of all 29 languages, and many of the sample's."""
     sample = [text for group in groups[:1500] for text in (group.source, *group.translations)]

@@ -67,7 +67,14 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="tokens read of a sentence; the rest is cut off",
     )
-    group.add_argument(
+    start = group.add_mutually_exclusive_group()
+    start.add_argument(
+        "--start",
+        choices=["targets", "random"],
+        help="targets: begin at the least squares fit to the cached vectors (static students, "
+        "their default); random: the default of transformers",
+    )
+    start.add_argument(
         "--init-from-teacher",
         metavar="FOLDER|hf://NAME",
         help="start from this teacher's subword vectors for the tokens that both know",

@@ -12,13 +12,20 @@ import tensorflow as tf
 
 from kdkeras import replicas
 from kdkeras.cli.fit_progress import FitProgress, StopAt
+from kdkeras.cli.progress import bar
 from kdkeras.data import DistillationSet, Vocabulary, load_vocabulary
 from kdkeras.distillation import Backup, Distiller, StopOnTermination
 from kdkeras.distribution import choose_strategy, distribute_batches
 from kdkeras.errors import InputError, WorkerLostError
 from kdkeras.files import atomic_write, refuse_existing
 from kdkeras.recipe import build_distiller, build_optimizer
-from kdkeras.students import Student, from_preset
+from kdkeras.students import (
+    StaticStudent,
+    Student,
+    from_preset,
+    initialize_from_targets,
+    initialize_from_teacher,
+)
 
 __all__ = ["train"]
 
@@ -46,6 +53,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     vocabulary = load_vocabulary(arguments.vocabulary)
     with strategy.scope():
         student = _new_student(arguments, dataset, vocabulary)
+        if not backup.step:  # Else its weights are in the backup.
+            _start(student, arguments, dataset)
         # The Distiller's own policy makes Keras scale float16 losses.
         distiller = build_distiller(student, arguments.losses, dtype=student.dtype_policy)
         batches = distribute_batches(
@@ -120,7 +129,7 @@ def _new_student(
     arguments: argparse.Namespace, dataset: DistillationSet, vocabulary: Vocabulary
 ) -> Student:
     precision = arguments.mixed_precision
-    student = from_preset(
+    return from_preset(
         arguments.student,
         vocabulary=vocabulary,
         output_dim=dataset.embedding_dim,
@@ -128,13 +137,25 @@ def _new_student(
         sequence_length=arguments.sequence_length,
         dtype=f"mixed_{precision}" if precision else "float32",
     )
+
+
+def _start(student: Student, arguments: argparse.Namespace, dataset: DistillationSet) -> None:
+    """Gives the untrained student the weights that training begins with."""
     if arguments.init_from_teacher:
         from kdkeras import teachers
-        from kdkeras.students.initialization import initialize_from_teacher
 
         teacher = teachers.load(arguments.init_from_teacher)
         initialize_from_teacher(student, teacher, seed=arguments.seed)
-    return student
+        return
+    default = "targets" if isinstance(student, StaticStudent) else "random"
+    if (arguments.start or default) == "targets":
+        with bar("Start", "sentences, read and fitted") as progress:
+            initialize_from_targets(
+                student,
+                dataset,
+                language_temperature=arguments.language_temperature,
+                progress=progress,
+            )
 
 
 def _fit(

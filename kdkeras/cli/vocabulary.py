@@ -30,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--kind",
-        choices=["wordpiece", "sentencepiece"],
-        default="wordpiece",
-        help="wordpiece runs in every version of MediaPipe; sentencepiece finds words where none "
-        "are spaced",
+        choices=["mixed", "sentencepiece", "wordpiece"],
+        default="mixed",
+        help="mixed: words where they are spaced, unigram pieces elsewhere, in a SentencePiece "
+        "model; sentencepiece: unigram pieces everywhere; wordpiece: runs in every version of "
+        "MediaPipe",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FOLDER", help="the vocabulary"

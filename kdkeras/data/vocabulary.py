@@ -209,17 +209,19 @@ def _texts(sentences: Iterable[str] | DistillationSet, temperature: float) -> It
 def train_vocabulary(
     sentences: Iterable[str] | DistillationSet,
     size: int,
-    kind: str = "wordpiece",
+    kind: str = "mixed",
     seed: int = 0,
     language_temperature: float = VOCABULARY_TEMPERATURE,
 ) -> Vocabulary:
     """Learns a vocabulary from sentences.
 
-    `"wordpiece"` (the default) learns BERT's word pieces over the whole
-    alphabet, with ideographs split singly; `"sentencepiece"` learns unigram
-    pieces of words whose punctuation was set apart first. Both run exactly in
-    TensorFlow and in the mobile runtimes. `benchmarks/static_student.py`
-    compares them by language.
+    `"sentencepiece"` learns unigram pieces of words whose punctuation was set
+    apart first. `"mixed"` (the default) does so for scripts without spaces and
+    for Arabic and Hebrew, and learns words and their beginnings elsewhere; the
+    result is a SentencePiece model, too. `"wordpiece"` learns BERT's word pieces
+    over the whole alphabet, with ideographs split singly, for runtimes that have
+    no SentencePiece. All run exactly in TensorFlow and in mobile runtimes.
+    `benchmarks/static_student.py` compares them by language.
 
     Args:
         sentences: Strings, or a distillation set (all its sentences count,
@@ -227,7 +229,7 @@ def train_vocabulary(
             Up to two million are used as they are; of more, a sample drawn
             with `seed`.
         size: Number of tokens wanted, e.g. 32,000.
-        kind: `"wordpiece"` or `"sentencepiece"`.
+        kind: `"mixed"`, `"sentencepiece"` or `"wordpiece"`.
         seed: Seed of the sample.
         language_temperature: For a distillation set, from 0 (all languages
             count alike) to 1 (every sentence counts once), default 0.7.
@@ -240,14 +242,19 @@ def train_vocabulary(
             too many characters) for `size`; the message names the size that
             works.
     """
+    from kdkeras.data.mixed import train_mixed
     from kdkeras.data.sentencepiece import train_sentencepiece
     from kdkeras.data.wordpiece import train_wordpiece
 
-    trainers = {"sentencepiece": train_sentencepiece, "wordpiece": train_wordpiece}
+    trainers = {
+        "mixed": train_mixed,
+        "sentencepiece": train_sentencepiece,
+        "wordpiece": train_wordpiece,
+    }
     if kind not in trainers:
         raise InputError(
             f"`kind` must be one of {sorted(trainers)}. Received: kind={kind!r}. "
-            'Use "wordpiece" if in doubt.'
+            'Use "mixed" if in doubt.'
         )
     if isinstance(size, bool) or not isinstance(size, int) or size < 8:
         raise InputError(

@@ -1,6 +1,7 @@
 """Students: the models that are trained and exported."""
 
 from kdkeras.students.initialization import initialize_from_teacher
+from kdkeras.students.least_squares import LeastSquaresStart, initialize_from_targets
 from kdkeras.students.presets import PRESETS, from_preset
 from kdkeras.students.static import StaticStudent
 from kdkeras.students.student import Student
@@ -8,9 +9,11 @@ from kdkeras.students.transformer import TransformerStudent
 
 __all__ = [
     "PRESETS",
+    "LeastSquaresStart",
     "StaticStudent",
     "Student",
     "TransformerStudent",
     "from_preset",
+    "initialize_from_targets",
     "initialize_from_teacher",
 ]

@@ -1,4 +1,4 @@
-"""Both kinds of vocabulary: one truth in and out of the graph, saved and read back."""
+"""Every kind of vocabulary: one truth in and out of the graph, saved and read back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdkeras.errors import InputError
 EDGE_CASES = ["", " ", "🦠🌡🧼🤧😷", "👍🏽", "e\u0301", "한국어", "\u200b", "ŒUVRE", "½ ﬁ ①"]
 
 
-@pytest.fixture(params=["unigram", "wordpiece"], ids=["sentencepiece", "wordpiece"])
+@pytest.fixture(params=["mixed", "unigram", "wordpiece"])
 def either(request):
     return request.getfixturevalue(request.param)
 
@@ -35,12 +35,14 @@ def test_wordpiece_ids_equal_hugging_face(wordpiece, sentences):
     assert ids_of(wordpiece, texts) == [e.ids for e in reference.encode_batch(texts)]
 
 
-def test_sentencepiece_ids_equal_sentencepiece(unigram, sentences):
+@pytest.mark.parametrize("name", ["unigram", "mixed"])
+def test_sentencepiece_ids_equal_sentencepiece(name, sentences, request):
+    vocabulary = request.getfixturevalue(name)
     texts = sentences + EDGE_CASES
     reference = sentencepiece.SentencePieceProcessor(
-        model_proto=unigram.files["sentencepiece.model"]
+        model_proto=vocabulary.files["sentencepiece.model"]
     )
-    assert ids_of(unigram, texts) == reference.encode(texts)
+    assert ids_of(vocabulary, texts) == reference.encode(texts)
 
 
 def test_wordpiece_splits_like_re2_at_every_character(wordpiece):
@@ -167,8 +169,9 @@ def test_training_twice_gives_one_vocabulary(kind, sentences):
     assert (first.size, first.kind) == (4000, kind)
 
 
-def test_default_kind_is_wordpiece_and_a_set_can_be_given(sample_set):
-    assert train_vocabulary(sample_set, 6000).kind == "wordpiece"
+def test_default_kind_is_mixed_and_a_set_can_be_given(sample_set):
+    default, mixed = (train_vocabulary(sample_set, 6000, *kind) for kind in ((), ("mixed",)))
+    assert default.fingerprint == mixed.fingerprint
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])

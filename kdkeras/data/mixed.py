@@ -1,0 +1,175 @@
+"""A SentencePiece model whose pieces are words where there are words, and unigrams elsewhere."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from kdkeras.data.sentencepiece import (
+    MODEL,
+    WORD_START,
+    SentencePieceVocabulary,
+    train_sentencepiece,
+)
+
+__all__ = ["train_mixed"]
+
+# Scripts without spaces between words, and those whose words begin with other
+# words (Arabic "and", "the"): the likeliest cut finds their parts.
+_UNIGRAM = frozenset({"HAN", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "ARABIC", "HEBREW"})
+_SAME_SCRIPT = {"CJK": "HAN", "HIRAGANA": "HAN", "KATAKANA": "HAN", "HALFWIDTH": "HAN"}
+_NO_SCRIPT = "OTHER"
+# More than any logarithm of a probability, so that the longest beginning of a word wins.
+_PER_CHARACTER = 100.0
+# The score of a word before it was counted: as few pieces as can be.
+_START = -10.0
+# Candidates of words for every piece wanted.
+_CANDIDATES = 1.7
+# Of these, how many a trainer of words would have taken that gives small scripts their due.
+_GENEROUS = 1.25
+_ROUNDS = 4
+_CHUNK = 100_000
+_NORMAL = 1  # sentencepiece's type of a piece that is neither special nor a byte.
+
+
+def train_mixed(sentences: list[str], size: int) -> SentencePieceVocabulary:
+    """Learns words and unigrams, in one SentencePiece model; see `train_vocabulary`.
+
+    In scripts that set words apart a word is cut after the longest beginning
+    that is a piece (its stem, mostly), and pieces are learned by merging, as
+    WordPiece does. Elsewhere it is cut in the likeliest way, into unigram pieces.
+    The model says so by its scores alone, so that every SentencePiece runtime
+    cuts alike. Candidates from both trainers are pruned by how often they are
+    used; a script with less than a tenth of the pieces keeps as many as
+    either trainer would give it.
+
+    Raises:
+        InputError: If the sentences do not hold `size` pieces, or hold more
+            characters than that.
+    """
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    model.ParseFromString(train_sentencepiece(sentences, size).files[MODEL])
+    unigrams = {p.piece: p.score for p in model.pieces if p.type == _NORMAL}
+    characters = {c for piece in unigrams for c in piece}
+    texts = _normalized(model, sentences)
+    words = [piece for piece in _merged_words(texts, size) if characters.issuperset(piece)]
+    scores = {p: _START for p in words if script(p) not in _UNIGRAM}
+    scores.update((p, s) for p, s in unigrams.items() if script(p) in _UNIGRAM or len(p) == 1)
+    number = len(unigrams)
+    if len(scores) < number:  # Little text: too few words.
+        scores.update((p, s) for p, s in unigrams.items() if p not in scores)
+    _prune(model, scores, texts, number, _floors(words[: int(_GENEROUS * size)], list(unigrams)))
+    return SentencePieceVocabulary({MODEL: _assembled(model, scores)})
+
+
+def _normalized(model: Any, sentences: list[str]) -> list[str]:
+    """What the model's own normaliser makes of each sentence, words between spaces."""
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    return [text.replace(WORD_START, " ").strip() for text in pieces.normalize(sentences)]
+
+
+def _merged_words(texts: list[str], size: int) -> list[str]:
+    """Pieces in the order in which merging finds them, the characters first."""
+    counts = Counter(character for text in texts for character in text)
+    del counts[" "]
+    ordered = sorted(counts)
+    # Given in one order: the trainer breaks ties by a randomly seeded one of its own.
+    inside = {b for t in texts for a, b in zip(t, t[1:], strict=False) if " " not in (a, b)}
+    alphabet = [*ordered, *(f"##{c}" for c in ordered if c in inside)]
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=max(int(_CANDIDATES * size), len(alphabet) + 2),
+        special_tokens=["[UNK]", *alphabet],
+        limit_alphabet=1,
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    found = learner.get_vocab()
+    tokens = sorted(found, key=lambda token: found[token])[1:]
+    return [t[2:] if t.startswith("##") else WORD_START + t for t in tokens]
+
+
+@cache
+def script(piece: str) -> str:
+    """Returns the script of a piece's first letter, e.g. `"LATIN"`, by its Unicode name."""
+    for character in piece:
+        if unicodedata.category(character)[0] in "LM":
+            name = unicodedata.name(character, _NO_SCRIPT).replace("-", " ").split()[0]
+            return _SAME_SCRIPT.get(name, name)
+    return _NO_SCRIPT
+
+
+def _floors(words: list[str], unigrams: list[str]) -> dict[str, int]:
+    """Pieces that small scripts keep: as many as the more generous trainer gave them."""
+    given = [Counter(map(script, pieces)) for pieces in (words, unigrams)]
+    most = {name: max(g[name] for g in given) for g in given for name in g}
+    return {name: n for name, n in most.items() if n < len(unigrams) / 10}
+
+
+def _prune(
+    model: Any,
+    scores: dict[str, float],
+    texts: list[str],
+    number: int,
+    floors: dict[str, int],
+) -> None:
+    """Leaves `number` pieces, scored by how often they are used; characters stay."""
+    for step in range(_ROUNDS, 0, -1):
+        counts = _counts(model, scores, texts)
+        total = sum(counts.values())
+        scores.update((p, math.log((counts[p] + 0.1) / total)) for p in scores)
+        surplus = len(scores) - number if step == 1 else (len(scores) - number) // 2
+        left = Counter(map(script, scores))
+        for piece in sorted(scores, key=lambda p: (counts[p], p)):
+            if surplus <= 0:
+                break
+            if len(piece) > 1 and left[script(piece)] > floors.get(script(piece), 0):
+                del scores[piece]
+                left[script(piece)] -= 1
+                surplus -= 1
+
+
+def _counts(model: Any, scores: dict[str, float], texts: list[str]) -> Counter[str]:
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=_assembled(model, scores))
+    counts = np.zeros(pieces.get_piece_size(), np.int64)
+    for ids in _encoded(pieces, texts):
+        counts += np.bincount(ids, minlength=len(counts))
+    return Counter({pieces.id_to_piece(i): int(n) for i, n in enumerate(counts)})
+
+
+def _encoded(
+    pieces: sentencepiece.SentencePieceProcessor, texts: list[str]
+) -> Iterator[np.ndarray]:
+    for start in range(0, len(texts), _CHUNK):
+        rows = pieces.encode(texts[start : start + _CHUNK], num_threads=4)
+        yield np.fromiter(chain.from_iterable(rows), np.int64)
+
+
+def _assembled(model: Any, scores: dict[str, float]) -> bytes:
+    """The model with these pieces in place of its own, the likeliest first."""
+    special = [piece for piece in model.pieces if piece.type != _NORMAL]
+    made = type(model)()
+    made.CopyFrom(model)
+    del made.pieces[:]
+    made.pieces.extend(special)
+    for text in sorted(scores, key=lambda p: (-scores[p], p)):
+        made.pieces.add(piece=text, score=scores[text] + _bonus(text), type=_NORMAL)
+    made.trainer_spec.vocab_size = len(made.pieces)
+    return made.SerializeToString(deterministic=True)
+
+
+def _bonus(piece: str) -> float:
+    """What the beginning of a word gets for every character, so that the longest one wins."""
+    begins = piece.startswith(WORD_START) and len(piece) > 1 and script(piece) not in _UNIGRAM
+    return _PER_CHARACTER * len(piece) if begins else 0.0
