@@ -12,13 +12,14 @@ import keras
 
 from kdkeras import data, export
 from kdkeras.cli.fit_progress import FitProgress
+from kdkeras.cli.progress import bar
 from kdkeras.config import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS
 from kdkeras.errors import InputError
 from kdkeras.evaluation import EvaluationCallback, RetrievalEvaluator, evaluate_all
 from kdkeras.export.model_card import TrainingData
 from kdkeras.files import atomic_write
 from kdkeras.recipe import build_distiller, build_optimizer
-from kdkeras.students import Student, from_preset
+from kdkeras.students import StaticStudent, Student, from_preset, initialize_from_targets
 
 __all__ = ["run_demo"]
 
@@ -183,6 +184,9 @@ def _train(sample: Sample, preset: str, epochs: int, seed: int, say: Say) -> Tra
     distiller = build_distiller(student, LOSS_WEIGHTS)
     distiller.compile(build_optimizer(LEARNING_RATE, 100, steps), jit_compile=False)
     started = time.perf_counter()
+    if isinstance(student, StaticStudent):
+        with bar("Start", "sentences, read and fitted") as report:
+            initialize_from_targets(student, dataset, progress=report)
     with FitProgress(steps) as progress:
         history = distiller.fit(
             batches,

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where artefacts and report go",
     )
     parser.add_argument(
-        "--epochs", type=positive_int, default=5, metavar="N", help="passes over the sample"
+        "--epochs", type=positive_int, default=3, metavar="N", help="passes over the sample"
     )
     parser.add_argument(
         "--student", default="static_256", metavar="PRESET", help="the student's preset"
