@@ -13,15 +13,22 @@ from kdkeras.errors import InputError
 
 __all__ = [
     "BATCH_PARTS",
+    "EMBEDDING",
+    "FEATURES",
     "AlignmentLoss",
     "DistillationLoss",
     "ExampleLoss",
     "l2_normalize",
+    "may_match",
     "positive",
 ]
 
 BATCH_PARTS = ("padding_mask", "token_ids", "label", "source_id")
 """What a loss may read besides teacher targets: inputs of its side, and the batch's labels."""
+
+EMBEDDING = "embedding"
+FEATURES = ("attention", "hidden_states", "layer_embeddings")
+"""Outputs that are several tensors: a model that has not got one has nothing in its place."""
 
 
 def positive(name: str, value: float) -> float:
@@ -48,6 +55,14 @@ def l2_normalize(x: Any) -> Any:
     """
     square = ops.sum(ops.square(x), axis=-1, keepdims=True)
     return x * ops.rsqrt(ops.maximum(square, 1e-12))
+
+
+def may_match(one: Any, other: Any) -> bool:
+    """Whether two shapes can be equal but for the batch; a length that is not known can."""
+    a, b = one.shape[1:], other.shape[1:]
+    return len(a) == len(b) and all(
+        None in (m, n) or m == n for m, n in zip(a, b, strict=True)
+    )
 
 
 class ExampleLoss(keras.layers.Layer):
@@ -98,6 +113,11 @@ class DistillationLoss(ExampleLoss):
         super().__init__(**kwargs)
         self.target = target
 
+    @property
+    def student_output(self) -> str:
+        """Name of the student's output that the loss reads; that of the target if not told."""
+        return self.target
+
     def project(self, student: Any) -> Any:
         """Takes the student's output to the teacher's space, where a loss has a map for it."""
         return student
@@ -106,12 +126,39 @@ class DistillationLoss(ExampleLoss):
         """Formula of the loss: `(B, d)` and `(B, d)` to `(B,)`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `loss`.")
 
+    def check_shapes(self, teacher: Any, student: Any) -> None:
+        """Refuses what cannot be compared, before an hour of training.
+
+        Args:
+            teacher: What the teacher says: tensors, or `keras.KerasTensor`s
+                where there is no batch yet.
+            student: What the student says, projected.
+
+        Raises:
+            InputError: If the shapes cannot match.
+        """
+        if not self.same_width:
+            if len(teacher.shape) != 2 or len(student.shape) != 2:
+                raise InputError(
+                    "Relations are those of one vector a sentence. Received: teacher "
+                    f"{tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
+                    "Pool the tokens first."
+                )
+        elif not may_match(teacher, student):
+            raise InputError(
+                "The teacher's target and the student's output must have equal shapes. "
+                f"Received: teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in "
+                f"`{self.name}`. Set the student's output_dim to the teacher's width, or give "
+                f"EmbeddingDistillation(projection={(student.shape[-1], teacher.shape[-1])})."
+            )
+
     def call(self, y_true: Any, y_pred: Any, **parts: Any) -> Any:
         """Computes the loss.
 
         Args:
-            y_true: Float tensor `(B, ...)`, what the teacher said.
-            y_pred: Float tensor `(B, ...)`, what the student says.
+            y_true: Float tensor `(B, ...)`, or a structure of them: what the
+                teacher said.
+            y_pred: The same of the student.
             **parts: What the loss `needs` and `takes`, by keyword.
 
         Returns:
@@ -120,22 +167,12 @@ class DistillationLoss(ExampleLoss):
         Raises:
             InputError: If the shapes cannot match.
         """
-        teacher = ops.stop_gradient(ops.cast(y_true, "float32"))
-        student = self.project(ops.cast(y_pred, "float32"))
-        if not self.same_width:
-            if len(teacher.shape) != 2 or len(student.shape) != 2:
-                raise InputError(
-                    "Relations are those of one vector a sentence. Received: teacher "
-                    f"{tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
-                    "Pool the tokens first."
-                )
-        elif tuple(teacher.shape[1:]) != tuple(student.shape[1:]):
-            raise InputError(
-                "The teacher's target and the student's output must have equal shapes. "
-                f"Received: teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in "
-                f"`{self.name}`. Set the student's output_dim to the teacher's width, or give "
-                f"EmbeddingDistillation(projection={(student.shape[-1], teacher.shape[-1])})."
-            )
+        teacher, student = (
+            keras.tree.map_structure(lambda x: ops.cast(x, "float32"), y) for y in (y_true, y_pred)
+        )
+        teacher = keras.tree.map_structure(ops.stop_gradient, teacher)
+        student = self.project(student)
+        self.check_shapes(teacher, student)
         return self.loss(teacher, student, **parts)
 
     def get_config(self) -> dict[str, Any]:
