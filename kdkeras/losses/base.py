@@ -58,10 +58,9 @@ def l2_normalize(x: Any) -> Any:
 
 
 def may_match(one: Any, other: Any) -> bool:
-    """Whether two shapes can be equal but for the batch; a length that is not known can."""
-    a, b = one.shape[1:], other.shape[1:]
-    return len(a) == len(b) and all(
-        None in (m, n) or m == n for m, n in zip(a, b, strict=True)
+    """Whether two shapes can be equal; a length that is not known can be any."""
+    return len(one) == len(other) and all(
+        None in (m, n) or m == n for m, n in zip(one, other, strict=True)
     )
 
 
@@ -144,7 +143,7 @@ class DistillationLoss(ExampleLoss):
                     f"{tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
                     "Pool the tokens first."
                 )
-        elif not may_match(teacher, student):
+        elif not may_match(teacher.shape[1:], student.shape[1:]):
             raise InputError(
                 "The teacher's target and the student's output must have equal shapes. "
                 f"Received: teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in "
