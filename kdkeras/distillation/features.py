@@ -59,9 +59,7 @@ def output_specs(model: Any) -> Any:
     return model.output if getattr(model, "outputs", None) else None
 
 
-def check_models(
-    student: Any, teacher: Any, distillation: Mapping[str, DistillationLoss]
-) -> None:
+def check_models(student: Any, teacher: Any, distillation: Mapping[str, DistillationLoss]) -> None:
     """Refuses a live teacher whose outputs no loss could compare with the student's.
 
     Where one of the shapes is not known before a batch is, the loss itself

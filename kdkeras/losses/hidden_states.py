@@ -146,8 +146,10 @@ class HiddenStateDistillation(DistillationLoss):
             )
         else:
             # What is no list either is refused by `pick`.
-            counts = [len(side) - 1 if isinstance(side, list | tuple) else 1
-                      for side in (student, teacher)]
+            counts = [
+                len(side) - 1 if isinstance(side, list | tuple) else 1
+                for side in (student, teacher)
+            ]
             pairs = evenly_spaced(*counts)
         if self.embedding_layer and (0, 0) not in pairs:
             pairs = [(0, 0), *pairs]

@@ -110,9 +110,7 @@ class SentenceEncoder(FeatureModel):
         hidden = backbone.embeddings_add((tokens, backbone.position_embedding(tokens), segments))
         states = [backbone.embeddings_layer_norm(hidden)]
         for layer in backbone.transformer_layers:
-            states.append(
-                layer(states[-1], padding_mask=inputs["padding_mask"], training=False)
-            )
+            states.append(layer(states[-1], padding_mask=inputs["padding_mask"], training=False))
         return states
 
     def _last(self, inputs: dict[str, Any]) -> Any:
