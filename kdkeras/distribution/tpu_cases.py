@@ -7,13 +7,17 @@ from functools import partial
 from typing import Any
 
 import keras
+import keras_hub
 import tensorflow as tf
 
 from kdkeras.data import Vocabulary
 from kdkeras.distillation import Distiller
 from kdkeras.losses import (
+    AttentionRelations,
     CorrelationDistillation,
     EmbeddingDistillation,
+    HiddenStateDistillation,
+    PerLayer,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
@@ -23,6 +27,7 @@ from kdkeras.losses import (
 )
 from kdkeras.optimizers import FusedAdam
 from kdkeras.students import PRESETS, from_preset
+from kdkeras.teachers.sentence_encoder import SentenceEncoder
 
 __all__ = ["batch_spec", "shipped_cases"]
 
@@ -45,6 +50,17 @@ DISTILLATION: dict[str, Callable[[], Any]] = {
 ALIGNMENT: dict[str, Callable[[], Any]] = {
     "TranslationRanking": TranslationRanking,
     "TranslationRanking guided": partial(TranslationRanking, guide_margin=0.1),
+}
+# With a live teacher, whose layers are TEACHER_DIM wide, and a student that has layers.
+TEACHER_DIM, LAYERED = 64, "tiny"
+LAYERS: dict[str, Callable[[], Any]] = {
+    "HiddenStateDistillation": partial(
+        HiddenStateDistillation,
+        projection=(PRESETS[LAYERED][1]["hidden_dim"], TEACHER_DIM),
+        embedding_layer=True,
+    ),
+    "AttentionRelations": partial(AttentionRelations, num_relation_heads=4, teacher_layer=2),
+    "PerLayer": lambda: PerLayer(SimilarityDistillation(), layers=[0, 1, 2]),
 }
 OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
     "FusedAdam": FusedAdam,
@@ -91,6 +107,8 @@ def shipped_cases(
             sequence_length=sequence_length,
             dtype=policy,
         )
+        if losses.pop("live", False):
+            losses["teacher"] = _teacher(vocabulary, sequence_length)
         distiller = Distiller(student, **(losses or _all_losses()))
         distiller.compile(OPTIMIZERS[optimizer](), jit_compile=False)
         return distiller
@@ -101,9 +119,26 @@ def shipped_cases(
         yield name, partial(build, distillation_losses={"one": loss()})
     for name, loss in ALIGNMENT.items():
         yield name, partial(build, alignment_losses={"one": loss()})
+    for name, loss in LAYERS.items():
+        live = name != "PerLayer"
+        yield name, partial(build, LAYERED, distillation_losses={"one": loss()}, live=live)
     for name in OPTIMIZERS:
         yield name, partial(build, optimizer=name)
     yield "micro-batches", partial(build, micro_batches=2, **_all_losses())
+
+
+def _teacher(vocabulary: Vocabulary, sequence_length: int) -> SentenceEncoder:
+    """An untrained BERT that reads the student's tokens."""
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=vocabulary.size,
+        num_layers=3,
+        num_heads=4,
+        hidden_dim=TEACHER_DIM,
+        intermediate_dim=2 * TEACHER_DIM,
+        max_sequence_length=sequence_length,
+        dtype="float32",
+    )
+    return SentenceEncoder(backbone, "mean", [])
 
 
 def _all_losses() -> dict[str, Any]:
