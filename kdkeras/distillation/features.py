@@ -91,8 +91,8 @@ def _spec(specs: Any, name: str, embedding_else: bool) -> Any:
 
 
 def _refuse_other_ids(name: str, student: Any, teacher: Any) -> None:
-    sizes = [getattr(model, "vocabulary_size", None) for model in (student, teacher)]
-    if None not in sizes and sizes[0] > sizes[1]:
+    sizes = [m.vocabulary_size or 0 for m in (student, teacher) if isinstance(m, FeatureModel)]
+    if len(sizes) == 2 and sizes[0] > sizes[1] > 0:
         raise InputError(
             "A loss on tokens needs a teacher that reads the student's tokens. Received: "
             f"{name!r}, a student of {sizes[0]} token ids, a teacher of {sizes[1]}. Use the "

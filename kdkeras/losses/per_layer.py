@@ -88,7 +88,7 @@ class PerLayer(DistillationLoss):
         for embedding in self._chosen(student):
             self.inner.check_shapes(teacher, self.inner.project(embedding))
 
-    def loss(self, teacher: Any, student: Any, **parts: Any) -> Any:
+    def loss(self, teacher: Any, student: Any, *args: Any, **parts: Any) -> Any:
         """Returns the mean over the layers, `(B,)`."""
         values = [self.inner(teacher, embedding, **parts) for embedding in self._chosen(student)]
         return sum(values[1:], values[0]) / len(values)

@@ -51,7 +51,7 @@ def pick(layers: Any, layer: Layer, side: str, name: str, first: int = 0) -> Any
     )
 
 
-def evenly_spaced(num_student: int, num_teacher: int) -> list[tuple[int, int]]:
+def evenly_spaced(num_student: int, num_teacher: int) -> list[tuple[Layer, Layer]]:
     """Pairs the layers of two encoders, numbered from 1, and ends at the last of both.
 
     As many pairs as the shallower one has layers: `evenly_spaced(3, 6)` is
