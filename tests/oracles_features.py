@@ -1,7 +1,7 @@
-"""Losses on layers and attention once more, in float64 NumPy, sentence by sentence and token by token.
+"""Losses on layers and attention once more, in float64 NumPy, one sentence after the other.
 
 Nothing here imports kdkeras, Keras or TensorFlow.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

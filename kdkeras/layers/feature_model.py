@@ -23,12 +23,12 @@ class FeatureModel(keras.Model):
     |---|---|
     | `embedding` | `(B, d)` |
     | `hidden_states` | a list: `[0]` what enters layer 1, `[k]` what layer `k` gives, `(B, L, h)` |
-    | `attention` | a list, layer 1 first: `{"query", "key", "value"}`, each `(B, L, h)`, the heads side by side |
+    | `attention` | a list, layer 1 first, of dicts: `query`, `key`, `value`, `(B, L, h)` each |
     | `layer_embeddings` | a list like `hidden_states`: the embedding, were that layer the last |
 
-    Subclasses implement `features`, and `output_specs` if they give more than
-    the embedding.
-    """  # noqa: E501
+    The heads of `attention` stand side by side. Subclasses implement `features`
+    and `output_specs`.
+    """
 
     vocabulary_size: int | None = None
     """Token ids that the model can read, where that is known."""

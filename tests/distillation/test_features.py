@@ -35,6 +35,7 @@ from kdkeras.losses import (
     HiddenStateDistillation,
     PerLayer,
     SimilarityDistillation,
+    SoftTargets,
     TranslationRanking,
 )
 from kdkeras.optimizers import FusedAdam
@@ -384,6 +385,18 @@ def test_what_cannot_match_is_refused_when_the_distiller_is_built(teacher):
         with pytest.raises(InputError) as error:
             built(teacher, student, loss)()
         assert_one_line(str(error.value), *parts)
+
+
+def test_plain_models_of_other_widths_are_refused_when_built():
+    def dense(width):
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(width)])
+
+    with pytest.raises(InputError) as error:
+        make_distiller(dense(3), teacher=dense(5))
+    assert_one_line(str(error.value), "(None, 5)", "(None, 3)", "projection=(3, 5)")
+    # Of several targets some are cached, and which is not known before there is a batch.
+    several = {"pull": EmbeddingDistillation(), "classes": SoftTargets()}
+    assert make_distiller(dense(3), teacher=dense(5), distillation_losses=several).built
 
 
 def test_a_cached_target_of_another_name_may_have_another_width(teacher, batch):
