@@ -20,6 +20,7 @@ from kdkeras.distillation.batches import (
     unpack,
     unpack_data,
 )
+from kdkeras.distillation.features import Asked, asked_outputs, check_models
 from kdkeras.distillation.keras_hooks import (
     StrategyHooks,
     compiled_forward,
@@ -69,10 +70,12 @@ class Distiller(StrategyHooks):
 
     Args:
         student: The model to train; returns the embedding, or a dict of
-            outputs by name (`embedding`, `logits`).
+            outputs by name (`embedding`, `logits`). A `FeatureModel`, as
+            kdkeras' students are, is asked for what the losses read.
         teacher: Optional Keras model whose output is the target of losses
             that the batch has no cached target for; a tensor (read by every
-            loss) or a dict of outputs by name.
+            loss) or a dict of outputs by name. A `FeatureModel`, as the
+            `model` of a kdkeras teacher is, is asked for what the losses read.
         distillation_losses: Losses by name, each a `DistillationLoss`; Keras'
             own LogitsDistillation and FeatureDistillation are taken as such.
         alignment_losses: Losses by name, each an `AlignmentLoss`.
@@ -102,7 +105,9 @@ class Distiller(StrategyHooks):
 
     Raises:
         InputError: For an unknown name in `loss_weights`, a negative weight, a
-            name used twice, an unknown loss, or no loss at all.
+            name used twice, an unknown loss, no loss at all, a feature that
+            the student does not offer, or a live teacher whose outputs cannot
+            be compared.
 
     References:
         Hinton et al. (2015), arXiv:1503.02531; Reimers, Gurevych (2020),
@@ -140,7 +145,9 @@ class Distiller(StrategyHooks):
         names = [*self.distillation_losses, *self.alignment_losses, TASK, REGULARIZATION]
         self._logged: tuple[str, ...] = ("loss",)
         self.term_trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self._asked()
         if teacher is not None:
+            check_models(student, teacher, self.distillation_losses)
             teacher.trainable = False
         # Hidden from Keras: neither tracked nor trained (nor saved, see __dir__).
         object.__setattr__(self, "_teacher_holder", (teacher,))
@@ -262,7 +269,7 @@ class Distiller(StrategyHooks):
             part = data.part(i, self.micro_batches)
             targets = teacher_targets(part.batch, self.teacher, *self._given_losses())
             with tf.GradientTape() as tape:
-                outputs = forward(self._forward, part.batch, training=True)
+                outputs = forward(self._forward, part.batch, True, self._asked())
                 terms = self._terms(part, targets, outputs)
                 loss = weighted_total(terms, self.term_weights) / count
                 scaled = self.optimizer.scale_loss(loss)
@@ -275,7 +282,7 @@ class Distiller(StrategyHooks):
     def test_step(self, data: Any) -> dict[str, Any]:
         """The same terms without a gradient."""
         data = unpack_data(data)
-        outputs = forward(self._forward, data.batch, training=False)
+        outputs = forward(self._forward, data.batch, False, self._asked())
         targets = teacher_targets(data.batch, self.teacher, *self._given_losses())
         terms = self._terms(data, targets, outputs)
         self._track(data, outputs, terms)
@@ -283,6 +290,14 @@ class Distiller(StrategyHooks):
 
     def _given_losses(self) -> tuple[dict[str, DistillationLoss], dict[str, AlignmentLoss]]:
         return self.distillation_losses, self.alignment_losses
+
+    def _asked(self) -> Asked:
+        """What the student is asked for: the union of what the losses read."""
+        names = {loss.student_output for loss in self.distillation_losses.values()}
+        names.update(["embedding"] if self.alignment_losses else [])
+        if self.compiled and (self._compile_loss, self._compile_metrics) != (None, None):
+            names.add("logits")
+        return asked_outputs(self.student, names)
 
     def _terms(self, rows: Rows, targets: dict[str, Any], outputs: StudentOutputs) -> Terms:
         return {

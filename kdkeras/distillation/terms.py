@@ -10,6 +10,7 @@ from keras import ops
 
 from kdkeras import replicas
 from kdkeras.distillation.batches import Batch, Rows, StudentOutputs, named_output
+from kdkeras.distillation.features import asked_outputs, named_outputs, refuse_other_tokens
 from kdkeras.distillation.weights import REGULARIZATION, TASK
 from kdkeras.errors import InputError
 from kdkeras.losses import AlignmentLoss, DistillationLoss
@@ -37,7 +38,8 @@ def teacher_targets(
     """Returns the cached targets, and the live teacher's for what is not cached.
 
     Raises:
-        InputError: If a loss needs what is neither cached nor taught.
+        InputError: If a loss needs what is neither cached nor taught, or reads
+            tokens where the teacher has others.
     """
     wanted = {loss.target for loss in distillation.values()}
     for loss in (*distillation.values(), *alignment.values()):
@@ -51,8 +53,11 @@ def teacher_targets(
             f"{sorted(batch.targets)} and no live teacher. Cache the target in y, or pass teacher=."
         )
     inputs = batch.source if batch.teacher is None else batch.teacher
-    outputs = keras.tree.map_structure(ops.stop_gradient, teacher(inputs, training=False))
-    return {**batch.targets, **{name: named_output(outputs, name) for name in missing}}
+    if batch.teacher is not None:
+        refuse_other_tokens(distillation, missing)
+    outputs = named_outputs(teacher, inputs, False, asked_outputs(teacher, missing))
+    outputs = keras.tree.map_structure(ops.stop_gradient, outputs)
+    return {**batch.targets, **{name: named_output(outputs, name, "teacher") for name in missing}}
 
 
 def loss_terms(

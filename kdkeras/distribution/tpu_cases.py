@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import keras
+import keras_hub
 import tensorflow as tf
 from keras import ops
 
@@ -14,11 +15,14 @@ from kdkeras.data import Vocabulary
 from kdkeras.distillation import Distiller
 from kdkeras.layers import EmbeddingTable, MaskedMean
 from kdkeras.losses import (
+    AttentionRelations,
     CorrelationDistillation,
     DecoupledDistillation,
     EmbeddingDistillation,
+    HiddenStateDistillation,
     KerasLoss,
     LogitMSE,
+    PerLayer,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
@@ -32,6 +36,7 @@ from kdkeras.losses import (
 )
 from kdkeras.optimizers import FusedAdam
 from kdkeras.students import PRESETS, from_preset
+from kdkeras.teachers.sentence_encoder import SentenceEncoder
 
 __all__ = ["batch_spec", "shipped_cases"]
 
@@ -65,6 +70,17 @@ TOKENS: dict[str, Callable[[], Any]] = {
 ALIGNMENT: dict[str, Callable[[], Any]] = {
     "TranslationRanking": TranslationRanking,
     "TranslationRanking guided": partial(TranslationRanking, guide_margin=0.1),
+}
+# With a live teacher, whose layers are TEACHER_DIM wide, and a student that has layers.
+TEACHER_DIM, LAYERED = 64, "tiny"
+LAYERS: dict[str, Callable[[], Any]] = {
+    "HiddenStateDistillation": partial(
+        HiddenStateDistillation,
+        projection=(PRESETS[LAYERED][1]["hidden_dim"], TEACHER_DIM),
+        embedding_layer=True,
+    ),
+    "AttentionRelations": partial(AttentionRelations, num_relation_heads=4, teacher_layer=2),
+    "PerLayer": lambda: PerLayer(SimilarityDistillation(), layers=[0, 1, 2]),
 }
 OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
     "FusedAdam": FusedAdam,
@@ -124,9 +140,12 @@ def shipped_cases(
     def build(
         make: Callable[[], keras.Model] | None = None,
         optimizer: str = "FusedAdam",
+        live: bool = False,
         **losses: Any,
     ) -> Distiller:
         student = (make or preset)()
+        if live:
+            losses["teacher"] = _teacher(vocabulary, sequence_length)
         distiller = Distiller(student, **(losses or _all_losses()))
         distiller.compile(OPTIMIZERS[optimizer](), jit_compile=False)
         return distiller
@@ -140,6 +159,10 @@ def shipped_cases(
         yield name, partial(build, tagger, distillation_losses={"one": loss()})
     for name, loss in ALIGNMENT.items():
         yield name, partial(build, alignment_losses={"one": loss()})
+    layered = partial(preset, LAYERED)
+    for name, loss in LAYERS.items():
+        live = name != "PerLayer"
+        yield name, partial(build, layered, distillation_losses={"one": loss()}, live=live)
     for name in OPTIMIZERS:
         yield name, partial(build, optimizer=name)
     yield "micro-batches", partial(build, micro_batches=2, **_all_losses())
@@ -153,6 +176,20 @@ def _tagger(vocabulary_size: int, sequence_length: int, policy: str) -> keras.Mo
     sentence = MaskedMean(dtype=policy)(tokens, inputs["padding_mask"])
     hidden = tokens + ops.expand_dims(sentence, 1)
     return keras.Model(inputs, keras.layers.Dense(OUTPUT_DIM, dtype=policy)(hidden))
+
+
+def _teacher(vocabulary: Vocabulary, sequence_length: int) -> SentenceEncoder:
+    """An untrained BERT that reads the student's tokens."""
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=vocabulary.size,
+        num_layers=3,
+        num_heads=4,
+        hidden_dim=TEACHER_DIM,
+        intermediate_dim=2 * TEACHER_DIM,
+        max_sequence_length=sequence_length,
+        dtype="float32",
+    )
+    return SentenceEncoder(backbone, "mean", [])
 
 
 def _all_losses() -> dict[str, Any]:

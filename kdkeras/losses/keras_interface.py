@@ -21,8 +21,12 @@ class KerasInterface(keras.distillation.DistillationLoss):
     """
 
     target: str
-    student_output: str
     needs: Mapping[str, str]
+
+    @property
+    def student_output(self) -> str:
+        """Name of the student's output that the loss reads; that of the target if not told."""
+        return self.target
 
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **parts: Any) -> Any:
         """Returns the mean over the batch, a float32 scalar.

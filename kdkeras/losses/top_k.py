@@ -9,8 +9,8 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import positive
-from kdkeras.losses.logits import LogitLoss, OfTokens, may_equal
+from kdkeras.losses.base import may_match, positive
+from kdkeras.losses.logits import LogitLoss, OfTokens
 
 __all__ = ["TokenTopKSoftTargets", "TopKSoftTargets", "top_k_targets"]
 
@@ -135,7 +135,12 @@ class TopKSoftTargets(LogitLoss):
         super().__init__(target=f"{prefix}_logits", name=name, **kwargs)
         self.temperature = positive("temperature", temperature)
         self.prefix = prefix
-        self.student_output = student_output
+        self._student_output = student_output
+
+    @property
+    def student_output(self) -> str:
+        """The student's output with all logits."""
+        return self._student_output
 
     @property
     def needs(self) -> dict[str, str]:  # type: ignore[override]
@@ -145,17 +150,18 @@ class TopKSoftTargets(LogitLoss):
             "top_rest": _rest_name(self.prefix, self.temperature),
         }
 
-    def check_shapes(self, teacher: tuple[Any, ...], student: tuple[Any, ...]) -> None:
+    def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuses another rank, other tokens, and more of the teacher than there is.
 
         Raises:
             InputError: If the shapes cannot belong together.
         """
-        super().check_shapes((*teacher[:-1], None), student)
-        if teacher[-1] is not None and student[-1] is not None and teacher[-1] > student[-1]:
+        top, every = tuple(teacher.shape), tuple(student.shape)
+        self._check_logits((*top[:-1], None), every)
+        if top[-1] is not None and every[-1] is not None and top[-1] > every[-1]:
             raise InputError(
-                f"`k` must be from 1 to the number of classes. Received: teacher {teacher}, "
-                f"student {student} in `{self.name}`. Give both the same vocabulary."
+                f"`k` must be from 1 to the number of classes. Received: teacher {top}, "
+                f"student {every} in `{self.name}`. Give both the same vocabulary."
             )
 
     def loss(self, teacher: Any, student: Any, top_indices: Any, top_rest: Any) -> Any:
@@ -176,7 +182,7 @@ class TopKSoftTargets(LogitLoss):
     def _check_parts(self, top: tuple[Any, ...], indices: Any, rest: tuple[Any, ...]) -> None:
         dtype = keras.backend.standardize_dtype(indices.dtype)
         fits = all(
-            len(part) == len(wanted) and all(map(may_equal, part, wanted))
+            may_match(part, wanted)
             for part, wanted in ((tuple(indices.shape), top), (rest, top[:-1]))
         )
         if not fits or "int" not in dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -93,14 +94,16 @@ class StaticStudent(Student):
         self.token_weight.build((None, None))
         self.projection.build((None, self.embedding_dim))
 
-    def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
+    def features(
+        self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
+    ) -> dict[str, Any]:
         """Returns the sentences' embeddings."""
         token_ids = inputs["token_ids"]
         vectors = self.token_embedding(token_ids)
         weights = ops.exp(self.token_weight(token_ids))
         mean = self.pooling(vectors, inputs["padding_mask"], weights=weights)
         embedding = ops.cast(self.projection(mean), "float32")
-        return self.unit_norm(embedding) if self.normalize else embedding
+        return {"embedding": self.unit_norm(embedding) if self.normalize else embedding}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kdkeras.errors import InputError
+from kdkeras.layers import FeatureModel
 
 if TYPE_CHECKING:
     from kdkeras.data.vocabulary import Vocabulary
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["Student"]
 
 
-class Student(keras.Model):
+class Student(FeatureModel):
     """Base class of sentence encoders that are built to be exported.
 
     A student maps `{"token_ids", "padding_mask"}` to one vector a sentence and
-    carries its vocabulary, which is saved inside the `.keras` file.
+    carries its vocabulary, which is saved inside the `.keras` file. What else
+    it can be asked for is in `output_specs()`.
 
     Args:
         vocabulary_size: Rows of the token table.
@@ -86,6 +88,10 @@ class Student(keras.Model):
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
         """Returns `(B, output_dim)`."""
         return (input_shape["token_ids"][0], self.output_dim)
+
+    def output_specs(self) -> dict[str, Any]:
+        """Returns what can be asked for by name: the embedding."""
+        return {"embedding": keras.KerasTensor((None, self.output_dim))}
 
     def encode(
         self, texts: Sequence[str], batch_size: int = 256, sequence_length: int | None = None

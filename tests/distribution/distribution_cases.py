@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,12 +18,16 @@ from small_models import (
     randomized,
 )
 
+from kdkeras import teachers
 from kdkeras.losses import (
+    AttentionRelations,
     CorrelationDistillation,
     DecoupledDistillation,
     EmbeddingDistillation,
+    HiddenStateDistillation,
     KerasLoss,
     LogitMSE,
+    PerLayer,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
@@ -36,6 +41,9 @@ from kdkeras.losses import (
     TranslationRanking,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
+from kdkeras.students import TransformerStudent
+
+TINY_BERT = Path(__file__).parents[1] / "teachers" / "tiny_bert" / "mean"
 
 # Each replica rounds its part of a gradient to the short type before the sum:
 # one unit in the last place of a value of 1.
@@ -85,6 +93,33 @@ def token_labels(rows):
 
 def with_optimizer(make):
     return lambda: make_distiller(optimizer=make(), **every_loss())
+
+
+def with_layers(**arguments):
+    """Layers and attention of a real live BERT, and a map that is trained."""
+    losses = {
+        "hidden": randomized(HiddenStateDistillation(projection=(4, 32), embedding_layer=True)),
+        "attention": AttentionRelations(2, student_layer=1),
+    }
+    return make_distiller(
+        make_transformer(),
+        optimizer=sgd(),
+        teacher=teachers.load(TINY_BERT).model,
+        distillation_losses=losses,
+        **arguments,
+    )
+
+
+def with_per_layer():
+    losses = {
+        "place": PerLayer(EmbeddingDistillation("mse")),
+        "relations": PerLayer(SimilarityDistillation(0.5), layers=[0, -1]),
+    }
+    return make_distiller(make_transformer(), optimizer=sgd(), distillation_losses=losses)
+
+
+def make_transformer():
+    return randomized(TransformerStudent(7, 3, 2, 4, 2, 6, dropout=0.0))
 
 
 def labelled(regularizer=None):
@@ -167,6 +202,11 @@ CASES = {
         weighted=True,
         rows=7,
     ),
+    "live layers": Case(build=with_layers),
+    "live layers, uneven": Case(build=with_layers, rows=7, weighted=True),
+    "live layers, an empty replica": Case(build=with_layers, rows=9),
+    "live layers, jit": Case(build=lambda: with_layers(jit_compile=True)),
+    "per layer": Case(build=with_per_layer, rows=7),
     "all losses": Case(build=with_optimizer(sgd)),
     "uneven shards": Case(build=with_optimizer(sgd), rows=7),
     "an empty replica": Case(build=with_optimizer(sgd), rows=9),

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import oracles
+import oracles_features
 import oracles_logits
+from keras.tree import map_structure
 
 from kdkeras.losses import (
+    AttentionRelations,
     CorrelationDistillation,
     DecoupledDistillation,
     EmbeddingDistillation,
+    HiddenStateDistillation,
     KerasLoss,
     LogitMSE,
+    PerLayer,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
@@ -34,16 +41,26 @@ SOURCE_ID = np.array([7, 8, 7, 9])
 GUIDE = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.0]], "float32")
 LABEL = np.array([1, 4, 0, 1])
 # No padding, some, a sentence without a token, and padding before the tokens.
-PADDING = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0], [0, 1, 1]])
+PADDING = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1]])
+
+Shape = Any
+"""`(4, 5)`, or a list or dict of shapes."""
 
 
 class Case(NamedTuple):
-    """A loss in one setting, as a function of (teacher, student)."""
+    """A loss in one setting, as a function of (teacher, student).
+
+    Each side is an array, or a list or dict of arrays where `shape` is one of shapes.
+    """
 
     name: str
     loss: Callable[..., Any]
     oracle: Callable[..., np.ndarray]
-    shape: tuple[int, ...] = (4, 5)
+    shape: Shape = (4, 5)
+    student_shape: Shape | None = None
+    """The same as `shape` unless given."""
+    same: Callable[[Any], Any] = copy.deepcopy
+    """The student that says what the teacher says."""
     parts: Mapping[str, Any] = {}
     """What else of the batch it reads, one row an example; the oracle reads the same."""
     cached: Callable[[Any], tuple[Any, dict[str, Any]]] | None = None
@@ -51,21 +68,57 @@ class Case(NamedTuple):
 
     def value(self, teacher: Any, student: Any, rows: Any = slice(None)) -> Any:
         """The loss of each example; with `rows` of these, in this order."""
-        parts = {name: values[rows] for name, values in self.parts.items()}
-        teacher, student = teacher[rows], student[rows]
+        of_rows = partial(map_structure, lambda values: values[rows])
+        parts = of_rows(dict(self.parts))
+        teacher, student = of_rows(teacher), of_rows(student)
         if self.cached is not None:
             teacher, more = self.cached(teacher)
             parts.update(more)
         return self.loss(teacher, student, **parts)
 
-    def expected(self, teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    def expected(self, teacher: Any, student: Any) -> np.ndarray:
         """The same by the oracle."""
         return self.oracle(teacher, student, **self.parts)
 
-    def inputs(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def inputs(self, seed: int = 0) -> tuple[Any, Any]:
         """Random teacher and student."""
-        values = np.random.default_rng(seed).normal(size=(2, *self.shape))
-        return values[0].astype("float32"), values[1].astype("float32")
+        values = np.random.default_rng(seed).normal(size=(2, self.size)).astype("float32")
+        return self.fill(values)
+
+    @property
+    def size(self) -> int:
+        """Numbers that fill the larger side."""
+        return max(_size(self.shape), _size(self.student_shape or self.shape))
+
+    def fill(self, values: np.ndarray) -> tuple[Any, Any]:
+        """Both sides from rows of numbers, which are repeated where they are too few."""
+        shapes = (self.shape, self.student_shape or self.shape)
+        teacher, student = (
+            _filled(shape, iter(np.resize(row, self.size)))
+            for row, shape in zip(values, shapes, strict=True)
+        )
+        return teacher, student
+
+
+def _size(shape: Shape) -> int:
+    if isinstance(shape, tuple):
+        return int(np.prod(shape))
+    parts = shape.values() if isinstance(shape, dict) else shape
+    return sum(_size(part) for part in parts)
+
+
+def _filled(shape: Shape, numbers: Any) -> Any:
+    if isinstance(shape, tuple):
+        return np.array(list(islice(numbers, int(np.prod(shape)))), "float32").reshape(shape)
+    if isinstance(shape, dict):
+        return {name: _filled(part, numbers) for name, part in shape.items()}
+    return [_filled(part, numbers) for part in shape]
+
+
+TOKENS = (4, 4, 6)
+LAYER = dict.fromkeys(("query", "key", "value"), TOKENS)
+PROJECTED = HiddenStateDistillation({1: 1, -1: 2}, projection=(6, 6))
+KERNEL = np.asarray(PROJECTED.kernel)
 
 
 def top(k: int, temperature: float = 1.0) -> Callable[[Any], tuple[Any, dict[str, Any]]]:
@@ -84,7 +137,7 @@ def of_tokens(oracle: Callable[..., np.ndarray], **arguments: Any) -> Callable[.
     return partial(oracles_logits.of_tokens, oracle, **arguments)
 
 
-OF_TOKENS: dict[str, Any] = {"shape": (4, 3, 5), "parts": {"padding_mask": PADDING}}
+OF_TOKENS: dict[str, Any] = {"shape": (4, 4, 5), "parts": {"padding_mask": PADDING}}
 
 DISTILLATION = [
     Case("cosine", EmbeddingDistillation(), oracles.embedding_cosine),
@@ -169,6 +222,76 @@ DISTILLATION = [
     ),
 ]
 
+FEATURES = [
+    Case(
+        "hidden_states",
+        HiddenStateDistillation(),
+        partial(oracles_features.hidden_states, pairs=[(1, 1), (2, 2)]),
+        [TOKENS] * 3,
+        parts={"padding_mask": PADDING},
+    ),
+    Case(
+        "hidden_states_of_a_deeper_teacher",
+        HiddenStateDistillation(embedding_layer=True),
+        partial(oracles_features.hidden_states, pairs=[(0, 0), (1, 1), (2, 3)]),
+        [TOKENS] * 4,
+        [TOKENS] * 3,
+        same=lambda teacher: [teacher[0], teacher[1], teacher[3]],
+        parts={"padding_mask": PADDING},
+    ),
+    Case(
+        "hidden_states_projected",
+        PROJECTED,
+        partial(oracles_features.hidden_states, pairs=[(1, 1), (2, 2)], kernel=KERNEL),
+        [TOKENS] * 3,
+        # Its columns are orthonormal.
+        same=lambda teacher: [state @ KERNEL.T for state in teacher],
+        parts={"padding_mask": PADDING},
+    ),
+    Case(
+        "attention_relations",
+        AttentionRelations(2),
+        partial(oracles_features.attention_relations, num_relation_heads=2),
+        [LAYER] * 2,
+        parts={"padding_mask": PADDING},
+    ),
+    Case(
+        "attention_relations_of_a_middle_layer",
+        AttentionRelations(3, student_layer=1, teacher_layer=2),
+        partial(
+            oracles_features.attention_relations,
+            num_relation_heads=3,
+            student_layer=0,
+            teacher_layer=1,
+        ),
+        [LAYER] * 3,
+        [LAYER] * 2,
+        same=lambda teacher: [teacher[1], teacher[0]],
+        parts={"padding_mask": PADDING},
+    ),
+    Case(
+        "per_layer_cosine",
+        PerLayer(EmbeddingDistillation()),
+        partial(oracles_features.per_layer, inner=oracles.embedding_cosine, layers=[1, 2]),
+        (4, 5),
+        [(4, 5)] * 3,
+        same=lambda teacher: [teacher] * 3,
+    ),
+    Case(
+        "per_layer_similarity",
+        PerLayer(SimilarityDistillation(0.3), layers=[0, -1]),
+        partial(
+            oracles_features.per_layer,
+            inner=partial(oracles.similarity, temperature=0.3),
+            layers=[0, 2],
+        ),
+        (4, 5),
+        [(4, 5)] * 3,
+        same=lambda teacher: [teacher] * 3,
+    ),
+]
+DISTILLATION.extend(FEATURES)
+
 ALIGNMENT = [
     Case("ranking", TranslationRanking(), oracles.translation_ranking),
     Case(
@@ -232,4 +355,20 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
     RelationalAngle: {"max_neighbours": 5, "target": "pooled"},
     KerasLoss: {"function": keras.losses.huber, "temperature": 4.0, "target": "pooled"},
     TranslationRanking: {"margin": 0.1, "scale": 7.0, "guide_margin": 0.2},
+    HiddenStateDistillation: {
+        "layers": [[0, 0], [1, 3], [-1, -1]],
+        "projection": [3, 4],
+        "embedding_layer": True,
+        "target": "states",
+    },
+    AttentionRelations: {
+        "num_relation_heads": 4,
+        "student_layer": 2,
+        "teacher_layer": -3,
+        "target": "heads",
+    },
+    PerLayer: {
+        "inner": EmbeddingDistillation("mse", projection=[3, 4], target="pooled"),
+        "layers": [1, 3],
+    },
 }
