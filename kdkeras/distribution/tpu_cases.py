@@ -13,13 +13,20 @@ from kdkeras.data import Vocabulary
 from kdkeras.distillation import Distiller
 from kdkeras.losses import (
     CorrelationDistillation,
+    CrossCorrelation,
     EmbeddingDistillation,
+    Matryoshka,
+    MatryoshkaAlignment,
+    QueueContrast,
+    QueueDistillation,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    SpreadOut,
     TranslationRanking,
+    VarianceCovariance,
 )
 from kdkeras.optimizers import FusedAdam
 from kdkeras.students import PRESETS, from_preset
@@ -41,10 +48,19 @@ DISTILLATION: dict[str, Callable[[], Any]] = {
     "SoftTargets": partial(SoftTargets, temperature=2.0, target="embedding"),
     "SoftTargets standardized": partial(SoftTargets, standardize=True, target="embedding"),
     "CorrelationDistillation": partial(CorrelationDistillation, target="embedding"),
+    "QueueDistillation": partial(QueueDistillation, OUTPUT_DIM),
+    "QueueContrast": partial(QueueContrast, OUTPUT_DIM),
+    "Matryoshka": lambda: Matryoshka(
+        SimilarityDistillation(), [64, OUTPUT_DIM], rotation=OUTPUT_DIM
+    ),
 }
 ALIGNMENT: dict[str, Callable[[], Any]] = {
     "TranslationRanking": TranslationRanking,
     "TranslationRanking guided": partial(TranslationRanking, guide_margin=0.1),
+    "SpreadOut": SpreadOut,
+    "VarianceCovariance": VarianceCovariance,
+    "CrossCorrelation": CrossCorrelation,
+    "MatryoshkaAlignment": lambda: MatryoshkaAlignment(TranslationRanking(), [64, OUTPUT_DIM]),
 }
 OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
     "FusedAdam": FusedAdam,

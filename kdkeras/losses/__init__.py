@@ -3,20 +3,32 @@
 from kdkeras.losses.base import AlignmentLoss, DistillationLoss
 from kdkeras.losses.correlation import CorrelationDistillation
 from kdkeras.losses.embedding import EmbeddingDistillation
+from kdkeras.losses.matryoshka import Matryoshka, MatryoshkaAlignment, principal_axes
+from kdkeras.losses.queue import QueueContrast, QueueDistillation
+from kdkeras.losses.redundancy import CrossCorrelation, VarianceCovariance
 from kdkeras.losses.relations import RelationalAngle, RelationalDistance, SimilarityMatrix
 from kdkeras.losses.similarity import SimilarityDistillation
 from kdkeras.losses.soft_targets import SoftTargets
+from kdkeras.losses.spread_out import SpreadOut
 from kdkeras.losses.translation_ranking import TranslationRanking
 
 __all__ = [
     "AlignmentLoss",
     "CorrelationDistillation",
+    "CrossCorrelation",
     "DistillationLoss",
     "EmbeddingDistillation",
+    "Matryoshka",
+    "MatryoshkaAlignment",
+    "QueueContrast",
+    "QueueDistillation",
     "RelationalAngle",
     "RelationalDistance",
     "SimilarityDistillation",
     "SimilarityMatrix",
     "SoftTargets",
+    "SpreadOut",
     "TranslationRanking",
+    "VarianceCovariance",
+    "principal_axes",
 ]

@@ -6,17 +6,25 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
-from small_models import every_loss, make_distiller, make_student, make_two_heads, randomized
+from small_models import every_loss, make_distiller, make_student, make_two_heads, pairs, randomized
 
 from kdkeras.losses import (
     CorrelationDistillation,
+    CrossCorrelation,
     EmbeddingDistillation,
+    Matryoshka,
+    MatryoshkaAlignment,
+    QueueContrast,
+    QueueDistillation,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    SpreadOut,
     TranslationRanking,
+    VarianceCovariance,
+    principal_axes,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
 
@@ -86,6 +94,45 @@ CASES = {
     ),
     "standardized targets": Case(
         build=with_loss("classes", lambda: SoftTargets(standardize=True, target="embedding"))
+    ),
+    # Of the last batch one replica has more rows than the other, or all of them.
+    "queue": Case(build=with_loss("queue", lambda: QueueDistillation(3, 5, 0.5)), rows=7),
+    "queue, an empty replica": Case(
+        build=with_loss("queue", lambda: QueueDistillation(3, 6, 0.5)), rows=9, weighted=True
+    ),
+    "queue, micro-batches": Case(
+        build=lambda: make_distiller(
+            optimizer=sgd(),
+            distillation_losses={"queue": QueueDistillation(3, 6, 0.5)},
+            micro_batches=2,
+        ),
+    ),
+    "queue contrast": Case(build=with_loss("queue", lambda: QueueContrast(3, 5, 0.5)), rows=7),
+    "spread out": Case(build=with_loss("ranking", SpreadOut), rows=7),
+    "variance and covariance": Case(
+        build=with_loss("ranking", lambda: VarianceCovariance(1.0, 1.0, 1.0)), rows=7
+    ),
+    "cross-correlation": Case(build=with_loss("ranking", lambda: CrossCorrelation(0.5)), rows=7),
+    "matryoshka": Case(
+        build=lambda: make_distiller(
+            optimizer=sgd(),
+            distillation_losses={"prefixes": Matryoshka(SimilarityDistillation(0.5), [2, 3])},
+            alignment_losses={
+                "ranking": MatryoshkaAlignment(TranslationRanking(scale=3.0), [2, 3], [0.5, 1.0])
+            },
+        ),
+        rows=7,
+    ),
+    "matryoshka, rotated": Case(
+        build=with_loss(
+            "prefixes",
+            lambda: Matryoshka(
+                EmbeddingDistillation(),
+                [2, 3],
+                rotation=principal_axes(pairs(rows=7)[1]["embedding"]),
+            ),
+        ),
+        rows=7,
     ),
     "all losses": Case(build=with_optimizer(sgd)),
     "uneven shards": Case(build=with_optimizer(sgd), rows=7),
