@@ -93,12 +93,21 @@ class StaticStudent(Student):
         self.token_weight.build((None, None))
         self.projection.build((None, self.embedding_dim))
 
-    def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
-        """Returns the sentences' embeddings."""
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the table."""
+        return self.embedding_dim
+
+    def pooled(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
+        """Returns the weighted means of the table's vectors, `(B, embedding_dim)`."""
         token_ids = inputs["token_ids"]
         vectors = self.token_embedding(token_ids)
         weights = ops.exp(self.token_weight(token_ids))
-        mean = self.pooling(vectors, inputs["padding_mask"], weights=weights)
+        return self.pooling(vectors, inputs["padding_mask"], weights=weights)
+
+    def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
+        """Returns the sentences' embeddings."""
+        mean = self.pooled(inputs, training=training)
         embedding = ops.cast(self.projection(mean), "float32")
         return self.unit_norm(embedding) if self.normalize else embedding
 

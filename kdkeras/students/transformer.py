@@ -127,10 +127,18 @@ class TransformerStudent(Student):
             hidden = block(hidden, inputs["padding_mask"], training=training)
         return hidden
 
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the blocks."""
+        return self.hidden_dim
+
+    def pooled(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
+        """Returns the means of the last block's output, `(B, hidden_dim)`."""
+        return self.pooling(self.hidden_states(inputs, training=training), inputs["padding_mask"])
+
     def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
         """Returns the sentences' embeddings."""
-        hidden = self.hidden_states(inputs, training=training)
-        embedding = self.pooling(hidden, inputs["padding_mask"])
+        embedding = self.pooled(inputs, training=training)
         if self.projection is not None:
             embedding = self.projection(embedding)
         embedding = keras.ops.cast(embedding, "float32")
