@@ -122,8 +122,8 @@ class QueueDistillation(_TeacherQueue):
             `dim`.
 
     References:
-        Fang et al. (2021), SEED, arXiv:2101.04731, equations 3 to 5, with the
-        whole batch in place of the row's own vector.
+        Fang et al. (2021), SEED, arXiv:2101.04731, equation 4, with the whole
+        batch in place of the row's own vector.
     """
 
     def __init__(

@@ -39,7 +39,8 @@ class SpreadOut(AlignmentLoss):
         `(B,)` float32, from 0 to 2; 0 without a pair.
 
     References:
-        Zhang et al. (2017), arXiv:1708.06320, equations 4 to 6.
+        Zhang et al. (2017), arXiv:1708.06320, the global orthogonal
+        regularisation.
     """
 
     takes = {"source_id": "source_id"}
