@@ -3,7 +3,8 @@
 from kdkeras.losses.base import AlignmentLoss, DistillationLoss
 from kdkeras.losses.correlation import CorrelationDistillation
 from kdkeras.losses.embedding import EmbeddingDistillation
-from kdkeras.losses.matryoshka import Matryoshka, MatryoshkaAlignment, principal_axes
+from kdkeras.losses.matryoshka import Matryoshka, MatryoshkaAlignment
+from kdkeras.losses.principal_axes import principal_axes
 from kdkeras.losses.queue import QueueContrast, QueueDistillation
 from kdkeras.losses.redundancy import CrossCorrelation, VarianceCovariance
 from kdkeras.losses.relations import RelationalAngle, RelationalDistance, SimilarityMatrix
