@@ -36,6 +36,7 @@ from kdkeras.distillation.terms import (
     regularization_term,
     task_term,
     teacher_targets,
+    tell_losses,
     weighted_total,
 )
 from kdkeras.distillation.update import (
@@ -262,6 +263,7 @@ class Distiller(StrategyHooks):
         """Unpack, forward, loss terms, gradients, track."""
         gradients: list[Any] | None = None
         finite: Any = True
+        said: list[dict[str, Any]] = []
         variables = [v.value for v in self.trainable_weights]
         data = unpack_data(data)
         count = replicas.total(data.count)
@@ -276,7 +278,10 @@ class Distiller(StrategyHooks):
             gradients = add_gradients(gradients, tape.gradient(scaled, variables))
             finite = self._finite_so_far(loss) & finite
             self._track(part, outputs, terms)
+            said.append(targets)
         apply_gradients(self.optimizer, gradients or [], self.trainable_weights, finite)
+        # At the end: all parts have seen the same memory, and none its own rows in it.
+        tell_losses(self._loss_layers, said, finite)
         return self._logs(terms)
 
     def test_step(self, data: Any) -> dict[str, Any]:

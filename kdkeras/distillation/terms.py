@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,6 +22,7 @@ __all__ = [
     "regularization_term",
     "task_term",
     "teacher_targets",
+    "tell_losses",
     "weighted_total",
 ]
 
@@ -117,6 +118,19 @@ def _parts(
             )
     wanted = {**loss.takes, **loss.needs}
     return {key: found[part] for key, part in wanted.items() if found.get(part) is not None}
+
+
+def tell_losses(losses: Sequence[ExampleLoss], said: Sequence[dict[str, Any]], kept: Any) -> None:
+    """Lets losses with a memory take in what the teacher said of a step's rows.
+
+    Args:
+        losses: All losses.
+        said: The teacher's targets of each part of the batch.
+        kept: Whether the step was finite, the same on all replicas.
+    """
+    for loss in losses:
+        for targets in said:
+            loss.after_step(targets, kept)
 
 
 def task_term(rows: Rows, outputs: StudentOutputs, compiled_loss: Any) -> Terms:

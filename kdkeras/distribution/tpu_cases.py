@@ -17,22 +17,29 @@ from kdkeras.layers import EmbeddingTable, MaskedMean
 from kdkeras.losses import (
     AttentionRelations,
     CorrelationDistillation,
+    CrossCorrelation,
     DecoupledDistillation,
     EmbeddingDistillation,
     HiddenStateDistillation,
     KerasLoss,
     LogitMSE,
+    Matryoshka,
+    MatryoshkaAlignment,
     PerLayer,
+    QueueContrast,
+    QueueDistillation,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    SpreadOut,
     TokenLogitMSE,
     TokenSoftTargets,
     TokenTopKSoftTargets,
     TopKSoftTargets,
     TranslationRanking,
+    VarianceCovariance,
 )
 from kdkeras.optimizers import FusedAdam
 from kdkeras.students import PRESETS, from_preset
@@ -61,6 +68,11 @@ DISTILLATION: dict[str, Callable[[], Any]] = {
     "LogitMSE standardized": partial(LogitMSE, standardize=True, target="embedding"),
     "DecoupledDistillation": partial(DecoupledDistillation, target="embedding"),
     "TopKSoftTargets": partial(TopKSoftTargets, temperature=2.0),
+    "QueueDistillation": partial(QueueDistillation, OUTPUT_DIM),
+    "QueueContrast": partial(QueueContrast, OUTPUT_DIM),
+    "Matryoshka": lambda: Matryoshka(
+        SimilarityDistillation(), [64, OUTPUT_DIM], rotation=OUTPUT_DIM
+    ),
 }
 TOKENS: dict[str, Callable[[], Any]] = {
     "TokenSoftTargets": partial(TokenSoftTargets, target="token_logits"),
@@ -70,6 +82,10 @@ TOKENS: dict[str, Callable[[], Any]] = {
 ALIGNMENT: dict[str, Callable[[], Any]] = {
     "TranslationRanking": TranslationRanking,
     "TranslationRanking guided": partial(TranslationRanking, guide_margin=0.1),
+    "SpreadOut": SpreadOut,
+    "VarianceCovariance": VarianceCovariance,
+    "CrossCorrelation": CrossCorrelation,
+    "MatryoshkaAlignment": lambda: MatryoshkaAlignment(TranslationRanking(), [64, OUTPUT_DIM]),
 }
 # With a live teacher, whose layers are TEACHER_DIM wide, and a student that has layers.
 TEACHER_DIM, LAYERED = 64, "tiny"

@@ -100,10 +100,25 @@ class ExampleLoss(keras.layers.Layer):
     `BATCH_PARTS`, or a teacher target by its name. A batch without it is refused."""
     takes: Mapping[str, str] = {}
     """The same for what is left out where the batch lacks it."""
+    has_memory = False
+    """Whether the loss keeps something of the batches: `after_step` must then be called."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+
+    def after_step(self, targets: Mapping[str, Any], kept: Any) -> None:
+        """Hears what the teacher said of a training step's rows, once its update is done.
+
+        For a loss with a memory; never called in evaluation. Does nothing
+        unless a subclass says what.
+
+        Args:
+            targets: The teacher's targets by name, of this replica's rows;
+                with `micro_batches` the parts come one after the other.
+            kept: Scalar bool, the same on all replicas: false where the step
+                was not finite and must leave no trace.
+        """
 
 
 class AlignmentLoss(ExampleLoss):

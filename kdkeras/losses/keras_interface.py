@@ -22,6 +22,7 @@ class KerasInterface(keras.distillation.DistillationLoss):
 
     target: str
     needs: Mapping[str, str]
+    has_memory: bool
 
     @property
     def student_output(self) -> str:
@@ -67,14 +68,19 @@ class KerasInterface(keras.distillation.DistillationLoss):
         return [(teacher_outputs, self.target), (student_outputs, self.student_output)]
 
     def validate_model_compatibility(self, teacher: Any, student: Any) -> None:
-        """Refuses a loss that reads more than the two models' outputs.
+        """Refuses a loss that reads more than the two models' outputs, or hears of each step.
 
         Raises:
-            InputError: If the loss needs other parts of the batch.
+            InputError: If the loss needs other parts of the batch, or remembers batches.
         """
         if self.needs:
             raise InputError(
                 "keras.distillation.Distiller hands a loss the models' outputs only. Received: "
                 f"{type(self).__name__}, which needs {sorted(self.needs.values())}. Use "
                 "kdkeras.Distiller."
+            )
+        if self.has_memory:
+            raise InputError(
+                "keras.distillation.Distiller does not tell a loss when a step is done. Received: "
+                f"{type(self).__name__}, which remembers batches. Use kdkeras.Distiller."
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -73,7 +73,7 @@ class PerLayer(DistillationLoss):
         self.inner = inner
         self.layers = None if layers is None else [int(layer) for layer in layers]
         self.needs, self.takes = dict(inner.needs), dict(inner.takes)
-        self.source_only = inner.source_only
+        self.source_only, self.has_memory = inner.source_only, inner.has_memory
 
     def build(self, y_true_shape: Any, y_pred_shape: Any) -> None:
         """Creates nothing: the inner loss is built where it is called."""
@@ -92,6 +92,10 @@ class PerLayer(DistillationLoss):
         """Returns the mean over the layers, `(B,)`."""
         values = [self.inner(teacher, embedding, **parts) for embedding in self._chosen(student)]
         return sum(values[1:], values[0]) / len(values)
+
+    def after_step(self, targets: Mapping[str, Any], kept: Any) -> None:
+        """Tells the inner loss."""
+        self.inner.after_step(targets, kept)
 
     def _chosen(self, student: Any) -> list[Any]:
         layers = self.layers

@@ -2,15 +2,18 @@
 
 from kdkeras.students.initialization import initialize_from_teacher
 from kdkeras.students.presets import PRESETS, from_preset
+from kdkeras.students.projection import ProjectionFit, fit_projection
 from kdkeras.students.static import StaticStudent
 from kdkeras.students.student import Student
 from kdkeras.students.transformer import TransformerStudent
 
 __all__ = [
     "PRESETS",
+    "ProjectionFit",
     "StaticStudent",
     "Student",
     "TransformerStudent",
+    "fit_projection",
     "from_preset",
     "initialize_from_teacher",
 ]

@@ -155,6 +155,15 @@ class TransformerStudent(Student):
             states.append(output)
         return states, parts
 
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the blocks."""
+        return self.hidden_dim
+
+    def pooled(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
+        """Returns the means of the last block's output, `(B, hidden_dim)`."""
+        return self.pooling(self.hidden_states(inputs, training)[-1], inputs["padding_mask"])
+
     def features(
         self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
     ) -> dict[str, Any]:
@@ -162,7 +171,7 @@ class TransformerStudent(Student):
         states, attention = self._run_blocks(inputs, training, "attention" in names)
         mask = inputs["padding_mask"]
         every = states if "layer_embeddings" in names else states[-1:]
-        embeddings = [self._embed(hidden, mask) for hidden in every]
+        embeddings = [self._projected(self.pooling(hidden, mask)) for hidden in every]
         found = {
             "embedding": embeddings[-1],
             "hidden_states": states,
@@ -170,13 +179,6 @@ class TransformerStudent(Student):
             "layer_embeddings": embeddings,
         }
         return {name: found[name] for name in names}
-
-    def _embed(self, hidden: Any, padding_mask: Any) -> Any:
-        embedding = self.pooling(hidden, padding_mask)
-        if self.projection is not None:
-            embedding = self.projection(embedding)
-        embedding = keras.ops.cast(embedding, "float32")
-        return self.unit_norm(embedding) if self.normalize else embedding
 
     def truncated(self, num_layers: int) -> TransformerStudent:
         """Cuts the student after some of its blocks.

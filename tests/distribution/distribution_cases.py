@@ -15,6 +15,7 @@ from small_models import (
     make_student,
     make_tagger,
     make_two_heads,
+    pairs,
     randomized,
 )
 
@@ -22,23 +23,31 @@ from kdkeras import teachers
 from kdkeras.losses import (
     AttentionRelations,
     CorrelationDistillation,
+    CrossCorrelation,
     DecoupledDistillation,
     EmbeddingDistillation,
     HiddenStateDistillation,
     KerasLoss,
     LogitMSE,
+    Matryoshka,
+    MatryoshkaAlignment,
     PerLayer,
+    QueueContrast,
+    QueueDistillation,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    SpreadOut,
     TokenCrossEntropy,
     TokenLogitMSE,
     TokenSoftTargets,
     TokenTopKSoftTargets,
     TopKSoftTargets,
     TranslationRanking,
+    VarianceCovariance,
+    principal_axes,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.students import TransformerStudent
@@ -207,6 +216,48 @@ CASES = {
     "live layers, an empty replica": Case(build=with_layers, rows=9),
     "live layers, jit": Case(build=lambda: with_layers(jit_compile=True)),
     "per layer": Case(build=with_per_layer, rows=7),
+    # Of the last batch one replica has more rows than the other, or all of them.
+    "queue": Case(build=with_loss("queue", lambda: QueueDistillation(3, 5, 0.5)), rows=7),
+    "queue, an empty replica": Case(
+        build=with_loss("queue", lambda: QueueDistillation(3, 6, 0.5)), rows=9, weighted=True
+    ),
+    "queue, micro-batches": Case(
+        build=lambda: make_distiller(
+            optimizer=sgd(),
+            distillation_losses={"queue": QueueDistillation(3, 6, 0.5)},
+            micro_batches=2,
+        ),
+    ),
+    "queue contrast": Case(build=with_loss("queue", lambda: QueueContrast(3, 5, 0.5)), rows=7),
+    "spread out": Case(build=with_loss("ranking", SpreadOut), rows=7),
+    "variance and covariance": Case(
+        build=with_loss("ranking", lambda: VarianceCovariance(1.0, 1.0, 1.0)), rows=7
+    ),
+    # Of few rows correlations are steep, and rounding grows: batches of seven.
+    "cross-correlation": Case(
+        build=with_loss("ranking", lambda: CrossCorrelation(0.5)), rows=14, batch_size=7
+    ),
+    "matryoshka": Case(
+        build=lambda: make_distiller(
+            optimizer=sgd(),
+            distillation_losses={"prefixes": Matryoshka(SimilarityDistillation(0.5), [2, 3])},
+            alignment_losses={
+                "ranking": MatryoshkaAlignment(TranslationRanking(scale=3.0), [2, 3], [0.5, 1.0])
+            },
+        ),
+        rows=7,
+    ),
+    "matryoshka, rotated": Case(
+        build=with_loss(
+            "prefixes",
+            lambda: Matryoshka(
+                EmbeddingDistillation(),
+                [2, 3],
+                rotation=principal_axes(pairs(rows=7)[1]["embedding"]),
+            ),
+        ),
+        rows=7,
+    ),
     "all losses": Case(build=with_optimizer(sgd)),
     "uneven shards": Case(build=with_optimizer(sgd), rows=7),
     "an empty replica": Case(build=with_optimizer(sgd), rows=9),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import oracles
+import oracles_embeddings
 import oracles_features
 import oracles_logits
 from keras.tree import map_structure
@@ -18,26 +19,35 @@ from keras.tree import map_structure
 from kdkeras.losses import (
     AttentionRelations,
     CorrelationDistillation,
+    CrossCorrelation,
     DecoupledDistillation,
     EmbeddingDistillation,
     HiddenStateDistillation,
     KerasLoss,
     LogitMSE,
+    Matryoshka,
+    MatryoshkaAlignment,
     PerLayer,
+    QueueContrast,
+    QueueDistillation,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    SpreadOut,
     TokenLogitMSE,
     TokenSoftTargets,
     TokenTopKSoftTargets,
     TopKSoftTargets,
     TranslationRanking,
+    VarianceCovariance,
     top_k_targets,
 )
 
 SOURCE_ID = np.array([7, 8, 7, 9])
+QUEUE = np.random.default_rng(7).normal(size=(5, 5)).astype("float32")
+ROTATION = np.linalg.qr(np.random.default_rng(8).normal(size=(5, 5)))[0].astype("float32")
 GUIDE = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.0]], "float32")
 LABEL = np.array([1, 4, 0, 1])
 # No padding, some, a sentence without a token, and padding before the tokens.
@@ -59,8 +69,8 @@ class Case(NamedTuple):
     shape: Shape = (4, 5)
     student_shape: Shape | None = None
     """The same as `shape` unless given."""
-    same: Callable[[Any], Any] = copy.deepcopy
-    """The student that says what the teacher says."""
+    same: Callable[[Any], Any] | None = copy.deepcopy
+    """The student that says what the teacher says; None if it is not the best one."""
     parts: Mapping[str, Any] = {}
     """What else of the batch it reads, one row an example; the oracle reads the same."""
     cached: Callable[[Any], tuple[Any, dict[str, Any]]] | None = None
@@ -138,6 +148,14 @@ def of_tokens(oracle: Callable[..., np.ndarray], **arguments: Any) -> Callable[.
 
 
 OF_TOKENS: dict[str, Any] = {"shape": (4, 4, 5), "parts": {"padding_mask": PADDING}}
+
+
+def filled(loss, rows=QUEUE):
+    """A loss whose queue has been given rows, two at a time."""
+    for start in range(0, len(rows), 2):
+        loss.enqueue(rows[start : start + 2])
+    return loss
+
 
 DISTILLATION = [
     Case("cosine", EmbeddingDistillation(), oracles.embedding_cosine),
@@ -220,6 +238,58 @@ DISTILLATION = [
         **OF_TOKENS,
         cached=top(2, 2.0),
     ),
+    Case(
+        "queue_not_full",
+        filled(QueueDistillation(5, size=7)),
+        partial(oracles_embeddings.queue_similarity, queue=QUEUE),
+    ),
+    Case(
+        "queue_overflown",
+        filled(QueueDistillation(5, size=3, temperature=0.2)),
+        partial(oracles_embeddings.queue_similarity, queue=QUEUE[-3:], temperature=0.2),
+    ),
+    Case(
+        "queue_at_two_temperatures",
+        filled(QueueDistillation(5, size=5, temperature=0.1, student_temperature=0.3)),
+        partial(
+            oracles_embeddings.queue_similarity,
+            queue=QUEUE,
+            temperature=0.1,
+            student_temperature=0.3,
+        ),
+        same=None,
+    ),
+    Case(
+        "queue_contrast",
+        filled(QueueContrast(5, size=7)),
+        partial(oracles_embeddings.queue_contrast, queue=QUEUE),
+        same=None,
+    ),
+    Case(
+        "queue_contrast_guided",
+        filled(QueueContrast(5, size=3, temperature=0.3, guide_margin=0.75)),
+        partial(
+            oracles_embeddings.queue_contrast, queue=QUEUE[-3:], temperature=0.3, guide_margin=0.75
+        ),
+        same=None,
+    ),
+    Case(
+        "matryoshka",
+        Matryoshka(EmbeddingDistillation(), [2, 5]),
+        partial(oracles_embeddings.matryoshka, inner=oracles.embedding_cosine, dims=[2, 5]),
+    ),
+    Case(
+        "matryoshka_rotated",
+        Matryoshka(SimilarityDistillation(0.2), [3, 4], [0.5, 2.0], ROTATION),
+        partial(
+            oracles_embeddings.matryoshka,
+            inner=partial(oracles.similarity, temperature=0.2),
+            dims=[3, 4],
+            dim_weights=[0.5, 2.0],
+            rotation=ROTATION,
+        ),
+        same=lambda teacher: teacher @ ROTATION,
+    ),
 ]
 
 FEATURES = [
@@ -278,6 +348,20 @@ FEATURES = [
         same=lambda teacher: [teacher] * 3,
     ),
     Case(
+        "per_layer_matryoshka",
+        PerLayer(Matryoshka(EmbeddingDistillation(), [2, 5])),
+        partial(
+            oracles_features.per_layer,
+            inner=partial(
+                oracles_embeddings.matryoshka, inner=oracles.embedding_cosine, dims=[2, 5]
+            ),
+            layers=[1, 2],
+        ),
+        (4, 5),
+        [(4, 5)] * 3,
+        same=lambda teacher: [teacher] * 3,
+    ),
+    Case(
         "per_layer_similarity",
         PerLayer(SimilarityDistillation(0.3), layers=[0, -1]),
         partial(
@@ -311,6 +395,42 @@ ALIGNMENT = [
         TranslationRanking(guide_margin=0.05),
         partial(oracles.translation_ranking, guide_margin=0.05),
         parts={"source_id": SOURCE_ID, "teacher": GUIDE},
+    ),
+    Case("spread_out", SpreadOut(), oracles_embeddings.spread_out),
+    Case(
+        "spread_out_with_duplicates",
+        SpreadOut(),
+        oracles_embeddings.spread_out,
+        parts={"source_id": SOURCE_ID},
+    ),
+    Case("variance_covariance", VarianceCovariance(), oracles_embeddings.variance_covariance),
+    Case(
+        "variance_covariance_weighted",
+        VarianceCovariance(0.5, 2.0, 3.0, target_std=1.5),
+        partial(
+            oracles_embeddings.variance_covariance,
+            invariance_weight=0.5,
+            variance_weight=2.0,
+            covariance_weight=3.0,
+            target_std=1.5,
+        ),
+    ),
+    Case("cross_correlation", CrossCorrelation(), oracles_embeddings.cross_correlation),
+    Case(
+        "cross_correlation_weighted",
+        CrossCorrelation(redundancy_weight=0.5),
+        partial(oracles_embeddings.cross_correlation, redundancy_weight=0.5),
+    ),
+    Case(
+        "matryoshka_ranking",
+        MatryoshkaAlignment(TranslationRanking(margin=0.1, scale=5.0), [2, 5], [0.5, 2.0]),
+        partial(
+            oracles_embeddings.matryoshka,
+            inner=partial(oracles.translation_ranking, margin=0.1, scale=5.0),
+            dims=[2, 5],
+            dim_weights=[0.5, 2.0],
+        ),
+        parts={"source_id": SOURCE_ID},
     ),
 ]
 
@@ -370,5 +490,38 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
     PerLayer: {
         "inner": EmbeddingDistillation("mse", projection=[3, 4], target="pooled"),
         "layers": [1, 3],
+    },
+    QueueDistillation: {
+        "dim": 3,
+        "size": 7,
+        "temperature": 0.2,
+        "student_temperature": 0.3,
+        "target": "pooled",
+    },
+    QueueContrast: {
+        "dim": 3,
+        "size": 7,
+        "temperature": 0.2,
+        "guide_margin": 0.3,
+        "target": "pooled",
+    },
+    SpreadOut: {},
+    VarianceCovariance: {
+        "invariance_weight": 1.0,
+        "variance_weight": 2.0,
+        "covariance_weight": 3.0,
+        "target_std": 0.5,
+    },
+    CrossCorrelation: {"redundancy_weight": 0.1},
+    Matryoshka: {
+        "inner": SimilarityDistillation(0.2, target="pooled"),
+        "dims": [2, 3],
+        "dim_weights": [0.5, 2.0],
+        "rotation": 3,
+    },
+    MatryoshkaAlignment: {
+        "inner": TranslationRanking(0.1),
+        "dims": [2, 3],
+        "dim_weights": [0.5, 2.0],
     },
 }

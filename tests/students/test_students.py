@@ -133,6 +133,24 @@ def test_encode_refuses_an_empty_batch_or_length(reading_student, texts, argumen
     assert_one_line(str(error.value), f"`{argument}`", f"{argument}=0")
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_encode_keeps_the_first_components(student_class, normalize, vocabulary, texts):
+    arguments = {"vocabulary": vocabulary, "sequence_length": 20, "output_dim": 4}
+    student = make_student(student_class, vocabulary.size, normalize=normalize, **arguments)
+    first = student.encode(texts)[:, :3]
+    expected = oracles.unit(first) if normalize else first
+    np.testing.assert_allclose(student.encode(texts, dim=3), expected, atol=1e-6)
+    np.testing.assert_allclose(student.encode(texts, dim=4), student.encode(texts), atol=1e-6)
+    assert student.encode([], dim=2).shape == (0, 2)
+
+
+@pytest.mark.parametrize("dim", [0, 5])
+def test_encode_refuses_a_width_it_has_not(reading_student, texts, dim):
+    with pytest.raises(InputError) as error:
+        reading_student.encode(texts, dim=dim)
+    assert_one_line(str(error.value), "`dim` must be between 1 and 4", f"dim={dim}")
+
+
 def test_encode_one_string_is_refused(reading_student):
     with pytest.raises(InputError) as error:
         reading_student.encode("Tom")
