@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from keras import ops
 
 from kdkeras import replicas
 from kdkeras.distillation.backup import Backup, endless_batches
+from kdkeras.distillation.balancing import Balancing, Weighed, weigh
 from kdkeras.distillation.batches import (
     Rows,
     StudentOutputs,
@@ -28,13 +29,14 @@ from kdkeras.distillation.keras_hooks import (
 )
 from kdkeras.distillation.monitor import StopOnNonFinite
 from kdkeras.distillation.random_states import load_random_states, save_random_states
+from kdkeras.distillation.stages import Stage, StagedTraining
 from kdkeras.distillation.terms import (
     Terms,
+    add_terms,
     loss_terms,
     regularization_term,
     task_term,
     teacher_targets,
-    weighted_total,
 )
 from kdkeras.distillation.update import (
     add_gradients,
@@ -43,9 +45,16 @@ from kdkeras.distillation.update import (
     refuse_unfit_precision,
     refuse_unfit_strategy,
 )
-from kdkeras.distillation.weights import REGULARIZATION, TASK, checked_weights
+from kdkeras.distillation.weights import (
+    REGULARIZATION,
+    TASK,
+    WEIGHT_LOG,
+    all_weights,
+    weights_at,
+)
 from kdkeras.errors import InputError
 from kdkeras.losses import AlignmentLoss, DistillationLoss
+from kdkeras.schedules import serialized
 
 __all__ = ["Distiller"]
 
@@ -75,7 +84,11 @@ class Distiller(StrategyHooks):
         distillation_losses: Losses by name, each a `DistillationLoss`.
         alignment_losses: Losses by name, each an `AlignmentLoss`.
         loss_weights: Weight of each loss by its name, at least 0; 1.0 where
-            left out. The task loss is called `"task"`.
+            left out. The task loss is called `"task"`. A float, or a schedule
+            of the step (see `kdkeras.schedules`); one update is one step.
+        balancing: What brings terms of different size to one size:
+            `RunningMagnitude()` or `UncertaintyWeighting()`; None (the
+            default) multiplies them by their weights alone.
         micro_batches: Parts in which a step runs its batch, to save memory;
             the gradients are added up before the one update. Part `i` holds
             the rows `i`, `i + micro_batches`, …; a loss over the batch sees
@@ -96,7 +109,10 @@ class Distiller(StrategyHooks):
     | y | `label`: ground truth for the loss given to `compile` | optional |
     | | `sample_weight` multiplies every term of its row | `(B,)` float |
 
-    Every term is logged as a running mean beside `loss`, before its weight.
+    Every term is logged as a running mean beside `loss`, before its weight;
+    while training also `weight_<name>`, where a schedule or `balancing`
+    changes what a term is multiplied by. `evaluate` weighs as the next step
+    would.
 
     Raises:
         InputError: For an unknown name in `loss_weights`, a negative weight, a
@@ -114,7 +130,8 @@ class Distiller(StrategyHooks):
         teacher: keras.Model | None = None,
         distillation_losses: Mapping[str, DistillationLoss] | None = None,
         alignment_losses: Mapping[str, AlignmentLoss] | None = None,
-        loss_weights: Mapping[str, float] | None = None,
+        loss_weights: Mapping[str, Any] | None = None,
+        balancing: Balancing | None = None,
         micro_batches: int = 1,
         **kwargs: Any,
     ) -> None:
@@ -125,9 +142,11 @@ class Distiller(StrategyHooks):
         self.student = student
         self.distillation_losses = dict(distillation_losses or {})
         self.alignment_losses = dict(alignment_losses or {})
-        self.term_weights = checked_weights(
-            [*self.distillation_losses, *self.alignment_losses], loss_weights or {}
-        )
+        losses = [*self.distillation_losses, *self.alignment_losses]
+        self.term_weights = self.active_weights = all_weights(losses, loss_weights or {})
+        self.balancing = balancing
+        if balancing is not None:
+            balancing.add_names(list(self.term_weights))
         if micro_batches < 1:
             raise InputError(
                 f"`micro_batches` must be 1 or more. Received: micro_batches={micro_batches}. "
@@ -135,7 +154,8 @@ class Distiller(StrategyHooks):
             )
         self.micro_batches = int(micro_batches)
         self._loss_layers = [*self.distillation_losses.values(), *self.alignment_losses.values()]
-        names = [*self.distillation_losses, *self.alignment_losses, TASK, REGULARIZATION]
+        names = [*self.term_weights, REGULARIZATION]
+        names += [f"{WEIGHT_LOG}{name}" for name in self.term_weights]
         self._logged: tuple[str, ...] = ("loss",)
         self.term_trackers = {name: keras.metrics.Mean(name=name) for name in names}
         if teacher is not None:
@@ -143,7 +163,13 @@ class Distiller(StrategyHooks):
         # Hidden from Keras: neither tracked nor trained (nor saved, see __dir__).
         object.__setattr__(self, "_teacher_holder", (teacher,))
         object.__setattr__(self, "_forward", student)
+        object.__setattr__(self, "_stages", None)
         self.built = True
+
+    @property
+    def step(self) -> Any:
+        """Number of updates that are done, an integer scalar."""
+        return ops.convert_to_tensor(self.optimizer.iterations)
 
     @property
     def teacher(self) -> keras.Model | None:
@@ -182,6 +208,8 @@ class Distiller(StrategyHooks):
                 'and compile without a loss. Pass distillation_losses={"embedding": ...}.'
             )
         super().compile(optimizer=optimizer, loss=loss, **arguments)
+        for variable in self.balancing.trained(TASK) if self.balancing is not None else ():
+            variable.trainable = loss is not None  # Else it has no gradient.
         refuse_unfit_precision(self.optimizer)
         if self._distribute_strategy is not None:
             self._prepare_for_strategy()
@@ -239,20 +267,67 @@ class Distiller(StrategyHooks):
         with backup.passing_over(self, steps):
             return super().fit(batches, y, callbacks=callbacks, steps_per_epoch=steps, **named)
 
+    def fit_stages(
+        self,
+        x: Any,
+        stages: Sequence[Stage],
+        *,
+        callbacks: Any = None,
+        backup: Backup | str | os.PathLike[str] | None = None,
+        steps_per_epoch: int | None = None,
+        **named: Any,
+    ) -> keras.callbacks.History:
+        """Trains through stages that differ in losses, frozen layers and learning rate.
+
+        The stage is that of the optimizer's step: a run that is resumed, from
+        a backup or as a loaded Distiller, goes on in the right one, and one
+        that is through is not trained again. See `StagedTraining`.
+
+        Args:
+            x: As for `fit` with a backup, one stream of batches through all stages.
+            stages: The stages, in their order.
+            callbacks: As for Keras.
+            backup: As for `fit`; resumed, it must have the same stages.
+            steps_per_epoch: Steps between two lines of the history; the
+                dataset's length if None.
+            **named: As for Keras, but `epochs`: the stages say how long.
+
+        Raises:
+            InputError: As `StagedTraining` and `fit`.
+        """
+        backup = Backup(backup) if isinstance(backup, (str, os.PathLike)) else backup
+        training = StagedTraining(self, stages)
+        batches, steps_per_epoch = endless_batches(x, steps_per_epoch)
+        epochs = training.open(backup, steps_per_epoch, named)
+        callbacks = [*keras.tree.flatten(callbacks or []), training]
+        with training:
+            return self.fit(
+                batches,
+                callbacks=callbacks,
+                backup=backup,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                **named,
+            )
+
     def running_means(self) -> dict[str, keras.metrics.Mean]:
         """Returns the trackers of the loss and of every term, by name."""
         return {"loss": self._loss_tracker, **self.term_trackers}
 
     def make_train_function(self, force: bool = False) -> Any:
         """Creates the optimizer's variables first: a step cannot."""
-        with self.distribute_strategy.scope():
-            self.optimizer.build(self.trainable_weights)
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_weights)
+        if self._stages is not None:
+            self._stages.enter()
         return super().make_train_function(force)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Unpack, forward, loss terms, gradients, track."""
         gradients: list[Any] | None = None
         finite: Any = True
+        sums: Terms = {}
         variables = [v.value for v in self.trainable_weights]
         data = unpack_data(data)
         count = replicas.total(data.count)
@@ -262,13 +337,17 @@ class Distiller(StrategyHooks):
             with tf.GradientTape() as tape:
                 outputs = forward(self._forward, part.batch, training=True)
                 terms = self._terms(part, targets, outputs)
-                loss = weighted_total(terms, self.term_weights) / count
+                weighed = self._weigh(part, terms)
+                loss = weighed.total / count
                 scaled = self.optimizer.scale_loss(loss)
             gradients = add_gradients(gradients, tape.gradient(scaled, variables))
             finite = self._finite_so_far(loss) & finite
-            self._track(part, outputs, terms)
+            sums = add_terms(sums, terms)
+            logged = self._track(part, outputs, weighed.logged(terms, part.count))
         apply_gradients(self.optimizer, gradients or [], self.trainable_weights, finite)
-        return self._logs(terms)
+        if self.balancing is not None:
+            self.balancing.update({name: value / count for name, value in sums.items()}, finite)
+        return self._logs(logged)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """The same terms without a gradient."""
@@ -276,18 +355,27 @@ class Distiller(StrategyHooks):
         outputs = forward(self._forward, data.batch, training=False)
         targets = teacher_targets(data.batch, self.teacher, *self._given_losses())
         terms = self._terms(data, targets, outputs)
-        self._track(data, outputs, terms)
-        return self._logs(terms)
+        total = self._weigh(data, terms).total
+        return self._logs(self._track(data, outputs, {"loss": total, **terms}))
 
     def _given_losses(self) -> tuple[dict[str, DistillationLoss], dict[str, AlignmentLoss]]:
-        return self.distillation_losses, self.alignment_losses
+        """The losses that are computed; a stage may leave some out."""
+        return (
+            {n: loss for n, loss in self.distillation_losses.items() if n in self.active_weights},
+            {n: loss for n, loss in self.alignment_losses.items() if n in self.active_weights},
+        )
 
     def _terms(self, rows: Rows, targets: dict[str, Any], outputs: StudentOutputs) -> Terms:
+        task = self._compile_loss if TASK in self.active_weights else None
         return {
-            **loss_terms(rows, targets, outputs, *self._given_losses()),
-            **task_term(rows, outputs, self._compile_loss),
+            **loss_terms(rows, targets, outputs, *self._given_losses(), step=self.step),
+            **task_term(rows, outputs, task),
             **regularization_term(rows, self.student.losses),
         }
+
+    def _weigh(self, rows: Rows, terms: Terms) -> Weighed:
+        weights = weights_at(self.active_weights, self.step)
+        return weigh(terms, weights, rows.count, self.balancing)
 
     def _finite_so_far(self, loss: Any) -> Any:
         """Whether this loss and those before it are finite on all replicas.
@@ -297,9 +385,9 @@ class Distiller(StrategyHooks):
         """
         return ops.isfinite(replicas.total(loss + self._loss_tracker.total.value))
 
-    def _track(self, rows: Rows, outputs: StudentOutputs, terms: dict[str, Any]) -> None:
-        total = weighted_total(terms, self.term_weights)
-        for name, value in {"loss": total, **terms}.items():
+    def _track(self, rows: Rows, outputs: StudentOutputs, logged: Terms) -> tuple[str, ...]:
+        """Adds sums over rows to the running means; returns their names."""
+        for name, value in logged.items():
             tracker = self._mean_of(name)
             # A mean, and how much it counts; a replica without a row counts nothing.
             tracker.update_state(ops.divide_no_nan(value, rows.count), sample_weight=rows.count)
@@ -308,10 +396,11 @@ class Distiller(StrategyHooks):
             self._compile_metrics.update_state(
                 rows.batch.labels, prediction, sample_weight=rows.weight
             )
+        return tuple(logged)
 
-    def _logs(self, terms: dict[str, Any]) -> dict[str, Any]:
+    def _logs(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Running means over all replicas, the same on each of them."""
-        self._logged = names = ("loss", *terms)
+        self._logged = names
         trackers = [self._mean_of(name) for name in names]
         own = tf.stack([v.value for t in trackers for v in (t.total, t.count)])
         sums = ops.reshape(replicas.total(own), (len(names), 2))
@@ -356,7 +445,8 @@ class Distiller(StrategyHooks):
             "student": serialize(self.student),
             "distillation_losses": {k: serialize(v) for k, v in self.distillation_losses.items()},
             "alignment_losses": {k: serialize(v) for k, v in self.alignment_losses.items()},
-            "loss_weights": dict(self.term_weights),
+            "loss_weights": {k: serialized(v) for k, v in self.term_weights.items()},
+            "balancing": None if self.balancing is None else serialize(self.balancing),
             "micro_batches": self.micro_batches,
         }
 
@@ -366,6 +456,7 @@ class Distiller(StrategyHooks):
         read = keras.saving.deserialize_keras_object
         config = dict(config)
         config["student"] = read(config["student"])
+        config["balancing"] = read(config.get("balancing"))
         for key in ("distillation_losses", "alignment_losses"):
             config[key] = {name: read(value) for name, value in config[key].items()}
         return cls(**config)

@@ -17,6 +17,7 @@ from kdkeras.losses.base import BATCH_PARTS, ExampleLoss
 
 __all__ = [
     "Terms",
+    "add_terms",
     "loss_terms",
     "regularization_term",
     "task_term",
@@ -61,11 +62,13 @@ def loss_terms(
     outputs: StudentOutputs,
     distillation: Mapping[str, DistillationLoss],
     alignment: Mapping[str, AlignmentLoss],
+    step: Any = None,
 ) -> Terms:
     """Returns every distillation and alignment term.
 
     The one place that weighs rows. Divided by the rows of *all* replicas, the
-    sums of all replicas add up to the mean of one device.
+    sums of all replicas add up to the mean of one device. `step` is the number
+    of updates that are done, for losses that change with it.
 
     Raises:
         InputError: If an alignment loss gets no translations, or a loss lacks
@@ -79,7 +82,7 @@ def loss_terms(
             loss(
                 targets[loss.target],
                 named_output(output, loss.target),
-                **_parts(name, loss, batch, inputs, targets),
+                **_parts(name, loss, batch, inputs, targets, step),
             )
             for output, inputs in sides[: 1 if loss.source_only else 2]
             if output is not None
@@ -92,16 +95,16 @@ def loss_terms(
                 "`translation_token_ids`. Give pairs, or leave the loss out."
             )
         source, translation = (named_output(side, "embedding") for side in outputs)
-        parts = _parts(name, alignment_loss, batch, batch.source, targets)
+        parts = _parts(name, alignment_loss, batch, batch.source, targets, step)
         terms[name] = rows.sum(alignment_loss(source, translation, **parts))
     return terms
 
 
 def _parts(
-    name: str, loss: ExampleLoss, batch: Batch, inputs: Any, targets: Mapping[str, Any]
+    name: str, loss: ExampleLoss, batch: Batch, inputs: Any, targets: Mapping[str, Any], step: Any
 ) -> dict[str, Any]:
     """What a loss reads besides the two sides that it compares, by keyword."""
-    found = {**targets, "label": batch.labels, "source_id": batch.source_id}
+    found = {**targets, "label": batch.labels, "source_id": batch.source_id, "step": step}
     found.update(inputs if isinstance(inputs, dict) else {})
     for part in loss.needs.values():
         if found.get(part) is None:
@@ -132,7 +135,12 @@ def regularization_term(rows: Rows, penalties: list[Any]) -> Terms:
     return {REGULARIZATION: penalty * rows.count}
 
 
-def weighted_total(terms: Terms, weights: Mapping[str, float]) -> Any:
+def add_terms(before: Terms, terms: Terms) -> Terms:
+    """Adds the terms of one more part of the batch."""
+    return {name: before[name] + value if before else value for name, value in terms.items()}
+
+
+def weighted_total(terms: Terms, weights: Mapping[str, Any]) -> Any:
     """Returns the sum of the terms, each times its weight."""
     weighted = [weights.get(name, 1.0) * value for name, value in terms.items()]
     return sum(weighted[1:], weighted[0])

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
+from kdkeras.schedules import as_value, is_schedule, sampled
 
 __all__ = [
     "BATCH_PARTS",
@@ -18,10 +19,12 @@ __all__ = [
     "ExampleLoss",
     "l2_normalize",
     "positive",
+    "scheduled",
 ]
 
-BATCH_PARTS = ("padding_mask", "token_ids", "label", "source_id")
-"""What a loss may read besides teacher targets: inputs of its side, and the batch's labels."""
+BATCH_PARTS = ("padding_mask", "token_ids", "label", "source_id", "step")
+"""What a loss may read besides teacher targets: inputs of its side, the batch's labels, and the
+number of updates that are done."""
 
 
 def positive(name: str, value: float) -> float:
@@ -35,6 +38,41 @@ def positive(name: str, value: float) -> float:
             f"`{name}` must be positive and finite. Received: {name}={value}. Use 1.0 if in doubt."
         )
     return float(value)
+
+
+def scheduled(name: str, value: Any) -> Any:
+    """Returns a positive float, or a schedule of the step (a temperature that changes).
+
+    A loss that has one reads the step and asks for the value of the moment:
+
+    ```
+    takes = {"step": "step"}
+
+    def __init__(self, temperature=1.0, ...):
+        self.temperature = scheduled("temperature", temperature)
+
+    def loss(self, teacher, student, step=None):
+        temperature = value_at(self.temperature, step)
+        ...
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": serialized(self.temperature)}
+    ```
+
+    Raises:
+        InputError: If it is not above zero and finite, also for a schedule at
+            the steps where it turns.
+    """
+    value = as_value(value)
+    if not is_schedule(value):
+        return positive(name, value)
+    for step, number in sampled(value):
+        if not 0 < number < math.inf:
+            raise InputError(
+                f"`{name}` must be positive and finite at every step. Received: {name}={number:g} "
+                f"at step {step}. Let the schedule end above zero."
+            )
+    return value
 
 
 def l2_normalize(x: Any) -> Any:

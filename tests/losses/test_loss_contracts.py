@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -170,6 +172,61 @@ def test_argument_out_of_range_is_refused(loss, argument, value, rule):
     with pytest.raises(InputError) as error:
         getattr(kdkeras.losses, loss)(**{argument: value})
     assert_one_line(str(error.value), f"`{argument}` {rule}", f"{argument}={value!r}", "Use ")
+
+
+# One case of every loss that has a temperature.
+TEMPERED = {
+    type(instance): (case, instance)
+    for case in [*DISTILLATION, *ALIGNMENT]
+    for instance in [getattr(case.loss, "func", case.loss)]
+    if "temperature" in inspect.signature(type(instance)).parameters
+}
+tempered = pytest.mark.parametrize("loss", TEMPERED, ids=lambda c: c.__name__)
+
+
+def at_temperature(loss, temperature):
+    """The case of a loss, with another temperature."""
+    case, instance = TEMPERED[loss]
+    made = loss.from_config({**instance.get_config(), "temperature": temperature})
+    arguments = getattr(case.loss, "keywords", {})
+    return case, lambda *both, **step: made(*both, **arguments, **step)
+
+
+@tempered
+@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+def test_a_temperature_follows_its_schedule(loss, jit):
+    schedule = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5)
+    case, scheduled = at_temperature(loss, schedule)
+    teacher, student = map(tf.constant, case.inputs())
+    compiled = tf.function(lambda t, s, n: scheduled(t, s, step=n), jit_compile=jit)
+    for step, temperature in ((0, 2.0), (4, 1.4), (10, 0.5), (50, 0.5)):
+        _, constant = at_temperature(loss, temperature)
+        np.testing.assert_allclose(
+            compiled(teacher, student, tf.constant(step, tf.int64)),
+            constant(teacher, student),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+
+@tempered
+def test_a_scheduled_temperature_survives_and_needs_the_step(loss):
+    schedule = keras.optimizers.schedules.CosineDecay(2.0, 10, alpha=0.1)
+    _, instance = TEMPERED[loss]
+    made = loss.from_config({**instance.get_config(), "temperature": schedule})
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
+    assert copy.temperature.get_config() == schedule.get_config()
+    case, scheduled = at_temperature(loss, schedule)
+    with pytest.raises(InputError) as error:
+        scheduled(*case.inputs())
+    assert_one_line(str(error.value), "needs the training's step", "CosineDecay", "step=")
+
+
+@tempered
+def test_a_temperature_that_reaches_zero_is_refused(loss):
+    with pytest.raises(InputError) as error:
+        loss(temperature=keras.optimizers.schedules.CosineDecay(2.0, 10))
+    assert_one_line(str(error.value), "at every step", "temperature=0 at step 10", "end above zero")
 
 
 def test_different_shapes_are_refused():
