@@ -95,7 +95,8 @@ class StagedTraining(keras.callbacks.Callback):
       projection) is frozen.
     - The step is traced anew for each stage.
 
-    Afterwards the weights of the losses and the `trainable` flags are as before.
+    An epoch that spans two stages averages each term over the steps that have
+    it. Afterwards the weights of the losses and the `trainable` flags are as before.
     The steps that float16 leaves out for an overflow are no steps.
 
     Args:
@@ -179,13 +180,16 @@ class StagedTraining(keras.callbacks.Callback):
         self.distiller.active_weights = self.weights[self._entered]
         self._freeze(self.stages[self._entered], self.weights[self._entered])
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Goes on to the next stage, or stops after the last one."""
-        if int(self.distiller.step) >= self.ends[-1]:
-            self.distiller.stop_training = True
-        elif self.current != self._entered:
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Goes on to the next stage, after what ended the last one was validated."""
+        if self.current != self._entered:
             self.distiller.test_function = None
             self.distiller.make_train_function(force=True)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stops after the last stage."""
+        if int(self.distiller.step) >= self.ends[-1]:
+            self.distiller.stop_training = True
 
     def _retrace(self) -> None:
         self.distiller.train_function = self.distiller.test_function = None

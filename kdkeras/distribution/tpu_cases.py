@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from kdkeras.data import Vocabulary
-from kdkeras.distillation import Distiller
+from kdkeras.distillation import Distiller, RunningMagnitude, UncertaintyWeighting
 from kdkeras.losses import (
     CorrelationDistillation,
     EmbeddingDistillation,
@@ -22,6 +22,7 @@ from kdkeras.losses import (
     TranslationRanking,
 )
 from kdkeras.optimizers import FusedAdam
+from kdkeras.schedules import DecayToZero, Delayed, LinearWarmup, Piecewise
 from kdkeras.students import PRESETS, from_preset
 
 __all__ = ["batch_spec", "shipped_cases"]
@@ -58,6 +59,11 @@ OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
     "Adam": keras.optimizers.Adam,
     "AdamW": keras.optimizers.AdamW,
     "SGD": partial(keras.optimizers.SGD, momentum=0.9),
+}
+
+BALANCINGS: dict[str, Callable[[], Any]] = {
+    "RunningMagnitude": RunningMagnitude,
+    "UncertaintyWeighting": UncertaintyWeighting,
 }
 
 Build = Callable[[], Distiller]
@@ -104,6 +110,31 @@ def shipped_cases(
     for name in OPTIMIZERS:
         yield name, partial(build, optimizer=name)
     yield "micro-batches", partial(build, micro_batches=2, **_all_losses())
+    yield "schedules", partial(build, **_scheduled_losses())
+    for name, make in BALANCINGS.items():
+        yield name, partial(build, balancing=make(), **_all_losses())
+
+
+def _scheduled_losses() -> dict[str, Any]:
+    """Every kind of schedule, of weights and of temperatures."""
+    cosine = keras.optimizers.schedules.CosineDecay(2.0, 10, alpha=0.5)
+    linear = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5)
+    return {
+        "distillation_losses": {
+            "embedding": EmbeddingDistillation(),
+            "similarity": SimilarityDistillation(cosine),
+            "soft": SoftTargets(linear, target="embedding"),
+            "correlation": CorrelationDistillation(linear, target="embedding"),
+        },
+        "alignment_losses": {"ranking": TranslationRanking()},
+        "loss_weights": {
+            "embedding": LinearWarmup(1.0, 5),
+            "similarity": DecayToZero(1.0, 0.5, 10),
+            "soft": Piecewise([5], [1.0, Delayed(cosine, 5)]),
+            "correlation": keras.optimizers.schedules.PiecewiseConstantDecay([5], [1.0, 0.5]),
+            "ranking": linear,
+        },
+    }
 
 
 def _all_losses() -> dict[str, Any]:

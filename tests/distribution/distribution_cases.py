@@ -8,6 +8,7 @@ from collections.abc import Callable
 import keras
 from small_models import every_loss, make_distiller, make_student, make_two_heads, randomized
 
+from kdkeras.distillation import RunningMagnitude, Stage, UncertaintyWeighting
 from kdkeras.losses import (
     CorrelationDistillation,
     EmbeddingDistillation,
@@ -19,6 +20,7 @@ from kdkeras.losses import (
     TranslationRanking,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
+from kdkeras.schedules import DecayToZero, LinearWarmup
 
 # Each replica rounds its part of a gradient to the short type before the sum:
 # one unit in the last place of a value of 1.
@@ -35,6 +37,7 @@ class Case:
     weighted: bool = False
     tolerance: float = 1e-6
     labelled: bool = False
+    stages: tuple = ()
 
 
 def sgd(**arguments):
@@ -56,6 +59,31 @@ def labelled(regularizer=None):
     return make_distiller(
         make_two_heads(regularizer=regularizer), optimizer=sgd(), loss=task, **every_loss()
     )
+
+
+def scheduled(**arguments):
+    similarity = SimilarityDistillation(keras.optimizers.schedules.PolynomialDecay(1.0, 6, 0.3))
+    losses = every_loss()
+    losses["distillation_losses"]["similarity"] = similarity
+    losses["loss_weights"] = {
+        "embedding": LinearWarmup(2.0, 4, initial=0.5),
+        "similarity": DecayToZero(1.0, 0.5, 8),
+        "ranking": keras.optimizers.schedules.CosineDecay(0.5, 6, alpha=0.2),
+    }
+    return make_distiller(optimizer=sgd(), **losses, **arguments)
+
+
+def balanced(balancing, **arguments):
+    return lambda: make_distiller(
+        optimizer=sgd(), balancing=balancing(), **every_loss(), **arguments
+    )
+
+
+STAGES = (
+    Stage(steps=2, loss_weights={"embedding": 1.0}),
+    Stage(steps=3, frozen=["token_embedding"], learning_rate=LinearWarmup(0.1, 3)),
+    Stage(steps=2, loss_weights={"similarity": DecayToZero(1.0, 1.0, 4), "ranking": 1.0}),
+)
 
 
 CASES = {
@@ -113,6 +141,19 @@ CASES = {
             lambda: FusedAdam(keras.optimizers.schedules.CosineDecay(0.05, decay_steps=4))
         )
     ),
+    "scheduled weights and temperature": Case(build=scheduled, rows=7),
+    "scheduled, micro-batches": Case(build=lambda: scheduled(micro_batches=2)),
+    "scheduled, jit": Case(build=lambda: scheduled(jit_compile=True)),
+    "running magnitude": Case(build=balanced(RunningMagnitude), rows=7, weighted=True),
+    "running magnitude, an empty replica": Case(build=balanced(RunningMagnitude), rows=9),
+    "running magnitude, micro-batches": Case(build=balanced(RunningMagnitude, micro_batches=2)),
+    "uncertainty": Case(build=balanced(UncertaintyWeighting), rows=7, weighted=True),
+    "uncertainty, an empty replica": Case(build=balanced(UncertaintyWeighting), rows=9),
+    "stages": Case(build=balanced(UncertaintyWeighting), rows=12, stages=STAGES),
+    "stages, FusedAdam": Case(
+        build=with_optimizer(lambda: FusedAdam(0.05)), rows=12, stages=STAGES
+    ),
+    "stages, jit": Case(build=balanced(RunningMagnitude, jit_compile=True), rows=12, stages=STAGES),
     "bfloat16": Case(
         build=lambda: make_distiller(
             make_student(dtype="mixed_bfloat16"), optimizer=sgd(), **every_loss()

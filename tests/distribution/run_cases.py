@@ -38,9 +38,13 @@ def run(case, strategy):
     sample_weight = np.linspace(0.5, 2.0, case.rows, dtype="float32") if case.weighted else None
     if case.labelled:
         y["label"] = np.arange(case.rows) % 4
-    history = fit(
-        distiller, x, y, batch_size=case.batch_size, epochs=2, sample_weight=sample_weight
-    )
+    if case.stages:
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(case.batch_size)
+        history = distiller.fit_stages(data, case.stages, verbose=0).history
+    else:
+        history = fit(
+            distiller, x, y, batch_size=case.batch_size, epochs=2, sample_weight=sample_weight
+        )
     evaluated = distiller.evaluate(
         x, y, batch_size=case.batch_size, sample_weight=sample_weight, verbose=0, return_dict=True
     )
