@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule as Schedule
 
 from kdkeras.errors import InputError
 
@@ -28,8 +29,6 @@ __all__ = [
     "serialized",
     "value_at",
 ]
-
-Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")

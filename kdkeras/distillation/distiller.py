@@ -168,8 +168,8 @@ class Distiller(StrategyHooks):
 
     @property
     def step(self) -> Any:
-        """Number of updates that are done, an integer scalar."""
-        return ops.convert_to_tensor(self.optimizer.iterations)
+        """Number of updates that are done, an int32 scalar."""
+        return ops.cast(self.optimizer.iterations, "int32")
 
     @property
     def teacher(self) -> keras.Model | None:

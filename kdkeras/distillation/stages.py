@@ -144,7 +144,7 @@ class StagedTraining(keras.callbacks.Callback):
                 "The stages say how long a training is. Received: "
                 f"epochs={named['epochs']}. Give Stage(steps=...) alone."
             )
-        left = self.ends[-1] - int(self.distiller.step)
+        left = self.ends[-1] - self._step()
         if backup is not None:
             backup.require(stages=[stage.get_config() for stage in self.stages])
             if backup.step:
@@ -167,10 +167,13 @@ class StagedTraining(keras.callbacks.Callback):
         self.distiller.active_weights = self.distiller.term_weights
         self._retrace()
 
+    def _step(self) -> int:
+        return int(self.distiller.optimizer.iterations.numpy())
+
     @property
     def current(self) -> int:
         """Index of the stage of the optimizer's step."""
-        step = int(self.distiller.step)
+        step = self._step()
         return min(sum(step >= end for end in self.ends), len(self.stages) - 1)
 
     def enter(self) -> None:
@@ -188,7 +191,7 @@ class StagedTraining(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops after the last stage."""
-        if int(self.distiller.step) >= self.ends[-1]:
+        if self._step() >= self.ends[-1]:
             self.distiller.stop_training = True
 
     def _retrace(self) -> None:

@@ -140,7 +140,7 @@ class DistillationLoss(ExampleLoss):
         """Takes the student's output to the teacher's space, where a loss has a map for it."""
         return student
 
-    def loss(self, teacher: Any, student: Any, **parts: Any) -> Any:
+    def loss(self, teacher: Any, student: Any, *_: Any, **parts: Any) -> Any:
         """Formula of the loss: `(B, d)` and `(B, d)` to `(B,)`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `loss`.")
 

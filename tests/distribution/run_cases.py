@@ -51,11 +51,16 @@ def run(case, strategy):
     logs = {**{f"fit {k}": v for k, v in history.items()}, **evaluated}
     weights = [np.asarray(weight) for weight in distiller.get_weights()]
     moments = [np.asarray(v) for v in inner(distiller.optimizer).variables]
-    return weights, logs, moments
+    student = [np.asarray(weight) for weight in distiller.student.get_weights()]
+    return weights, logs, moments, student
 
 
-def difference(one, other):
-    return max(float(np.max(np.abs(a - b))) for a, b in zip(one, other, strict=True))
+def difference(one, other, relative=False):
+    """The largest, of values above 1 in units of the value where `relative`."""
+    return max(
+        float(np.max(np.abs(a - b) / (np.maximum(1.0, np.abs(a)) if relative else 1.0)))
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def main():
@@ -65,13 +70,14 @@ def main():
     for name in wanted:
         case = CASES[name]
         one, two = run(case, None), run(case, strategy)
-        before = [np.asarray(weight) for weight in case.build().get_weights()]
+        before = [np.asarray(weight) for weight in case.build().student.get_weights()]
         found[name] = {
-            "moved": difference(one[0], before),
+            "moved": difference(one[3], before),
             "weights": difference(one[0], two[0]),
             "optimizer": difference(one[2], two[2]),
             "logs": difference(
-                *([np.asarray(logs[k]) for k in sorted(logs)] for logs in (one[1], two[1]))
+                *([np.asarray(logs[k]) for k in sorted(logs)] for logs in (one[1], two[1])),
+                relative=True,
             ),
             "names": sorted(one[1]) == sorted(two[1]),
         }
