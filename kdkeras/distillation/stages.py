@@ -23,7 +23,10 @@ __all__ = ["Stage", "StagedTraining"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One part of a training. Its schedules count its own steps.
+    """One part of a training.
+
+    Schedules that are given here count the stage's own steps; those of the
+    Distiller, its losses and its optimizer count on through all stages.
 
     Args:
         steps: Updates that it takes, at least 1.
