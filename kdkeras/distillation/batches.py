@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -63,14 +64,16 @@ class Rows(NamedTuple):
             values = values * ops.cast(self.weight, "float32")
         return ops.sum(values)
 
-    def part(self, number: int, parts: int) -> Rows:
-        """Every `parts`-th row, from row `number`."""
-        if parts == 1:
-            return self
-        # Strided, so that the parts of equal replicas are together the parts of one device.
-        return keras.tree.map_structure(
-            lambda x: None if x is None else x[number::parts], self, none_is_leaf=True
-        )
+    def parts(self, number: int) -> Iterator[Rows]:
+        """The rows in so many parts: part `i` holds the rows `i`, `i + number`, …."""
+        if number == 1:
+            yield self
+            return
+        for i in range(number):
+            # Strided, so that the parts of equal replicas are together the parts of one device.
+            yield keras.tree.map_structure(
+                lambda x, i=i: None if x is None else x[i::number], self, none_is_leaf=True
+            )
 
 
 def _side(x: Any, prefix: str) -> dict[str, Any] | None:

@@ -67,11 +67,13 @@ def loss_terms(
     outputs: StudentOutputs,
     distillation: Mapping[str, DistillationLoss],
     alignment: Mapping[str, AlignmentLoss],
+    step: Any = None,
 ) -> Terms:
     """Returns every distillation and alignment term.
 
     The one place that weighs rows. Divided by the rows of *all* replicas, the
-    sums of all replicas add up to the mean of one device.
+    sums of all replicas add up to the mean of one device. `step` is the number
+    of updates that are done, for losses that change with it.
 
     Raises:
         InputError: If an alignment loss gets no translations, or a loss lacks
@@ -85,7 +87,7 @@ def loss_terms(
             loss(
                 targets[loss.target],
                 named_output(output, loss.student_output),
-                **_parts(name, loss, batch, inputs, targets),
+                **_parts(name, loss, batch, inputs, targets, step),
             )
             for output, inputs in sides[: 1 if loss.source_only else 2]
             if output is not None
@@ -98,16 +100,16 @@ def loss_terms(
                 "`translation_token_ids`. Give pairs, or leave the loss out."
             )
         source, translation = (named_output(side, "embedding") for side in outputs)
-        parts = _parts(name, alignment_loss, batch, batch.source, targets)
+        parts = _parts(name, alignment_loss, batch, batch.source, targets, step)
         terms[name] = rows.sum(alignment_loss(source, translation, **parts))
     return terms
 
 
 def _parts(
-    name: str, loss: ExampleLoss, batch: Batch, inputs: Any, targets: Mapping[str, Any]
+    name: str, loss: ExampleLoss, batch: Batch, inputs: Any, targets: Mapping[str, Any], step: Any
 ) -> dict[str, Any]:
     """What a loss reads besides the two sides that it compares, by keyword."""
-    found = {**targets, "label": batch.labels, "source_id": batch.source_id}
+    found = {**targets, "label": batch.labels, "source_id": batch.source_id, "step": step}
     found.update(inputs if isinstance(inputs, dict) else {})
     for part in loss.needs.values():
         if found.get(part) is None:
@@ -120,15 +122,17 @@ def _parts(
     return {key: found[part] for key, part in wanted.items() if found.get(part) is not None}
 
 
-def tell_losses(losses: Sequence[ExampleLoss], said: Sequence[dict[str, Any]], kept: Any) -> None:
+def tell_losses(
+    losses: Sequence[Mapping[str, ExampleLoss]], said: Sequence[dict[str, Any]], kept: Any
+) -> None:
     """Lets losses with a memory take in what the teacher said of a step's rows.
 
     Args:
-        losses: All losses.
+        losses: The losses that were computed, by name.
         said: The teacher's targets of each part of the batch.
         kept: Whether the step was finite, the same on all replicas.
     """
-    for loss in losses:
+    for loss in [loss for by_name in losses for loss in by_name.values()]:
         for targets in said:
             loss.after_step(targets, kept)
 
@@ -151,7 +155,7 @@ def regularization_term(rows: Rows, penalties: list[Any]) -> Terms:
     return {REGULARIZATION: penalty * rows.count}
 
 
-def weighted_total(terms: Terms, weights: Mapping[str, float]) -> Any:
+def weighted_total(terms: Terms, weights: Mapping[str, Any]) -> Any:
     """Returns the sum of the terms, each times its weight."""
     weighted = [weights.get(name, 1.0) * value for name, value in terms.items()]
     return sum(weighted[1:], weighted[0])

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import ops
 
 from kdkeras.data import Vocabulary
-from kdkeras.distillation import Distiller
+from kdkeras.distillation import Distiller, RunningMagnitude, UncertaintyWeighting
 from kdkeras.layers import EmbeddingTable, MaskedMean
 from kdkeras.losses import (
     AttentionRelations,
@@ -42,12 +42,14 @@ from kdkeras.losses import (
     VarianceCovariance,
 )
 from kdkeras.optimizers import FusedAdam
+from kdkeras.schedules import DecayToZero, Delayed, LinearWarmup, Piecewise
 from kdkeras.students import PRESETS, from_preset
 from kdkeras.teachers.sentence_encoder import SentenceEncoder
 
 __all__ = ["batch_spec", "shipped_cases"]
 
 OUTPUT_DIM = 384
+TAGGER = "tagger"
 TOP_K = 8
 DISTILLATION: dict[str, Callable[[], Any]] = {
     "EmbeddingDistillation cosine": EmbeddingDistillation,
@@ -112,6 +114,11 @@ OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
     "SGD": partial(keras.optimizers.SGD, momentum=0.9),
 }
 
+BALANCINGS: dict[str, Callable[[], Any]] = {
+    "RunningMagnitude": RunningMagnitude,
+    "UncertaintyWeighting": UncertaintyWeighting,
+}
+
 Build = Callable[[], Distiller]
 
 
@@ -144,44 +151,77 @@ def shipped_cases(
     """
     policy = "float32" if precision == "float32" else f"mixed_{precision}"
 
-    def preset(name: str = "static_128") -> keras.Model:
-        return from_preset(
-            name,
-            vocabulary=vocabulary,
-            output_dim=OUTPUT_DIM,
-            sequence_length=sequence_length,
-            dtype=policy,
-        )
-
     def build(
-        make: Callable[[], keras.Model] | None = None,
+        student: str = "static_128",
         optimizer: str = "FusedAdam",
         live: bool = False,
         **losses: Any,
     ) -> Distiller:
-        student = (make or preset)()
+        if student == TAGGER:
+            model = _tagger(vocabulary.size, sequence_length, policy)
+        else:
+            model = from_preset(
+                student,
+                vocabulary=vocabulary,
+                output_dim=OUTPUT_DIM,
+                sequence_length=sequence_length,
+                dtype=policy,
+            )
         if live:
             losses["teacher"] = _teacher(vocabulary, sequence_length)
-        distiller = Distiller(student, **(losses or _all_losses()))
+        distiller = Distiller(model, **(losses or _all_losses()))
         distiller.compile(OPTIMIZERS[optimizer](), jit_compile=False)
         return distiller
 
-    for name in PRESETS:
-        yield f"{name}, all losses", partial(build, partial(preset, name))
+    for name, settings in (*_single_losses(), *_settings()):
+        yield name, partial(build, **settings)
+
+
+def _single_losses() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every loss alone, with a student that gives what it reads."""
     for name, loss in DISTILLATION.items():
-        yield name, partial(build, distillation_losses={"one": loss()})
+        yield name, {"distillation_losses": {"one": loss()}}
     for name, loss in TOKENS.items():
-        tagger = partial(_tagger, vocabulary.size, sequence_length, policy)
-        yield name, partial(build, tagger, distillation_losses={"one": loss()})
+        yield name, {"student": TAGGER, "distillation_losses": {"one": loss()}}
     for name, loss in ALIGNMENT.items():
-        yield name, partial(build, alignment_losses={"one": loss()})
-    layered = partial(preset, LAYERED)
+        yield name, {"alignment_losses": {"one": loss()}}
     for name, loss in LAYERS.items():
-        live = name != "PerLayer"
-        yield name, partial(build, layered, distillation_losses={"one": loss()}, live=live)
+        losses = {"distillation_losses": {"one": loss()}, "live": name != "PerLayer"}
+        yield name, {"student": LAYERED, **losses}
+
+
+def _settings() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every student, optimizer and way to train, with the usual losses."""
+    for name in PRESETS:
+        yield f"{name}, all losses", {"student": name}
     for name in OPTIMIZERS:
-        yield name, partial(build, optimizer=name)
-    yield "micro-batches", partial(build, micro_batches=2, **_all_losses())
+        yield name, {"optimizer": name}
+    yield "micro-batches", {"micro_batches": 2, **_all_losses()}
+    yield "schedules", _scheduled_losses()
+    for name, balancing in BALANCINGS.items():
+        yield name, {"balancing": balancing(), **_all_losses()}
+
+
+def _scheduled_losses() -> dict[str, Any]:
+    """Every kind of schedule, of weights and of temperatures."""
+    cosine = keras.optimizers.schedules.CosineDecay(2.0, 10, alpha=0.5)
+    linear = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5)
+    return {
+        "distillation_losses": {
+            "embedding": EmbeddingDistillation(),
+            "similarity": SimilarityDistillation(cosine),
+            "soft": SoftTargets(linear, target="embedding"),
+            "correlation": CorrelationDistillation(linear, target="embedding"),
+        },
+        "alignment_losses": {"ranking": TranslationRanking()},
+        "loss_weights": {
+            "embedding": LinearWarmup(1.0, 5),
+            "similarity": DecayToZero(1.0, 0.5, 10),
+            "soft": Piecewise([5], [1.0, Delayed(cosine, 5)]),
+            "correlation": keras.optimizers.schedules.PiecewiseConstantDecay([5], [1.0, 0.5]),
+            "ranking": linear,
+        },
+    }
 
 
 def _tagger(vocabulary_size: int, sequence_length: int, policy: str) -> keras.Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,43 +20,16 @@ __all__ = [
     "ExampleLoss",
     "l2_normalize",
     "may_match",
-    "not_negative",
-    "positive",
     "real_token_mean",
 ]
 
-BATCH_PARTS = ("padding_mask", "token_ids", "label", "source_id")
-"""What a loss may read besides teacher targets: inputs of its side, and the batch's labels."""
+BATCH_PARTS = ("padding_mask", "token_ids", "label", "source_id", "step")
+"""What a loss may read besides teacher targets: inputs of its side, the batch's labels, and the
+number of updates that are done."""
 
 EMBEDDING = "embedding"
 FEATURES = ("attention", "hidden_states", "layer_embeddings")
 """Outputs that are several tensors: a model that has not got one has nothing in its place."""
-
-
-def positive(name: str, value: float) -> float:
-    """Returns `value` if it is above zero and finite.
-
-    Raises:
-        InputError: If it is not.
-    """
-    if not 0 < value < math.inf:
-        raise InputError(
-            f"`{name}` must be positive and finite. Received: {name}={value}. Use 1.0 if in doubt."
-        )
-    return float(value)
-
-
-def not_negative(name: str, value: float) -> float:
-    """Returns `value` if it is 0 or more.
-
-    Raises:
-        InputError: If it is not.
-    """
-    if not value >= 0:
-        raise InputError(
-            f"`{name}` must be 0 or more. Received: {name}={value}. Use 1.0 if in doubt."
-        )
-    return float(value)
 
 
 def l2_normalize(x: Any) -> Any:

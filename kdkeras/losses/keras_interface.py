@@ -10,6 +10,7 @@ from keras import ops
 
 from kdkeras.errors import InputError
 from kdkeras.replicas import total
+from kdkeras.schedules import is_schedule
 
 __all__ = ["KerasInterface"]
 
@@ -71,7 +72,8 @@ class KerasInterface(keras.distillation.DistillationLoss):
         """Refuses a loss that reads more than the two models' outputs, or hears of each step.
 
         Raises:
-            InputError: If the loss needs other parts of the batch, or remembers batches.
+            InputError: If the loss needs other parts of the batch, remembers
+                batches, or has a temperature that changes.
         """
         if self.needs:
             raise InputError(
@@ -84,3 +86,16 @@ class KerasInterface(keras.distillation.DistillationLoss):
                 "keras.distillation.Distiller does not tell a loss when a step is done. Received: "
                 f"{type(self).__name__}, which remembers batches. Use kdkeras.Distiller."
             )
+        if _changes(self):
+            raise InputError(
+                "keras.distillation.Distiller does not tell a loss which step it is. Received: "
+                f"{type(self).__name__}, with a schedule. Use a float, or kdkeras.Distiller."
+            )
+
+
+def _changes(loss: Any) -> bool:
+    """Whether an argument of the loss, or of one inside it, is a schedule."""
+    return any(
+        is_schedule(value) or (isinstance(value, KerasInterface) and _changes(value))
+        for value in vars(loss).values()
+    )

@@ -80,11 +80,8 @@ class OfTokens(LogitLoss):
     def __init__(self, padding_mask: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.padding_mask = padding_mask
-
-    @property
-    def takes(self) -> dict[str, str]:  # type: ignore[override]
-        """The mask of the tokens, by the name that the student's input has."""
-        return {} if self.padding_mask is None else {"padding_mask": self.padding_mask}
+        if padding_mask is not None:
+            self.takes = {**self.takes, "padding_mask": padding_mask}
 
     def loss(
         self, teacher: Any, student: Any, *_: Any, padding_mask: Any = None, **parts: Any

@@ -10,13 +10,13 @@ import numpy as np
 from keras import ops
 
 from kdkeras.errors import InputError
+from kdkeras.losses.arguments import positive
 from kdkeras.losses.base import (
     FEATURES,
     AlignmentLoss,
     DistillationLoss,
     ExampleLoss,
     l2_normalize,
-    positive,
 )
 
 __all__ = ["Matryoshka", "MatryoshkaAlignment"]

@@ -9,8 +9,10 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import DistillationLoss, l2_normalize, positive
+from kdkeras.losses.arguments import scheduled
+from kdkeras.losses.base import DistillationLoss, l2_normalize
 from kdkeras.replicas import all_rows, own_rows
+from kdkeras.schedules import serialized, value_at
 
 __all__ = ["QueueContrast", "QueueDistillation"]
 
@@ -26,6 +28,7 @@ class _TeacherQueue(DistillationLoss):
     """
 
     has_memory = True
+    takes = {"step": "step"}
 
     def __init__(self, dim: int, size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -114,8 +117,8 @@ class QueueDistillation(_TeacherQueue):
     Args:
         dim: Width of the teacher's vectors.
         size: Vectors kept. Defaults to 4096; the paper has 65536.
-        temperature: Softening of the teacher's cosines, above 0. Defaults to
-            0.05.
+        temperature: Softening of the teacher's cosines, above 0; a float, or a
+            schedule of the step. Defaults to 0.05.
         student_temperature: That of the student's; None (the default) is the
             teacher's. With another (the paper: 0.01 and 0.2) the student does
             best with other cosines than the teacher has.
@@ -140,26 +143,29 @@ class QueueDistillation(_TeacherQueue):
         self,
         dim: int,
         size: int = 4096,
-        temperature: float = 0.05,
-        student_temperature: float | None = None,
+        temperature: Any = 0.05,
+        student_temperature: Any = None,
         target: str = "embedding",
         name: str = "queue_distillation",
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, size, target=target, name=name, **kwargs)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = scheduled("temperature", temperature)
         self.student_temperature = (
             None
             if student_temperature is None
-            else positive("student_temperature", student_temperature)
+            else scheduled("student_temperature", student_temperature)
         )
 
-    def loss(self, teacher: Any, student: Any) -> Any:
+    def loss(self, teacher: Any, student: Any, step: Any = None) -> Any:
         """Returns the divergence of each example's distribution, `(B,)`."""
         teacher, student = l2_normalize(teacher), l2_normalize(student)
         keys, absent = self._keys(teacher)
-        expected = ops.matmul(teacher, keys) / self.temperature
-        actual = ops.matmul(student, keys) / (self.student_temperature or self.temperature)
+        sharp = value_at(self.temperature, step)
+        soft = sharp
+        if self.student_temperature is not None:
+            soft = value_at(self.student_temperature, step)
+        expected, actual = ops.matmul(teacher, keys) / sharp, ops.matmul(student, keys) / soft
         log_p, log_q = (ops.log_softmax(z + _MASKED * absent, axis=-1) for z in (expected, actual))
         return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
 
@@ -167,8 +173,8 @@ class QueueDistillation(_TeacherQueue):
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
-            "temperature": self.temperature,
-            "student_temperature": self.student_temperature,
+            "temperature": serialized(self.temperature),
+            "student_temperature": serialized(self.student_temperature),
         }
 
 
@@ -198,7 +204,8 @@ class QueueContrast(_TeacherQueue):
     Args:
         dim: Width of the teacher's vectors.
         size: Vectors kept. Defaults to 4096.
-        temperature: Softening, above 0. Defaults to 0.07.
+        temperature: Softening, above 0; a float, or a schedule of the step.
+            Defaults to 0.07.
         guide_margin: How near to its own a key must be, by the teacher's
             cosine, to be no negative; above 0. Defaults to 0.01.
 
@@ -223,14 +230,14 @@ class QueueContrast(_TeacherQueue):
         self,
         dim: int,
         size: int = 4096,
-        temperature: float = 0.07,
+        temperature: Any = 0.07,
         guide_margin: float = 0.01,
         target: str = "embedding",
         name: str = "queue_contrast",
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, size, target=target, name=name, **kwargs)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = scheduled("temperature", temperature)
         if not guide_margin > 0:
             raise InputError(
                 "`guide_margin` must be above 0: a row's own vector has a cosine of about 1. "
@@ -238,7 +245,7 @@ class QueueContrast(_TeacherQueue):
             )
         self.guide_margin = float(guide_margin)
 
-    def loss(self, teacher: Any, student: Any) -> Any:
+    def loss(self, teacher: Any, student: Any, step: Any = None) -> Any:
         """Returns the loss of each example, `(B,)`."""
         teacher, student = l2_normalize(teacher), l2_normalize(student)
         keys, absent = self._keys(teacher)
@@ -246,13 +253,14 @@ class QueueContrast(_TeacherQueue):
         own = ops.pad(own, ((0, 0), (0, self.size)))
         near = ops.cast(ops.matmul(teacher, keys) > 1.0 - self.guide_margin, "float32")
         masked = (1.0 - own) * ops.maximum(near, absent)
-        scores = ops.matmul(student, keys) / self.temperature + _MASKED * masked
+        temperature = value_at(self.temperature, step)
+        scores = ops.matmul(student, keys) / temperature + _MASKED * masked
         return -ops.sum(ops.log_softmax(scores, axis=-1) * own, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
-            "temperature": self.temperature,
+            "temperature": serialized(self.temperature),
             "guide_margin": self.guide_margin,
         }

@@ -8,7 +8,8 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import AlignmentLoss, positive
+from kdkeras.losses.arguments import positive
+from kdkeras.losses.base import AlignmentLoss
 from kdkeras.replicas import all_rows
 
 __all__ = ["CrossCorrelation", "VarianceCovariance"]

@@ -9,8 +9,10 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import may_match, positive
+from kdkeras.losses.arguments import positive
+from kdkeras.losses.base import may_match
 from kdkeras.losses.logits import LogitLoss, OfTokens
+from kdkeras.schedules import as_value, is_schedule
 
 __all__ = ["TokenTopKSoftTargets", "TopKSoftTargets", "top_k_targets"]
 
@@ -97,8 +99,8 @@ class TopKSoftTargets(LogitLoss):
 
     Args:
         temperature: Softening of both distributions, above 0; one of those
-            given to `top_k_targets`, or the batch lacks the rest's weight.
-            Defaults to 1.0.
+            given to `top_k_targets`, or the batch lacks the rest's weight. No
+            schedule. Defaults to 1.0.
         prefix: What the names of the batch's targets begin with, as given to
             `top_k_targets`. Defaults to `"top"`.
         student_output: The student's output that holds all `V` logits.
@@ -133,6 +135,12 @@ class TopKSoftTargets(LogitLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(target=f"{prefix}_logits", name=name, **kwargs)
+        if is_schedule(as_value(temperature)):
+            raise InputError(
+                "The weight of the rest is kept for fixed temperatures. Received: temperature="
+                f"{type(as_value(temperature)).__name__} in `{name}`. Use a float, one of those "
+                "given to top_k_targets."
+            )
         self.temperature = positive("temperature", temperature)
         self.prefix = prefix
         self._student_output = student_output

@@ -20,6 +20,7 @@ from small_models import (
 )
 
 from kdkeras import teachers
+from kdkeras.distillation import RunningMagnitude, Stage, UncertaintyWeighting
 from kdkeras.losses import (
     AttentionRelations,
     CorrelationDistillation,
@@ -50,6 +51,7 @@ from kdkeras.losses import (
     principal_axes,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
+from kdkeras.schedules import DecayToZero, LinearWarmup
 from kdkeras.students import TransformerStudent
 
 TINY_BERT = Path(__file__).parents[1] / "teachers" / "tiny_bert" / "mean"
@@ -71,6 +73,7 @@ class Case:
     labelled: bool = False
     targets: Callable[[int], dict] | None = None
     """What the teacher said of that many rows, besides the embedding."""
+    stages: tuple = ()
 
 
 def sgd(**arguments):
@@ -136,6 +139,31 @@ def labelled(regularizer=None):
     return make_distiller(
         make_two_heads(regularizer=regularizer), optimizer=sgd(), loss=task, **every_loss()
     )
+
+
+def scheduled(**arguments):
+    similarity = SimilarityDistillation(keras.optimizers.schedules.PolynomialDecay(1.0, 6, 0.3))
+    losses = every_loss()
+    losses["distillation_losses"]["similarity"] = similarity
+    losses["loss_weights"] = {
+        "embedding": LinearWarmup(2.0, 4, initial=0.5),
+        "similarity": DecayToZero(1.0, 0.5, 8),
+        "ranking": keras.optimizers.schedules.CosineDecay(0.5, 6, alpha=0.2),
+    }
+    return make_distiller(optimizer=sgd(), **losses, **arguments)
+
+
+def balanced(balancing, **arguments):
+    return lambda: make_distiller(
+        optimizer=sgd(), balancing=balancing(), **every_loss(), **arguments
+    )
+
+
+STAGES = (
+    Stage(steps=2, loss_weights={"embedding": 1.0}),
+    Stage(steps=3, frozen=["token_embedding"], learning_rate=LinearWarmup(0.1, 3)),
+    Stage(steps=2, loss_weights={"similarity": DecayToZero(1.0, 1.0, 4), "ranking": 1.0}),
+)
 
 
 CASES = {
@@ -284,6 +312,22 @@ CASES = {
             lambda: FusedAdam(keras.optimizers.schedules.CosineDecay(0.05, decay_steps=4))
         )
     ),
+    "scheduled weights and temperature": Case(build=scheduled, rows=7),
+    "scheduled, micro-batches": Case(build=lambda: scheduled(micro_batches=2)),
+    "scheduled, jit": Case(build=lambda: scheduled(jit_compile=True)),
+    "running magnitude": Case(build=balanced(RunningMagnitude), rows=7, weighted=True),
+    "running magnitude, an empty replica": Case(build=balanced(RunningMagnitude), rows=9),
+    # A term near zero, the difference of larger numbers, is what others are divided by.
+    "running magnitude, micro-batches": Case(
+        build=balanced(RunningMagnitude, micro_batches=2), tolerance=4e-6
+    ),
+    "uncertainty": Case(build=balanced(UncertaintyWeighting), rows=7, weighted=True),
+    "uncertainty, an empty replica": Case(build=balanced(UncertaintyWeighting), rows=9),
+    "stages": Case(build=balanced(UncertaintyWeighting), rows=12, stages=STAGES),
+    "stages, FusedAdam": Case(
+        build=with_optimizer(lambda: FusedAdam(0.05)), rows=12, stages=STAGES
+    ),
+    "stages, jit": Case(build=balanced(RunningMagnitude, jit_compile=True), rows=12, stages=STAGES),
     "bfloat16": Case(
         build=lambda: make_distiller(
             make_student(dtype="mixed_bfloat16"), optimizer=sgd(), **every_loss()

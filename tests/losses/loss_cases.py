@@ -76,7 +76,7 @@ class Case(NamedTuple):
     cached: Callable[[Any], tuple[Any, dict[str, Any]]] | None = None
     """Makes what the batch holds of the teacher, and more parts; None if it holds all."""
 
-    def value(self, teacher: Any, student: Any, rows: Any = slice(None)) -> Any:
+    def value(self, teacher: Any, student: Any, rows: Any = slice(None), **more: Any) -> Any:
         """The loss of each example; with `rows` of these, in this order."""
         of_rows = partial(map_structure, lambda values: values[rows])
         parts = of_rows(dict(self.parts))
@@ -84,7 +84,7 @@ class Case(NamedTuple):
         if self.cached is not None:
             teacher, more = self.cached(teacher)
             parts.update(more)
-        return self.loss(teacher, student, **parts)
+        return self.loss(teacher, student, **parts, **more)
 
     def expected(self, teacher: Any, student: Any) -> np.ndarray:
         """The same by the oracle."""

@@ -6,9 +6,11 @@ import ast
 import copy
 import doctest
 import importlib
+import inspect
 import pkgutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,7 +23,16 @@ from loss_cases import ALIGNMENT, ARGUMENTS, DISTILLATION
 
 import kdkeras.losses
 from kdkeras.errors import InputError
-from kdkeras.losses import EmbeddingDistillation, SoftTargets
+from kdkeras.losses import (
+    EmbeddingDistillation,
+    Matryoshka,
+    PerLayer,
+    QueueDistillation,
+    SimilarityDistillation,
+    SoftTargets,
+    TokenTopKSoftTargets,
+    TopKSoftTargets,
+)
 from kdkeras.losses.base import ExampleLoss
 
 every_loss = pytest.mark.parametrize("case", [*DISTILLATION, *ALIGNMENT], ids=lambda c: c.name)
@@ -263,6 +274,91 @@ def test_argument_out_of_range_is_refused(loss, argument, value, rule):
     with pytest.raises(InputError) as error:
         getattr(kdkeras.losses, loss)(**{argument: value})
     assert_one_line(str(error.value), f"`{argument}` {rule}", f"{argument}={value!r}", "Use ")
+
+
+# One case of every loss that has a temperature; that of a kept top belongs to the batch.
+TEMPERED = {
+    type(case.loss): case
+    for case in [*DISTILLATION, *ALIGNMENT]
+    if "temperature" in inspect.signature(type(case.loss)).parameters
+    and not isinstance(case.loss, TopKSoftTargets)
+}
+tempered = pytest.mark.parametrize("loss", TEMPERED, ids=lambda c: c.__name__)
+
+
+def at_temperature(loss, temperature):
+    """The case of a loss, with another temperature."""
+    case = TEMPERED[loss]
+    made = loss.from_config({**case.loss.get_config(), "temperature": temperature})
+    return case._replace(loss=made)
+
+
+@tempered
+@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+def test_a_temperature_follows_its_schedule(loss, jit):
+    case = at_temperature(loss, keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5))
+    teacher, student = map_structure(tf.constant, case.inputs())
+    compiled = tf.function(lambda t, s, n: case.value(t, s, step=n), jit_compile=jit)
+    for step, temperature in ((0, 2.0), (4, 1.4), (10, 0.5), (50, 0.5)):
+        np.testing.assert_allclose(
+            compiled(teacher, student, tf.constant(step, tf.int64)),
+            at_temperature(loss, temperature).value(teacher, student),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+
+@tempered
+def test_a_scheduled_temperature_survives_and_needs_the_step(loss):
+    schedule = keras.optimizers.schedules.CosineDecay(2.0, 10, alpha=0.1)
+    case = at_temperature(loss, schedule)
+    copied = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(case.loss))
+    assert copied.temperature.get_config() == schedule.get_config()
+    with pytest.raises(InputError) as error:
+        case.value(*case.inputs())
+    assert_one_line(str(error.value), "needs the training's step", "CosineDecay", "step=")
+
+
+@tempered
+def test_a_temperature_that_reaches_zero_is_refused(loss):
+    with pytest.raises(InputError) as error:
+        at_temperature(loss, keras.optimizers.schedules.CosineDecay(2.0, 10))
+    assert_one_line(str(error.value), "at every step", "temperature=0 at step 10", "end above zero")
+
+
+def test_the_students_temperature_in_a_queue_follows_a_schedule_of_its_own():
+    rise = keras.optimizers.schedules.PolynomialDecay(0.2, 10, 0.6)
+    case = next(c for c in DISTILLATION if c.name == "queue_at_two_temperatures")
+    scheduled, constant = (
+        case._replace(
+            loss=QueueDistillation.from_config(
+                {**case.loss.get_config(), "student_temperature": student_temperature}
+            )
+        )
+        for student_temperature in (rise, 0.4)
+    )
+    np.testing.assert_allclose(
+        scheduled.value(*case.inputs(), step=5), constant.value(*case.inputs()), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", [TopKSoftTargets, TokenTopKSoftTargets])
+def test_a_kept_top_refuses_a_temperature_that_changes(loss):
+    with pytest.raises(InputError) as error:
+        loss(keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5))
+    assert_one_line(str(error.value), "fixed temperatures", "PolynomialDecay", "top_k_targets")
+
+
+def test_losses_inside_others_are_told_the_step():
+    linear = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5)
+    teacher, student = np.random.default_rng(0).normal(size=(2, 4, 5)).astype("float32")
+
+    def inside(temperature):
+        return PerLayer(Matryoshka(SimilarityDistillation(temperature), [2, 5]))
+
+    assert inside(linear).takes == {"step": "step"}
+    scheduled = inside(linear)(teacher, [student] * 2, step=4)
+    np.testing.assert_allclose(scheduled, inside(1.4)(teacher, [student] * 2), rtol=1e-5)
 
 
 def test_different_shapes_are_refused():
