@@ -11,7 +11,17 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdkeras import data, evaluation, export, layers, losses, optimizers, students, teachers
+    from kdkeras import (
+        data,
+        evaluation,
+        export,
+        layers,
+        losses,
+        optimizers,
+        schedules,
+        students,
+        teachers,
+    )
     from kdkeras.distillation import Distiller
     from kdkeras.errors import GateError, InputError, MissingExtraError, NonFiniteLossError
     from kdkeras.loading import load
@@ -32,6 +42,7 @@ __all__ = [
     "load",
     "losses",
     "optimizers",
+    "schedules",
     "students",
     "teachers",
 ]

@@ -11,20 +11,21 @@ from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
 from kdkeras.losses import EmbeddingDistillation, SimilarityDistillation, TranslationRanking
 from kdkeras.optimizers import FusedAdam, LazyAdam
+from kdkeras.schedules import DecayToZero
 
-__all__ = ["build_distiller", "build_optimizer"]
+__all__ = ["build_distiller", "build_optimizer", "decaying"]
 
 _DISTILLATION = {"embedding": EmbeddingDistillation, "similarity": SimilarityDistillation}
 _ALIGNMENT = {"ranking": TranslationRanking}
 
 
-def build_distiller(student: Any, weights: Mapping[str, float], **arguments: Any) -> Distiller:
+def build_distiller(student: Any, weights: Mapping[str, Any], **arguments: Any) -> Distiller:
     """Joins a student and the losses that have a weight.
 
     Args:
         student: The student.
-        weights: Weight by name: `"embedding"`, `"similarity"`, `"ranking"`.
-            A loss that is left out is not computed.
+        weights: Weight by name: `"embedding"`, `"similarity"`, `"ranking"`;
+            a float or a schedule. A loss that is left out is not computed.
         **arguments: More of `Distiller`'s arguments.
 
     Raises:
@@ -44,6 +45,32 @@ def build_distiller(student: Any, weights: Mapping[str, float], **arguments: Any
         loss_weights=weights,
         **arguments,
     )
+
+
+def decaying(
+    weights: Mapping[str, float], fractions: Mapping[str, float], steps: int
+) -> dict[str, Any]:
+    """Returns weights of which some fall linearly to zero.
+
+    Args:
+        weights: Weight by name.
+        fractions: By name, the share of the training after which a weight is
+            zero.
+        steps: Steps of the whole training.
+
+    Raises:
+        InputError: For a loss without a weight, or a fraction out of its range.
+    """
+    for name in fractions:
+        if name not in weights:
+            raise InputError(
+                f"A weight that decays must be one of {sorted(weights)}. Received: {name!r}. "
+                "Give it a weight first."
+            )
+    return {
+        name: DecayToZero(weight, fractions[name], steps) if name in fractions else weight
+        for name, weight in weights.items()
+    }
 
 
 OPTIMIZERS = {"adam": FusedAdam, "lazy_adam": LazyAdam}

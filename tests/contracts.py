@@ -25,19 +25,28 @@ def assert_config_round_trip(make: type, arguments: dict[str, Any]) -> Any:
     assert type(copy) is make and copy.name == "renamed"
     for key, value in arguments.items():
         assert value != parameters[key].default, f"{key} is the default"
-        assert getattr(instance, key) == getattr(copy, key) == value
+        assert _plain(getattr(instance, key)) == _plain(getattr(copy, key)) == _plain(value)
     return copy
+
+
+def _plain(value: Any) -> Any:
+    """A value that can be compared: of a layer, what it is made from."""
+    return keras.saving.serialize_keras_object(value) if isinstance(value, keras.Layer) else value
 
 
 def value_and_gradient(
     loss: Callable[..., Any], teacher: Any, student: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Loss of each example, and the gradient of their sum by the student."""
-    student = tf.convert_to_tensor(student)
+) -> tuple[np.ndarray, Any]:
+    """Loss of each example, and the gradient of their sum by the student.
+
+    The student may be a structure of arrays: then so is the gradient, 0 where none is read.
+    """
+    student = tf.nest.map_structure(tf.convert_to_tensor, student)
     with tf.GradientTape() as tape:
         tape.watch(student)
         values = loss(teacher, student)
-    return values.numpy(), tf.cast(tape.gradient(values, student), tf.float32).numpy()
+    slope = tape.gradient(values, student, unconnected_gradients="zero")
+    return values.numpy(), tf.nest.map_structure(lambda x: tf.cast(x, tf.float32).numpy(), slope)
 
 
 def assert_one_line(text: str, *parts: str) -> None:

@@ -15,6 +15,7 @@ PACKAGE = Path(kdkeras.__file__).parent
 # From the stage nearest the tensors to the stage nearest the user.
 LAYERS = [
     {"errors", "files", "config", "replicas"},
+    {"schedules"},
     {"losses"},
     {"layers", "optimizers"},
     {"data"},

@@ -123,6 +123,14 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="losses and their weights: embedding, similarity, ranking",
     )
     group.add_argument(
+        "--decay",
+        nargs="+",
+        type=weight,
+        default=[],
+        metavar="NAME=FRACTION",
+        help="losses whose weight falls linearly to 0 within this fraction of all steps",
+    )
+    group.add_argument(
         "--language-temperature",
         type=fraction,
         default=LANGUAGE_TEMPERATURE,
@@ -168,6 +176,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     arguments.losses = dict(
         weight(item) if isinstance(item, str) else item for item in arguments.losses
     )
+    arguments.decay = dict(arguments.decay)
     return train(arguments)
 
 

@@ -18,7 +18,7 @@ from kdkeras.distillation import Backup, Distiller, StopOnTermination
 from kdkeras.distribution import choose_strategy, distribute_batches
 from kdkeras.errors import InputError, WorkerLostError
 from kdkeras.files import atomic_write, refuse_existing
-from kdkeras.recipe import build_distiller, build_optimizer
+from kdkeras.recipe import build_distiller, build_optimizer, decaying
 from kdkeras.students import (
     StaticStudent,
     Student,
@@ -55,8 +55,11 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         student = _new_student(arguments, dataset, vocabulary)
         if not backup.step:  # Else its weights are in the backup.
             _start(student, arguments, dataset)
+        once = dataset.num_pairs // arguments.batch_size
+        steps = arguments.steps or arguments.epochs * once
+        weights = decaying(arguments.losses, arguments.decay, max(1, steps))
         # The Distiller's own policy makes Keras scale float16 losses.
-        distiller = build_distiller(student, arguments.losses, dtype=student.dtype_policy)
+        distiller = build_distiller(student, weights, dtype=student.dtype_policy)
         batches = distribute_batches(
             strategy,
             dataset,
@@ -66,8 +69,6 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             language_temperature=arguments.language_temperature,
             seed=arguments.seed,
         )
-        once = dataset.num_pairs // arguments.batch_size
-        steps = arguments.steps or arguments.epochs * once
         distiller.compile(
             optimizer=build_optimizer(
                 arguments.learning_rate, arguments.warmup, steps, arguments.optimizer

@@ -1,7 +1,18 @@
 """Distillation: the model whose `fit` trains a student, and what keeps a long training."""
 
 from kdkeras.distillation.backup import Backup
+from kdkeras.distillation.balancing import Balancing, RunningMagnitude, UncertaintyWeighting
 from kdkeras.distillation.distiller import Distiller
+from kdkeras.distillation.stages import Stage, StagedTraining
 from kdkeras.distillation.termination import StopOnTermination
 
-__all__ = ["Backup", "Distiller", "StopOnTermination"]
+__all__ = [
+    "Backup",
+    "Balancing",
+    "Distiller",
+    "RunningMagnitude",
+    "Stage",
+    "StagedTraining",
+    "StopOnTermination",
+    "UncertaintyWeighting",
+]

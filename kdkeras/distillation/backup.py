@@ -97,6 +97,22 @@ class Backup(keras.callbacks.Callback):
                 )
             return
         state = json.loads(self._state_file.read_text("utf-8"))
+        self._refuse_other_settings(state)
+        self.state = state
+
+    def require(self, **settings: Any) -> None:
+        """Adds JSON-able settings that a resumed run must have the same; opens, if need be.
+
+        Raises:
+            InputError: If the backup has others.
+        """
+        self.settings.update(json.loads(json.dumps(settings)))
+        if not self._opened:
+            self.open()
+        elif self.step:
+            self._refuse_other_settings(self.state)
+
+    def _refuse_other_settings(self, state: Mapping[str, Any]) -> None:
         for name, value in self.settings.items():
             if state["settings"].get(name) != value:
                 raise InputError(
@@ -104,7 +120,6 @@ class Backup(keras.callbacks.Callback):
                     f"{value}, before {name}={state['settings'].get(name)}. Give the same, or "
                     "begin anew with --overwrite instead of --resume."
                 )
-        self.state = state
 
     def restore(self, model: keras.Model) -> None:
         """Puts the kept weights and optimizer into a compiled model; opens, if `open` was not."""
@@ -112,7 +127,8 @@ class Backup(keras.callbacks.Callback):
             self.open()
         if not self.step:
             return
-        model.optimizer.build(model.trainable_weights)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_weights)
         model.load_weights(self.folder / self.state["weights"])
 
     def first_epoch(self) -> dict[str, int]:
@@ -280,15 +296,15 @@ def endless_batches(batches: Any, steps_per_epoch: int | None) -> tuple[Any, int
     """
     if not isinstance(batches, (tf.data.Dataset, tf.distribute.DistributedDataset)):
         raise InputError(
-            f"A training with a backup reads a tf.data.Dataset. Received: "
+            f"A training with a backup or stages reads a tf.data.Dataset. Received: "
             f"{type(batches).__name__}. Write tf.data.Dataset.from_tensor_slices(...).batch(...)."
         )
     length = batches.cardinality  # A method, or a strategy's number.
     length = int(length() if callable(length) else length)
     if steps_per_epoch is None and length < 0:
         raise InputError(
-            "A training with a backup needs to know how long an epoch is. Received: a dataset of "
-            "unknown length. Pass steps_per_epoch=."
+            "A training with a backup or stages needs to know how long an epoch is. Received: a "
+            "dataset of unknown length. Pass steps_per_epoch=."
         )
     if isinstance(batches, tf.data.Dataset) and length != tf.data.INFINITE_CARDINALITY:
         batches = batches.repeat()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from kdkeras.distillation.features import Asked, named_outputs
 from kdkeras.errors import InputError
 
 __all__ = ["Batch", "Rows", "StudentOutputs", "forward", "named_output", "unpack", "unpack_data"]
@@ -62,14 +64,16 @@ class Rows(NamedTuple):
             values = values * ops.cast(self.weight, "float32")
         return ops.sum(values)
 
-    def part(self, number: int, parts: int) -> Rows:
-        """Every `parts`-th row, from row `number`."""
-        if parts == 1:
-            return self
-        # Strided, so that the parts of equal replicas are together the parts of one device.
-        return keras.tree.map_structure(
-            lambda x: None if x is None else x[number::parts], self, none_is_leaf=True
-        )
+    def parts(self, number: int) -> Iterator[Rows]:
+        """The rows in so many parts: part `i` holds the rows `i`, `i + number`, …."""
+        if number == 1:
+            yield self
+            return
+        for i in range(number):
+            # Strided, so that the parts of equal replicas are together the parts of one device.
+            yield keras.tree.map_structure(
+                lambda x, i=i: None if x is None else x[i::number], self, none_is_leaf=True
+            )
 
 
 def _side(x: Any, prefix: str) -> dict[str, Any] | None:
@@ -108,27 +112,38 @@ def unpack(x: Any, y: Any) -> Batch:
     )
 
 
-def forward(student: Any, batch: Batch, training: bool) -> StudentOutputs:
-    """Runs the student once over both sides, joined to one batch of 2B rows."""
+def forward(
+    student: Any, batch: Batch, training: bool, asked: Asked | None = None
+) -> StudentOutputs:
+    """Runs the student once over both sides, joined to one batch of 2B rows.
+
+    Args:
+        student: The student, or its compiled call.
+        batch: The batch.
+        training: Whether dropout is on.
+        asked: What to ask a student for, as `asked_outputs` says; None for its
+            plain output.
+    """
     if batch.translation is None:
-        return StudentOutputs(student(batch.source, training=training), None)
+        return StudentOutputs(named_outputs(student, batch.source, training, asked or {}), None)
     joined = {
         name: ops.concatenate([batch.source[name], batch.translation[name]], axis=0)
         for name in batch.source
     }
-    outputs = student(joined, training=training)
+    outputs = named_outputs(student, joined, training, asked or {})
     halves = keras.tree.map_structure(lambda output: ops.split(output, 2, axis=0), outputs)
     source = keras.tree.map_structure_up_to(outputs, lambda half: half[0], halves)
     translation = keras.tree.map_structure_up_to(outputs, lambda half: half[1], halves)
     return StudentOutputs(source, translation)
 
 
-def named_output(outputs: Any, name: str) -> Any:
+def named_output(outputs: Any, name: str, side: str = "student") -> Any:
     """Returns the output that a loss reads.
 
     Args:
-        outputs: A tensor, or a dict of tensors by name.
+        outputs: A tensor, or a dict of outputs by name.
         name: `"embedding"`, `"logits"`, …
+        side: Whose they are, for the error.
 
     Raises:
         InputError: If a dict lacks it.
@@ -137,7 +152,7 @@ def named_output(outputs: Any, name: str) -> Any:
         return outputs
     if name not in outputs:
         raise InputError(
-            f"The student must return what the losses read. Received: outputs "
+            f"The {side} must return what the losses read. Received: outputs "
             f"{sorted(outputs)}, a loss on {name!r}. Add the output, or set the loss's `target`."
         )
     return outputs[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,48 +10,43 @@ import tensorflow as tf
 from keras import ops
 
 from kdkeras import replicas
-from kdkeras.distillation.backup import Backup, endless_batches
-from kdkeras.distillation.batches import (
-    Rows,
-    StudentOutputs,
-    forward,
-    named_output,
-    unpack,
-    unpack_data,
-)
+from kdkeras.distillation.balancing import Balancing, Weighed, weigh
+from kdkeras.distillation.batches import Rows, StudentOutputs, forward, unpack, unpack_data
+from kdkeras.distillation.features import Asked, asked_outputs, check_models
+from kdkeras.distillation.fitting import Fitting
 from kdkeras.distillation.keras_hooks import (
-    StrategyHooks,
     compiled_forward,
     differ_by_replica,
     require_tested_keras,
 )
 from kdkeras.distillation.keras_losses import our_losses
-from kdkeras.distillation.monitor import StopOnNonFinite
 from kdkeras.distillation.random_states import load_random_states, save_random_states
+from kdkeras.distillation.step_sum import StepSum
+from kdkeras.distillation.term_logs import TermLogs
 from kdkeras.distillation.terms import (
     Terms,
     loss_terms,
     regularization_term,
     task_term,
     teacher_targets,
-    weighted_total,
+    tell_losses,
 )
 from kdkeras.distillation.update import (
-    add_gradients,
     apply_gradients,
     refuse_unfit_optimizer,
     refuse_unfit_precision,
     refuse_unfit_strategy,
 )
-from kdkeras.distillation.weights import REGULARIZATION, TASK, checked_weights
+from kdkeras.distillation.weights import TASK, all_weights, weights_at
 from kdkeras.errors import InputError
 from kdkeras.losses import AlignmentLoss, DistillationLoss
+from kdkeras.schedules import serialized
 
 __all__ = ["Distiller"]
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class Distiller(StrategyHooks):
+class Distiller(Fitting, TermLogs):
     """Trains a student from a teacher's soft targets and across languages.
 
     Formula:
@@ -69,15 +63,21 @@ class Distiller(StrategyHooks):
 
     Args:
         student: The model to train; returns the embedding, or a dict of
-            outputs by name (`embedding`, `logits`).
+            outputs by name (`embedding`, `logits`). A `FeatureModel`, as
+            kdkeras' students are, is asked for what the losses read.
         teacher: Optional Keras model whose output is the target of losses
             that the batch has no cached target for; a tensor (read by every
-            loss) or a dict of outputs by name.
+            loss) or a dict of outputs by name. A `FeatureModel`, as the
+            `model` of a kdkeras teacher is, is asked for what the losses read.
         distillation_losses: Losses by name, each a `DistillationLoss`; Keras'
             own LogitsDistillation and FeatureDistillation are taken as such.
         alignment_losses: Losses by name, each an `AlignmentLoss`.
         loss_weights: Weight of each loss by its name, at least 0; 1.0 where
-            left out. The task loss is called `"task"`.
+            left out. The task loss is called `"task"`. A float, or a schedule
+            of the step (see `kdkeras.schedules`); one update is one step.
+        balancing: What brings terms of different size to one size:
+            `RunningMagnitude()` or `UncertaintyWeighting()`; None (the
+            default) multiplies them by their weights alone.
         micro_batches: Parts in which a step runs its batch, to save memory;
             the gradients are added up before the one update. Part `i` holds
             the rows `i`, `i + micro_batches`, …; a loss over the batch sees
@@ -98,11 +98,16 @@ class Distiller(StrategyHooks):
     | y | `label`: ground truth for `compile(loss=...)`, and for losses that need it | optional |
     | | `sample_weight` multiplies every term of its row | `(B,)` float |
 
-    Every term is logged as a running mean beside `loss`, before its weight.
+    Every term is logged as a running mean beside `loss`, before its weight;
+    while training also `weight_<name>`, where a schedule or `balancing`
+    changes what a term is multiplied by. `evaluate` weighs as the next step
+    would.
 
     Raises:
         InputError: For an unknown name in `loss_weights`, a negative weight, a
-            name used twice, an unknown loss, or no loss at all.
+            name used twice, an unknown loss, no loss at all, a feature that
+            the student does not offer, or a live teacher whose outputs cannot
+            be compared.
 
     References:
         Hinton et al. (2015), arXiv:1503.02531; Reimers, Gurevych (2020),
@@ -116,7 +121,8 @@ class Distiller(StrategyHooks):
         teacher: keras.Model | None = None,
         distillation_losses: Mapping[str, keras.distillation.DistillationLoss] | None = None,
         alignment_losses: Mapping[str, AlignmentLoss] | None = None,
-        loss_weights: Mapping[str, float] | None = None,
+        loss_weights: Mapping[str, Any] | None = None,
+        balancing: Balancing | None = None,
         micro_batches: int = 1,
         **kwargs: Any,
     ) -> None:
@@ -127,9 +133,11 @@ class Distiller(StrategyHooks):
         self.student = student
         self.distillation_losses = our_losses(distillation_losses or {})
         self.alignment_losses = dict(alignment_losses or {})
-        self.term_weights = checked_weights(
-            [*self.distillation_losses, *self.alignment_losses], loss_weights or {}
-        )
+        losses = [*self.distillation_losses, *self.alignment_losses]
+        self.term_weights = self.active_weights = all_weights(losses, loss_weights or {})
+        self.balancing = balancing
+        if balancing is not None:
+            balancing.add_names(list(self.term_weights))
         if micro_batches < 1:
             raise InputError(
                 f"`micro_batches` must be 1 or more. Received: micro_batches={micro_batches}. "
@@ -137,15 +145,21 @@ class Distiller(StrategyHooks):
             )
         self.micro_batches = int(micro_batches)
         self._loss_layers = [*self.distillation_losses.values(), *self.alignment_losses.values()]
-        names = [*self.distillation_losses, *self.alignment_losses, TASK, REGULARIZATION]
-        self._logged: tuple[str, ...] = ("loss",)
-        self.term_trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self._track_terms(list(self.term_weights))
+        self._asked()
         if teacher is not None:
+            check_models(student, teacher, self.distillation_losses)
             teacher.trainable = False
         # Hidden from Keras: neither tracked nor trained (nor saved, see __dir__).
         object.__setattr__(self, "_teacher_holder", (teacher,))
         object.__setattr__(self, "_forward", student)
+        object.__setattr__(self, "_stages", None)
         self.built = True
+
+    @property
+    def step(self) -> Any:
+        """Number of updates that are done, an int32 scalar."""
+        return ops.cast(self.optimizer.iterations, "int32")
 
     @property
     def teacher(self) -> keras.Model | None:
@@ -184,6 +198,8 @@ class Distiller(StrategyHooks):
                 'and compile without a loss. Pass distillation_losses={"embedding": ...}.'
             )
         super().compile(optimizer=optimizer, loss=loss, **arguments)
+        for variable in self.balancing.trained(TASK) if self.balancing is not None else ():
+            variable.trainable = loss is not None  # Else it has no gradient.
         refuse_unfit_precision(self.optimizer)
         if self._distribute_strategy is not None:
             self._prepare_for_strategy()
@@ -198,140 +214,71 @@ class Distiller(StrategyHooks):
             object.__setattr__(self, "_forward", compiled_forward(self.student))
             self.jit_compile = False
 
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        *,
-        callbacks: Any = None,
-        backup: Backup | str | os.PathLike[str] | None = None,
-        **named: Any,
-    ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit` does, and stops at a non-finite loss.
-
-        Args:
-            x: As for Keras; usually a `tf.data.Dataset` of batches.
-            y: As for Keras.
-            callbacks: As for Keras.
-            backup: A folder, or a `Backup`: the training is kept there, and
-                goes on from what is there, at the batch it was stopped at. `x`
-                must be a dataset that gives the same batches again, and its
-                passes are read one after the other without end.
-            **named: As for Keras.
-
-        Raises:
-            NonFiniteLossError: At the step at which a term became NaN or
-                infinite, naming it.
-            InputError: If a backup is wanted and `x` is no dataset, or of
-                unknown length without `steps_per_epoch`.
-        """
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = [StopOnNonFinite(), *keras.tree.flatten(callbacks or [])]
-        # Keras warns that it cannot shuffle a dataset; nobody asked it to.
-        named.setdefault("shuffle", not isinstance(x, tf.data.Dataset))
-        if backup is None:
-            return super().fit(x, y, callbacks=callbacks, **named)
-        if not isinstance(backup, Backup):
-            backup = Backup(backup)
-        with self.distribute_strategy.scope():
-            backup.restore(self)
-        batches, steps = endless_batches(x, named.pop("steps_per_epoch", None))
-        named.update(backup.first_epoch())
-        callbacks.append(backup)
-        with backup.passing_over(self, steps):
-            return super().fit(batches, y, callbacks=callbacks, steps_per_epoch=steps, **named)
-
-    def running_means(self) -> dict[str, keras.metrics.Mean]:
-        """Returns the trackers of the loss and of every term, by name."""
-        return {"loss": self._loss_tracker, **self.term_trackers}
-
-    def make_train_function(self, force: bool = False) -> Any:
-        """Creates the optimizer's variables first: a step cannot."""
-        with self.distribute_strategy.scope():
-            self.optimizer.build(self.trainable_weights)
-        return super().make_train_function(force)
-
     def train_step(self, data: Any) -> dict[str, Any]:
         """Unpack, forward, loss terms, gradients, track."""
-        gradients: list[Any] | None = None
-        finite: Any = True
+        rows = unpack_data(data)
+        count = replicas.total(rows.count)
         variables = [v.value for v in self.trainable_weights]
-        data = unpack_data(data)
-        count = replicas.total(data.count)
-        for i in range(self.micro_batches):
-            part = data.part(i, self.micro_batches)
+        step = StepSum()
+        for part in rows.parts(self.micro_batches):
             targets = teacher_targets(part.batch, self.teacher, *self._given_losses())
             with tf.GradientTape() as tape:
-                outputs = forward(self._forward, part.batch, training=True)
+                outputs = forward(self._forward, part.batch, True, self._asked())
                 terms = self._terms(part, targets, outputs)
-                loss = weighted_total(terms, self.term_weights) / count
+                weighed = self._weigh(part, terms)
+                loss = weighed.total / count
                 scaled = self.optimizer.scale_loss(loss)
-            gradients = add_gradients(gradients, tape.gradient(scaled, variables))
-            finite = self._finite_so_far(loss) & finite
-            self._track(part, outputs, terms)
-        apply_gradients(self.optimizer, gradients or [], self.trainable_weights, finite)
-        return self._logs(terms)
+            gradients = tape.gradient(scaled, variables)
+            step.add(gradients, terms, targets, self._finite_so_far(loss))
+            logged = self._track(part, outputs, weighed.logged(terms, part.count))
+        self._update(step, count)
+        return self._logs(logged)
+
+    def _update(self, step: StepSum, count: Any) -> None:
+        """Takes the step, and then tells what remembers it."""
+        apply_gradients(self.optimizer, step.gradients, self.trainable_weights, step.finite)
+        if self.balancing is not None:
+            means = {name: value / count for name, value in step.terms.items()}
+            self.balancing.update(means, step.finite)
+        # At the end: all parts have seen the same memory, and none its own rows in it.
+        tell_losses(self._given_losses(), step.targets, step.finite)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """The same terms without a gradient."""
         data = unpack_data(data)
-        outputs = forward(self._forward, data.batch, training=False)
+        outputs = forward(self._forward, data.batch, False, self._asked())
         targets = teacher_targets(data.batch, self.teacher, *self._given_losses())
         terms = self._terms(data, targets, outputs)
-        self._track(data, outputs, terms)
-        return self._logs(terms)
+        total = self._weigh(data, terms).total
+        return self._logs(self._track(data, outputs, {"loss": total, **terms}))
 
     def _given_losses(self) -> tuple[dict[str, DistillationLoss], dict[str, AlignmentLoss]]:
-        return self.distillation_losses, self.alignment_losses
+        """The losses that are computed; a stage may leave some out."""
+        return (
+            {n: loss for n, loss in self.distillation_losses.items() if n in self.active_weights},
+            {n: loss for n, loss in self.alignment_losses.items() if n in self.active_weights},
+        )
+
+    def _asked(self) -> Asked:
+        """What the student is asked for: the union of what the losses read."""
+        distillation, alignment = self._given_losses()
+        names = {loss.student_output for loss in distillation.values()}
+        names.update(["embedding"] if alignment else [])
+        if self.compiled and (self._compile_loss, self._compile_metrics) != (None, None):
+            names.add("logits")
+        return asked_outputs(self.student, names)
 
     def _terms(self, rows: Rows, targets: dict[str, Any], outputs: StudentOutputs) -> Terms:
+        task = self._compile_loss if TASK in self.active_weights else None
         return {
-            **loss_terms(rows, targets, outputs, *self._given_losses()),
-            **task_term(rows, outputs, self._compile_loss),
+            **loss_terms(rows, targets, outputs, *self._given_losses(), step=self.step),
+            **task_term(rows, outputs, task),
             **regularization_term(rows, self.student.losses),
         }
 
-    def _finite_so_far(self, loss: Any) -> Any:
-        """Whether this loss and those before it are finite on all replicas.
-
-        The running total keeps a NaN: with `steps_per_execution` the steps
-        after a spoiled one leave the weights alone too.
-        """
-        return ops.isfinite(replicas.total(loss + self._loss_tracker.total.value))
-
-    def _track(self, rows: Rows, outputs: StudentOutputs, terms: dict[str, Any]) -> None:
-        total = weighted_total(terms, self.term_weights)
-        for name, value in {"loss": total, **terms}.items():
-            tracker = self._mean_of(name)
-            # A mean, and how much it counts; a replica without a row counts nothing.
-            tracker.update_state(ops.divide_no_nan(value, rows.count), sample_weight=rows.count)
-        if self._compile_metrics is not None and rows.batch.labels is not None:
-            prediction = named_output(outputs.source, "logits")
-            self._compile_metrics.update_state(
-                rows.batch.labels, prediction, sample_weight=rows.weight
-            )
-
-    def _logs(self, terms: dict[str, Any]) -> dict[str, Any]:
-        """Running means over all replicas, the same on each of them."""
-        self._logged = names = ("loss", *terms)
-        trackers = [self._mean_of(name) for name in names]
-        own = tf.stack([v.value for t in trackers for v in (t.total, t.count)])
-        sums = ops.reshape(replicas.total(own), (len(names), 2))
-        means = ops.unstack(ops.divide_no_nan(sums[:, 0], sums[:, 1]))
-        logs = dict(zip(names, means, strict=True))
-        if self._compile_metrics is not None and self._compile_metrics.built:
-            logs.update(self._compile_metrics.result())
-        return logs
-
-    def _mean_of(self, name: str) -> keras.metrics.Mean:
-        return self._loss_tracker if name == "loss" else self.term_trackers[name]
-
-    def get_metrics_result(self) -> dict[str, Any]:
-        """Returns what the steps log, from all replicas and workers together."""
-        result = {name: self._mean_of(name).result() for name in self._logged}
-        if self._compile_metrics is not None and self._compile_metrics.built:
-            result.update(self._compile_metrics.result())
-        return result
+    def _weigh(self, rows: Rows, terms: Terms) -> Weighed:
+        weights = weights_at(self.active_weights, self.step)
+        return weigh(terms, weights, rows.count, self.balancing)
 
     # ---- saving -----------------------------------------------------------
 
@@ -358,7 +305,8 @@ class Distiller(StrategyHooks):
             "student": serialize(self.student),
             "distillation_losses": {k: serialize(v) for k, v in self.distillation_losses.items()},
             "alignment_losses": {k: serialize(v) for k, v in self.alignment_losses.items()},
-            "loss_weights": dict(self.term_weights),
+            "loss_weights": {k: serialized(v) for k, v in self.term_weights.items()},
+            "balancing": None if self.balancing is None else serialize(self.balancing),
             "micro_batches": self.micro_batches,
         }
 
@@ -368,6 +316,7 @@ class Distiller(StrategyHooks):
         read = keras.saving.deserialize_keras_object
         config = dict(config)
         config["student"] = read(config["student"])
+        config["balancing"] = read(config.get("balancing"))
         for key in ("distillation_losses", "alignment_losses"):
             config[key] = {name: read(value) for name, value in config[key].items()}
         return cls(**config)

@@ -62,18 +62,18 @@ def compiled_forward(model: keras.Model) -> Callable[..., Any]:
     A compiled whole step would find its variables on another device than its
     own; the forward pass of one replica does not.
     """
-    by_replica: dict[int, Callable[..., Any]] = {}
+    compiled: dict[Any, Callable[..., Any]] = {}
 
-    def call(inputs: Any, training: bool = False) -> Any:
+    def call(inputs: Any, training: bool = False, **asked: Any) -> Any:
         # A traced function holds on to the variables of the replica that traced it.
-        replica = int(tf.get_static_value(replicas.replica_id()))
-        if replica not in by_replica:
-            by_replica[replica] = tf.function(
-                lambda x, training: model(x, training=training),
+        key = (int(tf.get_static_value(replicas.replica_id())), asked.get("outputs"))
+        if key not in compiled:
+            compiled[key] = tf.function(
+                lambda x, training: model(x, training=training, **asked),
                 jit_compile=True,
                 reduce_retracing=True,
             )
-        return by_replica[replica](inputs, training)
+        return compiled[key](inputs, training)
 
     return call
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,6 +10,7 @@ from keras import ops
 
 from kdkeras import replicas
 from kdkeras.distillation.batches import Batch, Rows, StudentOutputs, named_output
+from kdkeras.distillation.features import asked_outputs, named_outputs, refuse_other_tokens
 from kdkeras.distillation.weights import REGULARIZATION, TASK
 from kdkeras.errors import InputError
 from kdkeras.losses import AlignmentLoss, DistillationLoss
@@ -21,6 +22,7 @@ __all__ = [
     "regularization_term",
     "task_term",
     "teacher_targets",
+    "tell_losses",
     "weighted_total",
 ]
 
@@ -37,7 +39,8 @@ def teacher_targets(
     """Returns the cached targets, and the live teacher's for what is not cached.
 
     Raises:
-        InputError: If a loss needs what is neither cached nor taught.
+        InputError: If a loss needs what is neither cached nor taught, or reads
+            tokens where the teacher has others.
     """
     wanted = {loss.target for loss in distillation.values()}
     for loss in (*distillation.values(), *alignment.values()):
@@ -51,8 +54,11 @@ def teacher_targets(
             f"{sorted(batch.targets)} and no live teacher. Cache the target in y, or pass teacher=."
         )
     inputs = batch.source if batch.teacher is None else batch.teacher
-    outputs = keras.tree.map_structure(ops.stop_gradient, teacher(inputs, training=False))
-    return {**batch.targets, **{name: named_output(outputs, name) for name in missing}}
+    if batch.teacher is not None:
+        refuse_other_tokens(distillation, missing)
+    outputs = named_outputs(teacher, inputs, False, asked_outputs(teacher, missing))
+    outputs = keras.tree.map_structure(ops.stop_gradient, outputs)
+    return {**batch.targets, **{name: named_output(outputs, name, "teacher") for name in missing}}
 
 
 def loss_terms(
@@ -61,11 +67,13 @@ def loss_terms(
     outputs: StudentOutputs,
     distillation: Mapping[str, DistillationLoss],
     alignment: Mapping[str, AlignmentLoss],
+    step: Any = None,
 ) -> Terms:
     """Returns every distillation and alignment term.
 
     The one place that weighs rows. Divided by the rows of *all* replicas, the
-    sums of all replicas add up to the mean of one device.
+    sums of all replicas add up to the mean of one device. `step` is the number
+    of updates that are done, for losses that change with it.
 
     Raises:
         InputError: If an alignment loss gets no translations, or a loss lacks
@@ -79,7 +87,7 @@ def loss_terms(
             loss(
                 targets[loss.target],
                 named_output(output, loss.student_output),
-                **_parts(name, loss, batch, inputs, targets),
+                **_parts(name, loss, batch, inputs, targets, step),
             )
             for output, inputs in sides[: 1 if loss.source_only else 2]
             if output is not None
@@ -92,16 +100,16 @@ def loss_terms(
                 "`translation_token_ids`. Give pairs, or leave the loss out."
             )
         source, translation = (named_output(side, "embedding") for side in outputs)
-        parts = _parts(name, alignment_loss, batch, batch.source, targets)
+        parts = _parts(name, alignment_loss, batch, batch.source, targets, step)
         terms[name] = rows.sum(alignment_loss(source, translation, **parts))
     return terms
 
 
 def _parts(
-    name: str, loss: ExampleLoss, batch: Batch, inputs: Any, targets: Mapping[str, Any]
+    name: str, loss: ExampleLoss, batch: Batch, inputs: Any, targets: Mapping[str, Any], step: Any
 ) -> dict[str, Any]:
     """What a loss reads besides the two sides that it compares, by keyword."""
-    found = {**targets, "label": batch.labels, "source_id": batch.source_id}
+    found = {**targets, "label": batch.labels, "source_id": batch.source_id, "step": step}
     found.update(inputs if isinstance(inputs, dict) else {})
     for part in loss.needs.values():
         if found.get(part) is None:
@@ -112,6 +120,21 @@ def _parts(
             )
     wanted = {**loss.takes, **loss.needs}
     return {key: found[part] for key, part in wanted.items() if found.get(part) is not None}
+
+
+def tell_losses(
+    losses: Sequence[Mapping[str, ExampleLoss]], said: Sequence[dict[str, Any]], kept: Any
+) -> None:
+    """Lets losses with a memory take in what the teacher said of a step's rows.
+
+    Args:
+        losses: The losses that were computed, by name.
+        said: The teacher's targets of each part of the batch.
+        kept: Whether the step was finite, the same on all replicas.
+    """
+    for loss in [loss for by_name in losses for loss in by_name.values()]:
+        for targets in said:
+            loss.after_step(targets, kept)
 
 
 def task_term(rows: Rows, outputs: StudentOutputs, compiled_loss: Any) -> Terms:
@@ -132,7 +155,7 @@ def regularization_term(rows: Rows, penalties: list[Any]) -> Terms:
     return {REGULARIZATION: penalty * rows.count}
 
 
-def weighted_total(terms: Terms, weights: Mapping[str, float]) -> Any:
+def weighted_total(terms: Terms, weights: Mapping[str, Any]) -> Any:
     """Returns the sum of the terms, each times its weight."""
     weighted = [weights.get(name, 1.0) * value for name, value in terms.items()]
     return sum(weighted[1:], weighted[0])

@@ -7,35 +7,49 @@ from functools import partial
 from typing import Any
 
 import keras
+import keras_hub
 import tensorflow as tf
 from keras import ops
 
 from kdkeras.data import Vocabulary
-from kdkeras.distillation import Distiller
+from kdkeras.distillation import Distiller, RunningMagnitude, UncertaintyWeighting
 from kdkeras.layers import EmbeddingTable, MaskedMean
 from kdkeras.losses import (
+    AttentionRelations,
     CorrelationDistillation,
+    CrossCorrelation,
     DecoupledDistillation,
     EmbeddingDistillation,
+    HiddenStateDistillation,
     KerasLoss,
     LogitMSE,
+    Matryoshka,
+    MatryoshkaAlignment,
+    PerLayer,
+    QueueContrast,
+    QueueDistillation,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    SpreadOut,
     TokenLogitMSE,
     TokenSoftTargets,
     TokenTopKSoftTargets,
     TopKSoftTargets,
     TranslationRanking,
+    VarianceCovariance,
 )
 from kdkeras.optimizers import FusedAdam
+from kdkeras.schedules import DecayToZero, Delayed, LinearWarmup, Piecewise
 from kdkeras.students import PRESETS, from_preset
+from kdkeras.teachers.sentence_encoder import SentenceEncoder
 
 __all__ = ["batch_spec", "shipped_cases"]
 
 OUTPUT_DIM = 384
+TAGGER = "tagger"
 TOP_K = 8
 DISTILLATION: dict[str, Callable[[], Any]] = {
     "EmbeddingDistillation cosine": EmbeddingDistillation,
@@ -56,6 +70,11 @@ DISTILLATION: dict[str, Callable[[], Any]] = {
     "LogitMSE standardized": partial(LogitMSE, standardize=True, target="embedding"),
     "DecoupledDistillation": partial(DecoupledDistillation, target="embedding"),
     "TopKSoftTargets": partial(TopKSoftTargets, temperature=2.0),
+    "QueueDistillation": partial(QueueDistillation, OUTPUT_DIM),
+    "QueueContrast": partial(QueueContrast, OUTPUT_DIM),
+    "Matryoshka": lambda: Matryoshka(
+        SimilarityDistillation(), [64, OUTPUT_DIM], rotation=OUTPUT_DIM
+    ),
 }
 TOKENS: dict[str, Callable[[], Any]] = {
     "TokenSoftTargets": partial(TokenSoftTargets, target="token_logits"),
@@ -65,6 +84,21 @@ TOKENS: dict[str, Callable[[], Any]] = {
 ALIGNMENT: dict[str, Callable[[], Any]] = {
     "TranslationRanking": TranslationRanking,
     "TranslationRanking guided": partial(TranslationRanking, guide_margin=0.1),
+    "SpreadOut": SpreadOut,
+    "VarianceCovariance": VarianceCovariance,
+    "CrossCorrelation": CrossCorrelation,
+    "MatryoshkaAlignment": lambda: MatryoshkaAlignment(TranslationRanking(), [64, OUTPUT_DIM]),
+}
+# With a live teacher, whose layers are TEACHER_DIM wide, and a student that has layers.
+TEACHER_DIM, LAYERED = 64, "tiny"
+LAYERS: dict[str, Callable[[], Any]] = {
+    "HiddenStateDistillation": partial(
+        HiddenStateDistillation,
+        projection=(PRESETS[LAYERED][1]["hidden_dim"], TEACHER_DIM),
+        embedding_layer=True,
+    ),
+    "AttentionRelations": partial(AttentionRelations, num_relation_heads=4, teacher_layer=2),
+    "PerLayer": lambda: PerLayer(SimilarityDistillation(), layers=[0, 1, 2]),
 }
 OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
     "FusedAdam": FusedAdam,
@@ -78,6 +112,11 @@ OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
     "Adam": keras.optimizers.Adam,
     "AdamW": keras.optimizers.AdamW,
     "SGD": partial(keras.optimizers.SGD, momentum=0.9),
+}
+
+BALANCINGS: dict[str, Callable[[], Any]] = {
+    "RunningMagnitude": RunningMagnitude,
+    "UncertaintyWeighting": UncertaintyWeighting,
 }
 
 Build = Callable[[], Distiller]
@@ -112,37 +151,77 @@ def shipped_cases(
     """
     policy = "float32" if precision == "float32" else f"mixed_{precision}"
 
-    def preset(name: str = "static_128") -> keras.Model:
-        return from_preset(
-            name,
-            vocabulary=vocabulary,
-            output_dim=OUTPUT_DIM,
-            sequence_length=sequence_length,
-            dtype=policy,
-        )
-
     def build(
-        make: Callable[[], keras.Model] | None = None,
+        student: str = "static_128",
         optimizer: str = "FusedAdam",
+        live: bool = False,
         **losses: Any,
     ) -> Distiller:
-        student = (make or preset)()
-        distiller = Distiller(student, **(losses or _all_losses()))
+        if student == TAGGER:
+            model = _tagger(vocabulary.size, sequence_length, policy)
+        else:
+            model = from_preset(
+                student,
+                vocabulary=vocabulary,
+                output_dim=OUTPUT_DIM,
+                sequence_length=sequence_length,
+                dtype=policy,
+            )
+        if live:
+            losses["teacher"] = _teacher(vocabulary, sequence_length)
+        distiller = Distiller(model, **(losses or _all_losses()))
         distiller.compile(OPTIMIZERS[optimizer](), jit_compile=False)
         return distiller
 
-    for name in PRESETS:
-        yield f"{name}, all losses", partial(build, partial(preset, name))
+    for name, settings in (*_single_losses(), *_settings()):
+        yield name, partial(build, **settings)
+
+
+def _single_losses() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every loss alone, with a student that gives what it reads."""
     for name, loss in DISTILLATION.items():
-        yield name, partial(build, distillation_losses={"one": loss()})
+        yield name, {"distillation_losses": {"one": loss()}}
     for name, loss in TOKENS.items():
-        tagger = partial(_tagger, vocabulary.size, sequence_length, policy)
-        yield name, partial(build, tagger, distillation_losses={"one": loss()})
+        yield name, {"student": TAGGER, "distillation_losses": {"one": loss()}}
     for name, loss in ALIGNMENT.items():
-        yield name, partial(build, alignment_losses={"one": loss()})
+        yield name, {"alignment_losses": {"one": loss()}}
+    for name, loss in LAYERS.items():
+        losses = {"distillation_losses": {"one": loss()}, "live": name != "PerLayer"}
+        yield name, {"student": LAYERED, **losses}
+
+
+def _settings() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every student, optimizer and way to train, with the usual losses."""
+    for name in PRESETS:
+        yield f"{name}, all losses", {"student": name}
     for name in OPTIMIZERS:
-        yield name, partial(build, optimizer=name)
-    yield "micro-batches", partial(build, micro_batches=2, **_all_losses())
+        yield name, {"optimizer": name}
+    yield "micro-batches", {"micro_batches": 2, **_all_losses()}
+    yield "schedules", _scheduled_losses()
+    for name, balancing in BALANCINGS.items():
+        yield name, {"balancing": balancing(), **_all_losses()}
+
+
+def _scheduled_losses() -> dict[str, Any]:
+    """Every kind of schedule, of weights and of temperatures."""
+    cosine = keras.optimizers.schedules.CosineDecay(2.0, 10, alpha=0.5)
+    linear = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5)
+    return {
+        "distillation_losses": {
+            "embedding": EmbeddingDistillation(),
+            "similarity": SimilarityDistillation(cosine),
+            "soft": SoftTargets(linear, target="embedding"),
+            "correlation": CorrelationDistillation(linear, target="embedding"),
+        },
+        "alignment_losses": {"ranking": TranslationRanking()},
+        "loss_weights": {
+            "embedding": LinearWarmup(1.0, 5),
+            "similarity": DecayToZero(1.0, 0.5, 10),
+            "soft": Piecewise([5], [1.0, Delayed(cosine, 5)]),
+            "correlation": keras.optimizers.schedules.PiecewiseConstantDecay([5], [1.0, 0.5]),
+            "ranking": linear,
+        },
+    }
 
 
 def _tagger(vocabulary_size: int, sequence_length: int, policy: str) -> keras.Model:
@@ -153,6 +232,20 @@ def _tagger(vocabulary_size: int, sequence_length: int, policy: str) -> keras.Mo
     sentence = MaskedMean(dtype=policy)(tokens, inputs["padding_mask"])
     hidden = tokens + ops.expand_dims(sentence, 1)
     return keras.Model(inputs, keras.layers.Dense(OUTPUT_DIM, dtype=policy)(hidden))
+
+
+def _teacher(vocabulary: Vocabulary, sequence_length: int) -> SentenceEncoder:
+    """An untrained BERT that reads the student's tokens."""
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=vocabulary.size,
+        num_layers=3,
+        num_heads=4,
+        hidden_dim=TEACHER_DIM,
+        intermediate_dim=2 * TEACHER_DIM,
+        max_sequence_length=sequence_length,
+        dtype="float32",
+    )
+    return SentenceEncoder(backbone, "mean", [])
 
 
 def _all_losses() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from kdkeras.evaluation.metrics import (
     teacher_match,
 )
 from kdkeras.evaluation.read import read_retrieval, read_similarity
+from kdkeras.evaluation.truncated_encoder import TruncatedEncoder
 
 __all__ = [
     "Encoder",
@@ -25,6 +26,7 @@ __all__ = [
     "RetrievalEvaluator",
     "SimilarityEvaluator",
     "TeacherMatchEvaluator",
+    "TruncatedEncoder",
     "evaluate_all",
     "read_retrieval",
     "read_similarity",

@@ -1,7 +1,8 @@
 """Layers that students are made of."""
 
 from kdkeras.layers.embedding_table import EmbeddingTable
+from kdkeras.layers.feature_model import FeatureModel
 from kdkeras.layers.pooling import MaskedMean, UnitNorm
 from kdkeras.layers.transformer_block import TransformerBlock
 
-__all__ = ["EmbeddingTable", "MaskedMean", "TransformerBlock", "UnitNorm"]
+__all__ = ["EmbeddingTable", "FeatureModel", "MaskedMean", "TransformerBlock", "UnitNorm"]

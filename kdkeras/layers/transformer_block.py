@@ -37,9 +37,11 @@ class TransformerBlock(keras.layers.Layer):
         hidden: `(B, L, d)` float.
         padding_mask: `(B, L)` int or bool, 1 = real token.
         training: Whether dropout is on.
+        return_attention: Whether query, key and value are returned, too.
 
     Returns:
-        `(B, L, d)`.
+        `(B, L, d)`; with `return_attention` this and a dict of `query`, `key`
+        and `value`, each `(B, L, d)` with the heads side by side.
 
     Raises:
         InputError: If `num_heads` does not divide `hidden_dim`.
@@ -95,28 +97,40 @@ class TransformerBlock(keras.layers.Layer):
         self.attention_norm.build(hidden)
         self.output_norm.build(hidden)
 
-    def call(self, hidden: Any, padding_mask: Any, training: bool | None = None) -> Any:
+    def call(
+        self,
+        hidden: Any,
+        padding_mask: Any,
+        training: bool | None = None,
+        return_attention: bool = False,
+    ) -> Any:
         """Returns the block's output."""
-        attention = self.output_dense(self._attend(hidden, padding_mask))
+        attended, qkv = self._attend(hidden, padding_mask)
+        attention = self.output_dense(attended)
         attention = self.attention_dropout(attention, training=training)
         hidden = self.attention_norm(hidden + attention)
         feedforward = self.feedforward_dense(self.intermediate_dense(hidden))
         feedforward = self.feedforward_dropout(feedforward, training=training)
-        return self.output_norm(hidden + feedforward)
+        hidden = self.output_norm(hidden + feedforward)
+        if not return_attention:
+            return hidden
+        parts = ops.split(qkv, 3, axis=-1)
+        return hidden, dict(zip(("query", "key", "value"), parts, strict=True))
 
-    def _attend(self, hidden: Any, padding_mask: Any) -> Any:
+    def _attend(self, hidden: Any, padding_mask: Any) -> tuple[Any, Any]:
         batch, length = ops.shape(hidden)[0], ops.shape(hidden)[1]
         key_dim = self.hidden_dim // self.num_heads
-        qkv = ops.reshape(self.qkv_dense(hidden), (batch, length, 3 * self.num_heads, key_dim))
-        qkv = ops.transpose(qkv, (0, 2, 1, 3))  # (batch, 3 * heads, length, key_dim)
-        query, key, value = ops.split(qkv, 3, axis=1)
+        qkv = self.qkv_dense(hidden)
+        heads = ops.reshape(qkv, (batch, length, 3 * self.num_heads, key_dim))
+        heads = ops.transpose(heads, (0, 2, 1, 3))  # (batch, 3 * heads, length, key_dim)
+        query, key, value = ops.split(heads, 3, axis=1)
         scores = ops.matmul(query * key_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))
         # (batch, heads, query, key)
         padding = 1.0 - ops.cast(padding_mask, scores.dtype)
         scores = scores + _MASKED * ops.expand_dims(ops.expand_dims(padding, 1), 1)
         attended = ops.matmul(ops.softmax(scores, axis=-1), value)
         attended = ops.transpose(attended, (0, 2, 1, 3))
-        return ops.reshape(attended, (batch, length, self.hidden_dim))
+        return ops.reshape(attended, (batch, length, self.hidden_dim)), qkv
 
     def compute_output_shape(self, hidden_shape: Any, padding_mask_shape: Any = None) -> Any:
         """Returns the shape of `hidden`."""

@@ -1,36 +1,55 @@
 """Losses: soft targets from a teacher, and alignment across languages."""
 
+from kdkeras.losses.attention import AttentionRelations
 from kdkeras.losses.base import AlignmentLoss, DistillationLoss
 from kdkeras.losses.correlation import CorrelationDistillation
 from kdkeras.losses.decoupled import DecoupledDistillation
 from kdkeras.losses.embedding import EmbeddingDistillation
+from kdkeras.losses.hidden_states import HiddenStateDistillation
 from kdkeras.losses.keras_loss import KerasLoss
 from kdkeras.losses.logit_mse import LogitMSE, TokenLogitMSE
+from kdkeras.losses.matryoshka import Matryoshka, MatryoshkaAlignment
+from kdkeras.losses.per_layer import PerLayer
+from kdkeras.losses.principal_axes import principal_axes
+from kdkeras.losses.queue import QueueContrast, QueueDistillation
+from kdkeras.losses.redundancy import CrossCorrelation, VarianceCovariance
 from kdkeras.losses.relations import RelationalAngle, RelationalDistance, SimilarityMatrix
 from kdkeras.losses.similarity import SimilarityDistillation
 from kdkeras.losses.soft_targets import SoftTargets, TokenSoftTargets
+from kdkeras.losses.spread_out import SpreadOut
 from kdkeras.losses.token_cross_entropy import TokenCrossEntropy
 from kdkeras.losses.top_k import TokenTopKSoftTargets, TopKSoftTargets, top_k_targets
 from kdkeras.losses.translation_ranking import TranslationRanking
 
 __all__ = [
     "AlignmentLoss",
+    "AttentionRelations",
     "CorrelationDistillation",
+    "CrossCorrelation",
     "DecoupledDistillation",
     "DistillationLoss",
     "EmbeddingDistillation",
+    "HiddenStateDistillation",
     "KerasLoss",
     "LogitMSE",
+    "Matryoshka",
+    "MatryoshkaAlignment",
+    "PerLayer",
+    "QueueContrast",
+    "QueueDistillation",
     "RelationalAngle",
     "RelationalDistance",
     "SimilarityDistillation",
     "SimilarityMatrix",
     "SoftTargets",
+    "SpreadOut",
     "TokenCrossEntropy",
     "TokenLogitMSE",
     "TokenSoftTargets",
     "TokenTopKSoftTargets",
     "TopKSoftTargets",
     "TranslationRanking",
+    "VarianceCovariance",
+    "principal_axes",
     "top_k_targets",
 ]

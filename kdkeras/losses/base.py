@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,42 +13,23 @@ from kdkeras.losses.keras_interface import KerasInterface
 
 __all__ = [
     "BATCH_PARTS",
+    "EMBEDDING",
+    "FEATURES",
     "AlignmentLoss",
     "DistillationLoss",
     "ExampleLoss",
     "l2_normalize",
-    "not_negative",
-    "positive",
+    "may_match",
+    "real_token_mean",
 ]
 
-BATCH_PARTS = ("padding_mask", "token_ids", "label", "source_id")
-"""What a loss may read besides teacher targets: inputs of its side, and the batch's labels."""
+BATCH_PARTS = ("padding_mask", "token_ids", "label", "source_id", "step")
+"""What a loss may read besides teacher targets: inputs of its side, the batch's labels, and the
+number of updates that are done."""
 
-
-def positive(name: str, value: float) -> float:
-    """Returns `value` if it is above zero and finite.
-
-    Raises:
-        InputError: If it is not.
-    """
-    if not 0 < value < math.inf:
-        raise InputError(
-            f"`{name}` must be positive and finite. Received: {name}={value}. Use 1.0 if in doubt."
-        )
-    return float(value)
-
-
-def not_negative(name: str, value: float) -> float:
-    """Returns `value` if it is 0 or more.
-
-    Raises:
-        InputError: If it is not.
-    """
-    if not value >= 0:
-        raise InputError(
-            f"`{name}` must be 0 or more. Received: {name}={value}. Use 1.0 if in doubt."
-        )
-    return float(value)
+EMBEDDING = "embedding"
+FEATURES = ("attention", "hidden_states", "layer_embeddings")
+"""Outputs that are several tensors: a model that has not got one has nothing in its place."""
 
 
 def l2_normalize(x: Any) -> Any:
@@ -63,6 +43,19 @@ def l2_normalize(x: Any) -> Any:
     """
     square = ops.sum(ops.square(x), axis=-1, keepdims=True)
     return x * ops.rsqrt(ops.maximum(square, 1e-12))
+
+
+def may_match(one: Any, other: Any) -> bool:
+    """Whether two shapes can be equal; a length that is not known can be any."""
+    return len(one) == len(other) and all(
+        None in (m, n) or m == n for m, n in zip(one, other, strict=True)
+    )
+
+
+def real_token_mean(values: Any, padding_mask: Any) -> Any:
+    """Averages `(B, L)` over the real tokens, to `(B,)`; 0 for a row without any."""
+    mask = ops.cast(padding_mask, values.dtype)
+    return ops.sum(values * mask, axis=-1) / ops.maximum(ops.sum(mask, axis=-1), 1.0)
 
 
 class ExampleLoss(keras.layers.Layer):
@@ -79,10 +72,25 @@ class ExampleLoss(keras.layers.Layer):
     `BATCH_PARTS`, or a teacher target by its name. A batch without it is refused."""
     takes: Mapping[str, str] = {}
     """The same for what is left out where the batch lacks it."""
+    has_memory = False
+    """Whether the loss keeps something of the batches: `after_step` must then be called."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+
+    def after_step(self, targets: Mapping[str, Any], kept: Any) -> None:
+        """Hears what the teacher said of a training step's rows, once its update is done.
+
+        For a loss with a memory; never called in evaluation. Does nothing
+        unless a subclass says what.
+
+        Args:
+            targets: The teacher's targets by name, of this replica's rows;
+                with `micro_batches` the parts come one after the other.
+            kept: Scalar bool, the same on all replicas: false where the step
+                was not finite and must leave no trace.
+        """
 
 
 class AlignmentLoss(ExampleLoss):
@@ -97,8 +105,9 @@ class DistillationLoss(ExampleLoss, KerasInterface):
     """Base class: compares what the student says with what the teacher said.
 
     Sends no gradient into the teacher. Subclasses implement
-    `loss(teacher, student)`, with more arguments if they have `needs`. Also
-    runs inside `keras.distillation.Distiller`.
+    `loss(teacher, student)`, with more arguments if they have `needs`, and
+    `student_output` where the target is no output of a student. Also runs
+    inside `keras.distillation.Distiller`.
 
     Args:
         target: Key of the teacher target that the loss reads, `"embedding"`
@@ -113,43 +122,49 @@ class DistillationLoss(ExampleLoss, KerasInterface):
     def __init__(self, target: str = "embedding", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.target = target
-        self.student_output = target  # Set by a loss whose target is no output of a student.
 
     def project(self, student: Any) -> Any:
         """Takes the student's output to the teacher's space, where a loss has a map for it."""
         return student
-
-    def check_shapes(self, teacher: tuple[Any, ...], student: tuple[Any, ...]) -> None:
-        """Refuses static shapes that the formula cannot compare.
-
-        Raises:
-            InputError: If the shapes cannot match.
-        """
-        if not self.same_width:
-            if len(teacher) != 2 or len(student) != 2:
-                raise InputError(
-                    "Relations are those of one vector a sentence. Received: teacher "
-                    f"{teacher}, student {student} in `{self.name}`. Pool the tokens first."
-                )
-        elif teacher[1:] != student[1:]:
-            raise InputError(
-                "The teacher's target and the student's output must have equal shapes. "
-                f"Received: teacher {teacher}, student {student} in `{self.name}`. Set the "
-                "student's output_dim to the teacher's width, or give "
-                f"EmbeddingDistillation(projection={(student[-1], teacher[-1])})."
-            )
 
     # `*_` makes mypy take a subclass's own parts for what they are.
     def loss(self, teacher: Any, student: Any, *_: Any, **parts: Any) -> Any:
         """Formula of the loss: `(B, d)` and `(B, d)` to `(B,)`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `loss`.")
 
+    def check_shapes(self, teacher: Any, student: Any) -> None:
+        """Refuses what cannot be compared, before an hour of training.
+
+        Args:
+            teacher: What the teacher says: tensors, or `keras.KerasTensor`s
+                where there is no batch yet.
+            student: What the student says, projected.
+
+        Raises:
+            InputError: If the shapes cannot match.
+        """
+        if not self.same_width:
+            if len(teacher.shape) != 2 or len(student.shape) != 2:
+                raise InputError(
+                    "Relations are those of one vector a sentence. Received: teacher "
+                    f"{tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
+                    "Pool the tokens first."
+                )
+        elif not may_match(teacher.shape[1:], student.shape[1:]):
+            raise InputError(
+                "The teacher's target and the student's output must have equal shapes. "
+                f"Received: teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in "
+                f"`{self.name}`. Set the student's output_dim to the teacher's width, or give "
+                f"EmbeddingDistillation(projection={(student.shape[-1], teacher.shape[-1])})."
+            )
+
     def call(self, y_true: Any, y_pred: Any, **parts: Any) -> Any:
         """Computes the loss.
 
         Args:
-            y_true: Float tensor `(B, ...)`, what the teacher said.
-            y_pred: Float tensor `(B, ...)`, what the student says.
+            y_true: Float tensor `(B, ...)`, or a structure of them: what the
+                teacher said.
+            y_pred: The same of the student.
             **parts: What the loss `needs` and `takes`, by keyword.
 
         Returns:
@@ -158,9 +173,12 @@ class DistillationLoss(ExampleLoss, KerasInterface):
         Raises:
             InputError: If the shapes cannot match.
         """
-        teacher = ops.stop_gradient(ops.cast(y_true, "float32"))
-        student = self.project(ops.cast(y_pred, "float32"))
-        self.check_shapes(tuple(teacher.shape), tuple(student.shape))
+        teacher, student = (
+            keras.tree.map_structure(lambda x: ops.cast(x, "float32"), y) for y in (y_true, y_pred)
+        )
+        teacher = keras.tree.map_structure(ops.stop_gradient, teacher)
+        student = self.project(student)
+        self.check_shapes(teacher, student)
         return self.loss(teacher, student, **parts)
 
     def get_config(self) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdkeras.losses.base import DistillationLoss, not_negative, positive
+from kdkeras.losses.arguments import not_negative, scheduled
+from kdkeras.losses.base import DistillationLoss
 from kdkeras.replicas import all_rows
+from kdkeras.schedules import serialized, value_at
 
 __all__ = ["CorrelationDistillation"]
 
@@ -31,7 +33,8 @@ class CorrelationDistillation(DistillationLoss):
     ```
 
     Args:
-        temperature: Softening of both distributions, above 0. Defaults to 1.0.
+        temperature: Softening of both distributions, above 0; a float, or a
+            schedule of the step. Defaults to 1.0.
         row_weight: Weight of the relation between classes. Defaults to 1.0.
         column_weight: Weight of the relation between examples. Defaults to 1.0.
         target: Key of the teacher target. Defaults to `"logits"`.
@@ -51,9 +54,11 @@ class CorrelationDistillation(DistillationLoss):
         Huang et al. (2022), arXiv:2205.10536, equations 6 to 10.
     """
 
+    takes = {"step": "step"}
+
     def __init__(
         self,
-        temperature: float = 1.0,
+        temperature: Any = 1.0,
         row_weight: float = 1.0,
         column_weight: float = 1.0,
         target: str = "logits",
@@ -61,22 +66,23 @@ class CorrelationDistillation(DistillationLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(target=target, name=name, **kwargs)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = scheduled("temperature", temperature)
         self.row_weight = not_negative("row_weight", row_weight)
         self.column_weight = not_negative("column_weight", column_weight)
 
-    def loss(self, teacher: Any, student: Any) -> Any:
+    def loss(self, teacher: Any, student: Any, step: Any = None) -> Any:
         """Returns the loss of each example, `(B,)`."""
-        teacher, student = (ops.softmax(z / self.temperature, axis=-1) for z in (teacher, student))
+        temperature = value_at(self.temperature, step)
+        teacher, student = (ops.softmax(z / temperature, axis=-1) for z in (teacher, student))
         rows = 1.0 - _pearson(teacher, student, axis=-1)
         columns = ops.mean(1.0 - _pearson(all_rows(teacher), all_rows(student), axis=0))
-        return self.temperature**2 * (self.row_weight * rows + self.column_weight * columns)
+        return temperature**2 * (self.row_weight * rows + self.column_weight * columns)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
-            "temperature": self.temperature,
+            "temperature": serialized(self.temperature),
             "row_weight": self.row_weight,
             "column_weight": self.column_weight,
         }

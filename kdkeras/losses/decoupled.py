@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import not_negative, positive
+from kdkeras.losses.arguments import not_negative, scheduled
 from kdkeras.losses.logits import LogitLoss
+from kdkeras.schedules import serialized, value_at
 
 __all__ = ["DecoupledDistillation"]
 
@@ -36,7 +37,8 @@ class DecoupledDistillation(LogitLoss):
     ```
 
     Args:
-        temperature: Softening of both distributions, above 0. Defaults to 1.0.
+        temperature: Softening of both distributions, above 0; a float, or a
+            schedule of the step. Defaults to 1.0.
         label_weight: The paper's alpha, at least 0. Defaults to 1.0.
         other_weight: The paper's beta, at least 0. Defaults to 1.0; larger the
             surer the teacher is (the paper uses up to 10).
@@ -59,10 +61,11 @@ class DecoupledDistillation(LogitLoss):
     """
 
     needs = {"label": "label"}
+    takes = {"step": "step"}
 
     def __init__(
         self,
-        temperature: float = 1.0,
+        temperature: Any = 1.0,
         label_weight: float = 1.0,
         other_weight: float = 1.0,
         target: str = "logits",
@@ -70,11 +73,11 @@ class DecoupledDistillation(LogitLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(target=target, name=name, **kwargs)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = scheduled("temperature", temperature)
         self.label_weight = not_negative("label_weight", label_weight)
         self.other_weight = not_negative("other_weight", other_weight)
 
-    def loss(self, teacher: Any, student: Any, label: Any) -> Any:
+    def loss(self, teacher: Any, student: Any, label: Any, step: Any = None) -> Any:
         """Returns the weighted sum of both divergences of each example, `(B,)`."""
         label = ops.convert_to_tensor(label)
         if len(label.shape) != 1 or "int" not in keras.backend.standardize_dtype(label.dtype):
@@ -83,19 +86,20 @@ class DecoupledDistillation(LogitLoss):
                 f"label {tuple(label.shape)} {keras.backend.standardize_dtype(label.dtype)}. Take "
                 "the argmax of one-hot labels."
             )
+        temperature = value_at(self.temperature, step)
         is_label = ops.one_hot(label, student.shape[-1], dtype="float32")
         (sure, others), (student_sure, student_others) = (
-            _parted(logits / self.temperature, is_label) for logits in (teacher, student)
+            _parted(logits / temperature, is_label) for logits in (teacher, student)
         )
         divergence = self.label_weight * _divergence(sure, student_sure)
         divergence = divergence + self.other_weight * _divergence(others, student_others)
-        return self.temperature**2 * divergence
+        return temperature**2 * divergence
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
-            "temperature": self.temperature,
+            "temperature": serialized(self.temperature),
             "label_weight": self.label_weight,
             "other_weight": self.other_weight,
         }

@@ -99,7 +99,15 @@ class EmbeddingDistillation(DistillationLoss):
 
     def project(self, student: Any) -> Any:
         """Returns the student's vectors in the teacher's space."""
-        return student if self.kernel is None else ops.matmul(student, self.kernel)
+        if self.kernel is None:
+            return student
+        if student.shape[-1] != self.kernel.shape[0]:
+            raise InputError(
+                "`projection` must begin with the student's width. Received: "
+                f"projection={list(self.kernel.shape)}, student {tuple(student.shape)} in "
+                f"`{self.name}`. Use ({student.shape[-1]}, {self.kernel.shape[1]})."
+            )
+        return ops.matmul(student, self.kernel)
 
     def loss(self, teacher: Any, student: Any) -> Any:
         """Returns the distance of each example, `(B,)`."""

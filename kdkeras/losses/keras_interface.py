@@ -10,6 +10,7 @@ from keras import ops
 
 from kdkeras.errors import InputError
 from kdkeras.replicas import total
+from kdkeras.schedules import is_schedule
 
 __all__ = ["KerasInterface"]
 
@@ -21,8 +22,13 @@ class KerasInterface(keras.distillation.DistillationLoss):
     """
 
     target: str
-    student_output: str
     needs: Mapping[str, str]
+    has_memory: bool
+
+    @property
+    def student_output(self) -> str:
+        """Name of the student's output that the loss reads; that of the target if not told."""
+        return self.target
 
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **parts: Any) -> Any:
         """Returns the mean over the batch, a float32 scalar.
@@ -63,10 +69,11 @@ class KerasInterface(keras.distillation.DistillationLoss):
         return [(teacher_outputs, self.target), (student_outputs, self.student_output)]
 
     def validate_model_compatibility(self, teacher: Any, student: Any) -> None:
-        """Refuses a loss that reads more than the two models' outputs.
+        """Refuses a loss that reads more than the two models' outputs, or hears of each step.
 
         Raises:
-            InputError: If the loss needs other parts of the batch.
+            InputError: If the loss needs other parts of the batch, remembers
+                batches, or has a temperature that changes.
         """
         if self.needs:
             raise InputError(
@@ -74,3 +81,21 @@ class KerasInterface(keras.distillation.DistillationLoss):
                 f"{type(self).__name__}, which needs {sorted(self.needs.values())}. Use "
                 "kdkeras.Distiller."
             )
+        if self.has_memory:
+            raise InputError(
+                "keras.distillation.Distiller does not tell a loss when a step is done. Received: "
+                f"{type(self).__name__}, which remembers batches. Use kdkeras.Distiller."
+            )
+        if _changes(self):
+            raise InputError(
+                "keras.distillation.Distiller does not tell a loss which step it is. Received: "
+                f"{type(self).__name__}, with a schedule. Use a float, or kdkeras.Distiller."
+            )
+
+
+def _changes(loss: Any) -> bool:
+    """Whether an argument of the loss, or of one inside it, is a schedule."""
+    return any(
+        is_schedule(value) or (isinstance(value, KerasInterface) and _changes(value))
+        for value in vars(loss).values()
+    )

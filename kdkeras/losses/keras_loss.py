@@ -9,7 +9,9 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import DistillationLoss, positive
+from kdkeras.losses.arguments import scheduled
+from kdkeras.losses.base import DistillationLoss
+from kdkeras.schedules import serialized, value_at
 
 __all__ = ["KerasLoss"]
 
@@ -41,7 +43,8 @@ class KerasLoss(DistillationLoss):
     Args:
         function: A `keras.losses.Loss`, a name that Keras knows, or a function
             of `(y_true, y_pred)` that gives one value an example or more.
-        temperature: What both sides are divided by, above 0. Defaults to 1.0.
+        temperature: What both sides are divided by, above 0; a float, or a
+            schedule of the step. Defaults to 1.0.
         target: Key of the teacher target.
 
     Call arguments:
@@ -63,17 +66,19 @@ class KerasLoss(DistillationLoss):
     5.0
     """
 
+    takes = {"step": "step"}
+
     def __init__(
         self,
         function: str | Callable[[Any, Any], Any],
-        temperature: float = 1.0,
+        temperature: Any = 1.0,
         target: str = "embedding",
         name: str = "keras_loss",
         **kwargs: Any,
     ) -> None:
         super().__init__(target=target, name=name, **kwargs)
         self.function = keras.losses.get(function)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = scheduled("temperature", temperature)
         formula = getattr(self.function, "fn", self.function)
         named = getattr(formula, "__name__", type(formula).__name__)
         if getattr(self.function, "reduction", None) == "sum":
@@ -88,11 +93,12 @@ class KerasLoss(DistillationLoss):
                 "kdkeras.losses.SoftTargets(temperature=...) for logits."
             )
 
-    def loss(self, teacher: Any, student: Any) -> Any:
+    def loss(self, teacher: Any, student: Any, step: Any = None) -> Any:
         """Returns the function's value of each example, `(B,)`."""
         # `call` is a Loss before its reduction, which would divide by the replicas.
         function = getattr(self.function, "call", self.function)
-        values = function(teacher / self.temperature, student / self.temperature)
+        temperature = value_at(self.temperature, step)
+        values = function(teacher / temperature, student / temperature)
         if len(values.shape) == 0:
             raise InputError(
                 "A loss must give one value an example. Received: one value a batch from "
@@ -106,4 +112,5 @@ class KerasLoss(DistillationLoss):
         if settings := getattr(self.function, "_fn_kwargs", None):
             # Keras 3.15 forgets Huber's `delta` and CosineSimilarity's `axis`.
             function["config"] = {**settings, **function["config"]}
-        return {**super().get_config(), "function": function, "temperature": self.temperature}
+        temperature = serialized(self.temperature)
+        return {**super().get_config(), "function": function, "temperature": temperature}

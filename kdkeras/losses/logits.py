@@ -7,9 +7,9 @@ from typing import Any
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import DistillationLoss
+from kdkeras.losses.base import DistillationLoss, may_match, real_token_mean
 
-__all__ = ["LogitLoss", "OfTokens", "may_equal", "standardized"]
+__all__ = ["LogitLoss", "OfTokens", "standardized"]
 
 
 class LogitLoss(DistillationLoss):
@@ -25,14 +25,17 @@ class LogitLoss(DistillationLoss):
     def __init__(self, target: str = "logits", **kwargs: Any) -> None:
         super().__init__(target=target, **kwargs)
 
-    def check_shapes(self, teacher: tuple[Any, ...], student: tuple[Any, ...]) -> None:
+    def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuses another rank, other tokens and other classes.
 
         Raises:
             InputError: If the shapes cannot match.
         """
+        self._check_logits(tuple(teacher.shape), tuple(student.shape))
+
+    def _check_logits(self, teacher: tuple[Any, ...], student: tuple[Any, ...]) -> None:
         self._check_rank(teacher, student)
-        if not all(map(may_equal, teacher[1:], student[1:])):
+        if not may_match(teacher[1:], student[1:]):
             raise InputError(
                 "Teacher and student must choose among the same classes, for the same tokens. "
                 f"Received: teacher {teacher}, student {student} in `{self.name}`. Give both the "
@@ -77,11 +80,8 @@ class OfTokens(LogitLoss):
     def __init__(self, padding_mask: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.padding_mask = padding_mask
-
-    @property
-    def takes(self) -> dict[str, str]:  # type: ignore[override]
-        """The mask of the tokens, by the name that the student's input has."""
-        return {} if self.padding_mask is None else {"padding_mask": self.padding_mask}
+        if padding_mask is not None:
+            self.takes = {**self.takes, "padding_mask": padding_mask}
 
     def loss(
         self, teacher: Any, student: Any, *_: Any, padding_mask: Any = None, **parts: Any
@@ -90,8 +90,7 @@ class OfTokens(LogitLoss):
         values = super().loss(teacher, student, **parts)  # (B, T)
         if self.padding_mask is None:
             return ops.mean(values, axis=1)
-        real = self._real(padding_mask, tuple(values.shape))
-        return ops.sum(values * real, axis=1) / ops.maximum(ops.sum(real, axis=1), 1.0)
+        return real_token_mean(values, self._real(padding_mask, tuple(values.shape)))
 
     def _real(self, padding_mask: Any, tokens: tuple[Any, ...]) -> Any:
         # Not one of `needs`: what is needed and not in the batch is asked of a live teacher.
@@ -102,7 +101,7 @@ class OfTokens(LogitLoss):
                 "padding_mask=None if no token is padding."
             )
         real = ops.cast(padding_mask, "float32")
-        if len(real.shape) != 2 or not may_equal(real.shape[1], tokens[1]):
+        if not may_match(real.shape, (None, tokens[1])):
             raise InputError(
                 f"`{self.name}` needs one value of the mask for each token. Received: "
                 f"{self.padding_mask!r} {tuple(real.shape)}, tokens {tokens}. Name the mask of the "
@@ -120,8 +119,3 @@ def standardized(logits: Any) -> Any:
     logits = logits - ops.mean(logits, axis=-1, keepdims=True)
     variance = ops.mean(ops.square(logits), axis=-1, keepdims=True)
     return logits * ops.rsqrt(ops.maximum(variance, 1e-12))
-
-
-def may_equal(one: int | None, other: int | None) -> bool:
-    """Whether two static dimensions can be equal; None is not known before it runs."""
-    return one is None or other is None or one == other

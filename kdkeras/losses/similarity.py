@@ -7,8 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdkeras.losses.base import DistillationLoss, l2_normalize, positive
+from kdkeras.losses.arguments import scheduled
+from kdkeras.losses.base import DistillationLoss, l2_normalize
 from kdkeras.replicas import all_rows, own_rows
+from kdkeras.schedules import serialized, value_at
 
 __all__ = ["SimilarityDistillation"]
 
@@ -36,7 +38,7 @@ class SimilarityDistillation(DistillationLoss):
 
     Args:
         temperature: Softening, above 0. Cosines span [-1, 1], so useful values
-            are small. Defaults to 0.05.
+            are small. A float, or a schedule of the step. Defaults to 0.05.
         exclude_self: Whether a sentence is left out of its own distribution.
 
     Call arguments:
@@ -54,25 +56,28 @@ class SimilarityDistillation(DistillationLoss):
         in place of the queue.
     """
 
+    takes = {"step": "step"}
+
     def __init__(
         self,
-        temperature: float = 0.05,
+        temperature: Any = 0.05,
         exclude_self: bool = False,
         target: str = "embedding",
         name: str = "similarity_distillation",
         **kwargs: Any,
     ) -> None:
         super().__init__(target=target, name=name, **kwargs)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = scheduled("temperature", temperature)
         self.exclude_self = bool(exclude_self)
 
-    def loss(self, teacher: Any, student: Any) -> Any:
+    def loss(self, teacher: Any, student: Any, step: Any = None) -> Any:
         """Returns the divergence of each example's distribution, `(B,)`."""
+        temperature = value_at(self.temperature, step)
         teacher, student = l2_normalize(teacher), l2_normalize(student)
         every_teacher = all_rows(teacher)
         keys = ops.transpose(every_teacher)  # (d, batch of all replicas)
-        expected = ops.matmul(teacher, keys) / self.temperature  # (own batch, all)
-        actual = ops.matmul(student, keys) / self.temperature
+        expected = ops.matmul(teacher, keys) / temperature  # (own batch, all)
+        actual = ops.matmul(student, keys) / temperature
         if self.exclude_self:
             own = own_rows(teacher, every_teacher) * _MASKED
             expected, actual = expected + own, actual + own
@@ -84,6 +89,6 @@ class SimilarityDistillation(DistillationLoss):
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
-            "temperature": self.temperature,
+            "temperature": serialized(self.temperature),
             "exclude_self": self.exclude_self,
         }

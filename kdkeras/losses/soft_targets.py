@@ -7,8 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdkeras.losses.base import positive
+from kdkeras.losses.arguments import scheduled
 from kdkeras.losses.logits import LogitLoss, OfTokens, standardized
+from kdkeras.schedules import serialized, value_at
 
 __all__ = ["SoftTargets", "TokenSoftTargets"]
 
@@ -33,7 +34,7 @@ class SoftTargets(LogitLoss):
 
     Args:
         temperature: Softening of both distributions, above 0. 1.0 leaves them
-            as they are.
+            as they are. A float, or a schedule of the step.
         standardize: Whether logits are standardised first. Then useful
             temperatures are about 2.
         target: Key of the teacher target. Defaults to `"logits"`.
@@ -60,32 +61,35 @@ class SoftTargets(LogitLoss):
         al. (2024), arXiv:2403.01427, algorithm 1.
     """
 
+    takes = {"step": "step"}
+
     def __init__(
         self,
-        temperature: float = 1.0,
+        temperature: Any = 1.0,
         standardize: bool = False,
         target: str = "logits",
         name: str = "soft_targets",
         **kwargs: Any,
     ) -> None:
         super().__init__(target=target, name=name, **kwargs)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = scheduled("temperature", temperature)
         self.standardize = bool(standardize)
 
-    def loss(self, teacher: Any, student: Any) -> Any:
+    def loss(self, teacher: Any, student: Any, step: Any = None) -> Any:
         """Returns the divergence of each distribution."""
+        temperature = value_at(self.temperature, step)
         if self.standardize:
             teacher, student = standardized(teacher), standardized(student)
-        log_teacher = ops.log_softmax(teacher / self.temperature, axis=-1)
-        log_student = ops.log_softmax(student / self.temperature, axis=-1)
+        log_teacher = ops.log_softmax(teacher / temperature, axis=-1)
+        log_student = ops.log_softmax(student / temperature, axis=-1)
         divergence = ops.sum(ops.exp(log_teacher) * (log_teacher - log_student), axis=-1)
-        return self.temperature**2 * divergence
+        return temperature**2 * divergence
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
-            "temperature": self.temperature,
+            "temperature": serialized(self.temperature),
             "standardize": self.standardize,
         }
 
@@ -133,7 +137,7 @@ class TokenSoftTargets(OfTokens, SoftTargets):
 
     def __init__(
         self,
-        temperature: float = 1.0,
+        temperature: Any = 1.0,
         standardize: bool = False,
         padding_mask: str | None = "padding_mask",
         target: str = "logits",

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.logits import may_equal
+from kdkeras.losses.base import may_match, real_token_mean
 
 __all__ = ["TokenCrossEntropy"]
 
@@ -68,7 +68,7 @@ class TokenCrossEntropy(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the loss of each example, `(B,)`."""
         labels, logits = tuple(y_true.shape), tuple(y_pred.shape)
-        if len(labels) != 2 or len(logits) != 3 or not may_equal(labels[1], logits[1]):
+        if len(logits) != 3 or not may_match(labels, logits[:2]):
             raise InputError(
                 f"`{self.name}` takes one label a token, (B, T), and logits (B, T, V). Received: "
                 f"labels {labels}, logits {logits}. Pad labels with {self.ignore_class}."
@@ -77,9 +77,7 @@ class TokenCrossEntropy(keras.losses.Loss):
         is_real = ops.not_equal(label, self.ignore_class)
         place = ops.expand_dims(ops.where(is_real, label, 0), -1)
         log_p = ops.take_along_axis(ops.log_softmax(y_pred, axis=-1), place, axis=-1)
-        real = ops.cast(is_real, "float32")
-        total = -ops.sum(ops.squeeze(log_p, -1) * real, axis=1)
-        return total / ops.maximum(ops.sum(real, axis=1), 1.0)
+        return real_token_mean(-ops.squeeze(log_p, -1), is_real)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -9,8 +9,10 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import positive
-from kdkeras.losses.logits import LogitLoss, OfTokens, may_equal
+from kdkeras.losses.arguments import positive
+from kdkeras.losses.base import may_match
+from kdkeras.losses.logits import LogitLoss, OfTokens
+from kdkeras.schedules import as_value, is_schedule
 
 __all__ = ["TokenTopKSoftTargets", "TopKSoftTargets", "top_k_targets"]
 
@@ -97,8 +99,8 @@ class TopKSoftTargets(LogitLoss):
 
     Args:
         temperature: Softening of both distributions, above 0; one of those
-            given to `top_k_targets`, or the batch lacks the rest's weight.
-            Defaults to 1.0.
+            given to `top_k_targets`, or the batch lacks the rest's weight. No
+            schedule. Defaults to 1.0.
         prefix: What the names of the batch's targets begin with, as given to
             `top_k_targets`. Defaults to `"top"`.
         student_output: The student's output that holds all `V` logits.
@@ -133,9 +135,20 @@ class TopKSoftTargets(LogitLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(target=f"{prefix}_logits", name=name, **kwargs)
+        if is_schedule(as_value(temperature)):
+            raise InputError(
+                "The weight of the rest is kept for fixed temperatures. Received: temperature="
+                f"{type(as_value(temperature)).__name__} in `{name}`. Use a float, one of those "
+                "given to top_k_targets."
+            )
         self.temperature = positive("temperature", temperature)
         self.prefix = prefix
-        self.student_output = student_output
+        self._student_output = student_output
+
+    @property
+    def student_output(self) -> str:
+        """The student's output with all logits."""
+        return self._student_output
 
     @property
     def needs(self) -> dict[str, str]:  # type: ignore[override]
@@ -145,17 +158,18 @@ class TopKSoftTargets(LogitLoss):
             "top_rest": _rest_name(self.prefix, self.temperature),
         }
 
-    def check_shapes(self, teacher: tuple[Any, ...], student: tuple[Any, ...]) -> None:
+    def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuses another rank, other tokens, and more of the teacher than there is.
 
         Raises:
             InputError: If the shapes cannot belong together.
         """
-        super().check_shapes((*teacher[:-1], None), student)
-        if teacher[-1] is not None and student[-1] is not None and teacher[-1] > student[-1]:
+        top, every = tuple(teacher.shape), tuple(student.shape)
+        self._check_logits((*top[:-1], None), every)
+        if top[-1] is not None and every[-1] is not None and top[-1] > every[-1]:
             raise InputError(
-                f"`k` must be from 1 to the number of classes. Received: teacher {teacher}, "
-                f"student {student} in `{self.name}`. Give both the same vocabulary."
+                f"`k` must be from 1 to the number of classes. Received: teacher {top}, "
+                f"student {every} in `{self.name}`. Give both the same vocabulary."
             )
 
     def loss(self, teacher: Any, student: Any, top_indices: Any, top_rest: Any) -> Any:
@@ -176,7 +190,7 @@ class TopKSoftTargets(LogitLoss):
     def _check_parts(self, top: tuple[Any, ...], indices: Any, rest: tuple[Any, ...]) -> None:
         dtype = keras.backend.standardize_dtype(indices.dtype)
         fits = all(
-            len(part) == len(wanted) and all(map(may_equal, part, wanted))
+            may_match(part, wanted)
             for part, wanted in ((tuple(indices.shape), top), (rest, top[:-1]))
         )
         if not fits or "int" not in dtype:

@@ -8,7 +8,8 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import AlignmentLoss, l2_normalize, positive
+from kdkeras.losses.arguments import positive
+from kdkeras.losses.base import AlignmentLoss, l2_normalize
 from kdkeras.replicas import all_rows, num_replicas, own_rows
 
 __all__ = ["TranslationRanking"]

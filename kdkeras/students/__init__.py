@@ -3,6 +3,7 @@
 from kdkeras.students.initialization import initialize_from_teacher
 from kdkeras.students.least_squares import LeastSquaresStart, initialize_from_targets
 from kdkeras.students.presets import PRESETS, from_preset
+from kdkeras.students.projection import ProjectionFit, fit_projection
 from kdkeras.students.static import StaticStudent
 from kdkeras.students.student import Student
 from kdkeras.students.transformer import TransformerStudent
@@ -10,9 +11,11 @@ from kdkeras.students.transformer import TransformerStudent
 __all__ = [
     "PRESETS",
     "LeastSquaresStart",
+    "ProjectionFit",
     "StaticStudent",
     "Student",
     "TransformerStudent",
+    "fit_projection",
     "from_preset",
     "initialize_from_targets",
     "initialize_from_teacher",

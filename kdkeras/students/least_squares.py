@@ -101,7 +101,7 @@ def initialize_from_targets(
         if progress is not None:
             progress(int(passes * sentences), sentences * (1 + iterations))
 
-    equations = _Equations(student.vocabulary_size, student.output_dim)
+    equations = _Equations(student.token_embedding.table.shape[0], student.output_dim)
     for batch in _batches(student, dataset, language_temperature, most):
         equations.add(*batch)
         report(min(1.0, equations.sentences / sentences))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -93,14 +94,23 @@ class StaticStudent(Student):
         self.token_weight.build((None, None))
         self.projection.build((None, self.embedding_dim))
 
-    def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
-        """Returns the sentences' embeddings."""
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the table."""
+        return self.embedding_dim
+
+    def pooled(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
+        """Returns the weighted means of the table's vectors, `(B, embedding_dim)`."""
         token_ids = inputs["token_ids"]
         vectors = self.token_embedding(token_ids)
         weights = ops.exp(self.token_weight(token_ids))
-        mean = self.pooling(vectors, inputs["padding_mask"], weights=weights)
-        embedding = ops.cast(self.projection(mean), "float32")
-        return self.unit_norm(embedding) if self.normalize else embedding
+        return self.pooling(vectors, inputs["padding_mask"], weights=weights)
+
+    def features(
+        self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
+    ) -> dict[str, Any]:
+        """Returns the sentences' embeddings."""
+        return {"embedding": self._projected(self.pooled(inputs, training=training))}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kdkeras.errors import InputError
+from kdkeras.layers import FeatureModel
 
 if TYPE_CHECKING:
     from kdkeras.data.vocabulary import Vocabulary
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["Student"]
 
 
-class Student(keras.Model):
+class Student(FeatureModel):
     """Base class of sentence encoders that are built to be exported.
 
     A student maps `{"token_ids", "padding_mask"}` to one vector a sentence and
-    carries its vocabulary, which is saved inside the `.keras` file.
+    carries its vocabulary, which is saved inside the `.keras` file. What else
+    it can be asked for is in `output_specs()`.
 
     Args:
         vocabulary_size: Rows of the token table.
@@ -87,8 +89,31 @@ class Student(keras.Model):
         """Returns `(B, output_dim)`."""
         return (input_shape["token_ids"][0], self.output_dim)
 
+    def output_specs(self) -> dict[str, Any]:
+        """Returns what can be asked for by name: the embedding."""
+        return {"embedding": keras.KerasTensor((None, self.output_dim))}
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width of what comes before the projection."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `pooled_dim`.")
+
+    def pooled(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
+        """Returns what comes before the projection, `(B, pooled_dim)`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `pooled`.")
+
+    def _projected(self, pooled: Any) -> Any:
+        """The embeddings of what was pooled, `(B, output_dim)` float32."""
+        embedding = pooled if self.projection is None else self.projection(pooled)
+        embedding = keras.ops.cast(embedding, "float32")
+        return self.unit_norm(embedding) if self.normalize else embedding
+
     def encode(
-        self, texts: Sequence[str], batch_size: int = 256, sequence_length: int | None = None
+        self,
+        texts: Sequence[str],
+        batch_size: int = 256,
+        sequence_length: int | None = None,
+        dim: int | None = None,
     ) -> np.ndarray:
         """Embeds sentences.
 
@@ -97,14 +122,56 @@ class Student(keras.Model):
             batch_size: Sentences computed at once.
             sequence_length: Tokens read of each, at most the student's, which
                 is the default.
+            dim: How many components to keep, the first ones, scaled to length
+                1 if the student's embeddings are; for students trained with
+                `Matryoshka`. Default all.
 
         Returns:
-            `(N, output_dim)` float32, in the order of `texts`.
+            `(N, dim)` float32, in the order of `texts`.
 
         Raises:
             InputError: If the student has no vocabulary, `texts` is a single
                 string, or a size is out of its range.
         """
+        if dim is not None and not 1 <= dim <= self.output_dim:
+            raise InputError(
+                f"`dim` must be between 1 and {self.output_dim}, the student's width. "
+                f"Received: dim={dim}. Leave it out for all."
+            )
+        vectors = self._embed(texts, batch_size, sequence_length, self.output_dim, "call")
+        if dim is None:
+            return vectors
+        vectors = vectors[:, :dim]
+        if not self.normalize:
+            return vectors
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    def encode_pooled(
+        self, texts: Sequence[str], batch_size: int = 256, sequence_length: int | None = None
+    ) -> np.ndarray:
+        """Computes what comes before the projection, for `fit_projection`.
+
+        Args:
+            texts: Sentences, in any order.
+            batch_size: Sentences computed at once.
+            sequence_length: As for `encode`.
+
+        Returns:
+            `(N, width)` float32, in the order of `texts`.
+
+        Raises:
+            InputError: As `encode`.
+        """
+        return self._embed(texts, batch_size, sequence_length, self.pooled_dim, "pooled")
+
+    def _embed(
+        self,
+        texts: Sequence[str],
+        batch_size: int,
+        sequence_length: int | None,
+        width: int,
+        method: str,
+    ) -> np.ndarray:
         if isinstance(texts, str):
             raise InputError(
                 f"`texts` must be a list of strings. Received: {texts!r}. Write [text]."
@@ -124,24 +191,26 @@ class Student(keras.Model):
             raise InputError(
                 f"`batch_size` must be at least 1. Received: batch_size={batch_size}. Use 256."
             )
-        vectors = np.zeros((len(texts), self.output_dim), np.float32)
+        vectors = np.zeros((len(texts), width), np.float32)
         # Sentences of about one length together: less padding, fewer shapes.
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = self.vocabulary.encode([texts[i] for i in rows], length)
             padded = _padded(batch, batch_size, self.sequence_length)
-            vectors[rows] = self._encode_batch(padded)[: len(rows)]
+            vectors[rows] = self._compiled(method)(padded)[: len(rows)]
         return vectors
 
-    def _encode_batch(self, batch: dict[str, np.ndarray]) -> np.ndarray:
-        if getattr(self, "_encode_function", None) is None:
-            function = tf.function(
-                lambda inputs: tf.cast(self(inputs, training=False), tf.float32),
+    def _compiled(self, method: str) -> Callable[[dict[str, np.ndarray]], Any]:
+        """The method as a graph, made once; as a call of the model, so that its policy holds."""
+        functions = self.__dict__.setdefault("_encode_functions", {})
+        if method not in functions:
+            apply = self if method == "call" else self.pooled
+            functions[method] = tf.function(
+                lambda inputs: tf.cast(apply(inputs, training=False), tf.float32),
                 reduce_retracing=True,
             )
-            object.__setattr__(self, "_encode_function", function)
-        return self._encode_function({key: tf.constant(value) for key, value in batch.items()})
+        return lambda batch: functions[method]({k: tf.constant(v) for k, v in batch.items()})
 
     def save_assets(self, dir_path: str) -> None:
         """Keras hook: puts the vocabulary into the `.keras` file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -40,6 +41,10 @@ class TransformerStudent(Student):
         inputs: `{"token_ids": (B, L) int32, "padding_mask": (B, L) int32}`,
             1 = real token; L at most `sequence_length`. Padding does not
             change the result. A row without a token gives one fixed vector.
+        outputs: Names of what to give in a dict: `embedding`,
+            `hidden_states`, `attention`, `layer_embeddings` (see
+            `kdkeras.layers.FeatureModel`). None (the default) for the
+            embedding alone.
 
     Returns:
         `(B, output_dim)` float32.
@@ -118,23 +123,99 @@ class TransformerStudent(Student):
         if self.projection is not None:
             self.projection.build((None, self.hidden_dim))
 
-    def hidden_states(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
-        """Returns the last block's output, `(B, L, hidden_dim)`."""
+    def output_specs(self) -> dict[str, Any]:
+        """Returns what can be asked for by name."""
+        dtype = self.compute_dtype
+        token = keras.KerasTensor((None, None, self.hidden_dim), dtype)
+        embedding = keras.KerasTensor((None, self.output_dim))
+        return {
+            "embedding": embedding,
+            "hidden_states": [token] * (self.num_layers + 1),
+            "attention": [dict.fromkeys(("query", "key", "value"), token)] * self.num_layers,
+            "layer_embeddings": [embedding] * (self.num_layers + 1),
+        }
+
+    def hidden_states(self, inputs: dict[str, Any], training: bool | None = None) -> list[Any]:
+        """Returns what enters the first block and what each gives, `(B, L, hidden_dim)` each."""
+        return self._run_blocks(inputs, training)[0]
+
+    def _run_blocks(
+        self, inputs: dict[str, Any], training: bool | None, attention: bool = False
+    ) -> tuple[list[Any], list[dict[str, Any]]]:
         hidden = self.token_embedding(inputs["token_ids"])
         hidden = self.embedding_norm(hidden + self.position_embedding(hidden))
-        hidden = self.embedding_dropout(hidden, training=training)
+        states, parts = [self.embedding_dropout(hidden, training=training)], []
         for block in self.blocks:
-            hidden = block(hidden, inputs["padding_mask"], training=training)
-        return hidden
+            output = block(
+                states[-1], inputs["padding_mask"], training=training, return_attention=attention
+            )
+            if attention:
+                output, part = output
+                parts.append(part)
+            states.append(output)
+        return states, parts
 
-    def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
-        """Returns the sentences' embeddings."""
-        hidden = self.hidden_states(inputs, training=training)
-        embedding = self.pooling(hidden, inputs["padding_mask"])
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the blocks."""
+        return self.hidden_dim
+
+    def pooled(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
+        """Returns the means of the last block's output, `(B, hidden_dim)`."""
+        return self.pooling(self.hidden_states(inputs, training)[-1], inputs["padding_mask"])
+
+    def features(
+        self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
+    ) -> dict[str, Any]:
+        """Returns what is asked for by name, from one pass through the blocks."""
+        states, attention = self._run_blocks(inputs, training, "attention" in names)
+        mask = inputs["padding_mask"]
+        every = states if "layer_embeddings" in names else states[-1:]
+        embeddings = [self._projected(self.pooling(hidden, mask)) for hidden in every]
+        found = {
+            "embedding": embeddings[-1],
+            "hidden_states": states,
+            "attention": attention,
+            "layer_embeddings": embeddings,
+        }
+        return {name: found[name] for name in names}
+
+    def truncated(self, num_layers: int) -> TransformerStudent:
+        """Cuts the student after some of its blocks.
+
+        Worth doing for a student whose layers were all trained to embed
+        (`kdkeras.losses.PerLayer`).
+
+        Args:
+            num_layers: Blocks that stay, from the first.
+
+        Returns:
+            A student of its own with copies of the weights. Its embedding is
+            this one's `layer_embeddings[num_layers]`.
+
+        Raises:
+            InputError: If there are not so many blocks.
+        """
+        if not 1 <= num_layers <= self.num_layers:
+            raise InputError(
+                f"`num_layers` must be from 1 to {self.num_layers}, the student's blocks. "
+                f"Received: num_layers={num_layers}. Use {self.num_layers} for a whole copy."
+            )
+        config = {**self.get_config(), "name": f"{self.name}_{num_layers}"}
+        config["num_layers"] = int(num_layers)
+        shallow = type(self).from_config(config)
+        shallow._hold(self.vocabulary)
+        pairs = [
+            (self.token_embedding, shallow.token_embedding),
+            (self.position_embedding, shallow.position_embedding),
+            (self.embedding_norm, shallow.embedding_norm),
+            *zip(self.blocks, shallow.blocks, strict=False),
+        ]
         if self.projection is not None:
-            embedding = self.projection(embedding)
-        embedding = keras.ops.cast(embedding, "float32")
-        return self.unit_norm(embedding) if self.normalize else embedding
+            pairs.append((self.projection, shallow.projection))
+        for ours, theirs in pairs:
+            theirs.set_weights(ours.get_weights())
+        return shallow
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

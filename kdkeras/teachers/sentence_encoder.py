@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from kdkeras.errors import InputError
+from kdkeras.layers import FeatureModel
 
 __all__ = ["SentenceEncoder", "pool"]
 
@@ -31,7 +33,7 @@ def pool(hidden: Any, padding_mask: Any, mode: str) -> Any:
     return ops.sum(hidden * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1e-9)
 
 
-class SentenceEncoder(keras.Model):
+class SentenceEncoder(FeatureModel):
     """A frozen BERT with pooling and what follows it.
 
     It never trains and never drops out, whatever `training` says, and no
@@ -44,6 +46,9 @@ class SentenceEncoder(keras.Model):
 
     Call arguments:
         inputs: `{"token_ids", "padding_mask"}`, each `(batch, length)` int32.
+        outputs: Names of what to give in a dict: `embedding`,
+            `hidden_states`, `attention` (see `kdkeras.layers.FeatureModel`).
+            None (the default) for the embedding alone.
 
     Returns:
         `(batch, embedding_dim)` float32.
@@ -61,16 +66,54 @@ class SentenceEncoder(keras.Model):
         self.pooling = pooling
         self.steps = steps
         self.trainable = False
+        self.vocabulary_size = int(backbone.vocabulary_size)
         # Built here, so that the model is whole before its first batch.
-        self({"token_ids": ops.ones((1, 2), "int32"), "padding_mask": ops.ones((1, 2), "int32")})
+        ones = ops.ones((1, 2), "int32")
+        vector = self({"token_ids": ones, "padding_mask": ones})
+        self.embedding_dim = int(vector.shape[-1])
 
-    def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
-        """Encodes token ids; `training` is accepted and ignored."""
+    def output_specs(self) -> dict[str, Any]:
+        """Returns what can be asked for by name."""
+        layers = len(self.backbone.transformer_layers)
+        token = keras.KerasTensor((None, None, self.backbone.hidden_dim))
+        return {
+            "embedding": keras.KerasTensor((None, self.embedding_dim)),
+            "hidden_states": [token] * (layers + 1),
+            "attention": [dict.fromkeys(("query", "key", "value"), token)] * layers,
+        }
+
+    def features(
+        self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
+    ) -> dict[str, Any]:
+        """Computes what is asked for, by name; `training` is accepted and ignored."""
         del training
-        return ops.stop_gradient(self.embed(self.hidden_states(inputs), inputs["padding_mask"]))
+        found: dict[str, Any] = {}
+        if set(names) <= {"embedding"}:
+            hidden = self._last(inputs)
+        else:
+            states = self.hidden_states(inputs)
+            hidden, found["hidden_states"] = states[-1], states
+        if "attention" in names:
+            layers = self.backbone.transformer_layers
+            found["attention"] = [
+                _projections(layer, state) for layer, state in zip(layers, states, strict=False)
+            ]
+        if "embedding" in names:
+            found["embedding"] = self.embed(hidden, inputs["padding_mask"])
+        return keras.tree.map_structure(ops.stop_gradient, {name: found[name] for name in names})
 
-    def hidden_states(self, inputs: dict[str, Any]) -> Any:
-        """The last layer's token vectors, `(batch, length, hidden_dim)`."""
+    def hidden_states(self, inputs: dict[str, Any]) -> list[Any]:
+        """What enters the first layer and what each gives, `(batch, length, hidden_dim)` each."""
+        backbone = self.backbone
+        tokens = backbone.token_embedding(inputs["token_ids"])
+        segments = backbone.segment_embedding(ops.zeros_like(inputs["token_ids"]))
+        hidden = backbone.embeddings_add((tokens, backbone.position_embedding(tokens), segments))
+        states = [backbone.embeddings_layer_norm(hidden)]
+        for layer in backbone.transformer_layers:
+            states.append(layer(states[-1], padding_mask=inputs["padding_mask"], training=False))
+        return states
+
+    def _last(self, inputs: dict[str, Any]) -> Any:
         outputs = self.backbone(
             {**inputs, "segment_ids": ops.zeros_like(inputs["token_ids"])}, training=False
         )
@@ -93,3 +136,18 @@ class SentenceEncoder(keras.Model):
             "A teacher's model cannot be saved. Received: a request for its config. "
             "Keep the snapshot and load it with kdkeras.teachers.load."
         )
+
+
+def _projections(layer: Any, hidden: Any) -> dict[str, Any]:
+    """What a keras_hub encoder layer's heads compare and mix, the heads side by side."""
+    attention = layer._self_attention_layer
+    batch, length, width = ops.shape(hidden)[0], ops.shape(hidden)[1], hidden.shape[-1]
+    parts = {
+        "query": attention.query_dense,
+        "key": attention.key_dense,
+        "value": attention.value_dense,
+    }
+    # (batch, length, heads, key_dim) to (batch, length, hidden_dim)
+    return {
+        name: ops.reshape(dense(hidden), (batch, length, width)) for name, dense in parts.items()
+    }

@@ -74,6 +74,19 @@ def test_distill_stops_inside_a_round_at_the_last_step(command, targets, vocabul
     assert result["last"]["loss"] == pytest.approx(2 * result["last"]["embedding"], rel=1e-5)
 
 
+def test_a_weight_that_decays_is_zero_after_its_fraction(command, targets, vocabulary, tmp_path):
+    result = command(
+        "distill", targets[0], "--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras",
+        "--student", "static_128", "--batch-size", 16, "--steps", 20, "--checkpoint-every", 5,
+        "--losses", "embedding=1", "ranking=0.8", "--decay", "ranking=0.5",
+    )  # fmt: skip
+    history = json.loads((tmp_path / "history.json").read_text("utf-8"))
+    # Steps 0 to 4 of 10 fall from 0.8 to 0.48, steps 5 to 9 to 0.08.
+    weights = [entry["weight_ranking"] for entry in history]
+    assert weights == pytest.approx([0.64, 0.24, 0.0, 0.0], abs=1e-6)
+    assert result["last"]["loss"] == pytest.approx(result["last"]["embedding"], rel=1e-6)
+
+
 def test_mixed_precision_saves_a_float32_student(command, targets, vocabulary, tmp_path):
     import kdkeras
 

@@ -18,6 +18,10 @@ from kdkeras.losses import (
     DistillationLoss,
     EmbeddingDistillation,
     KerasLoss,
+    Matryoshka,
+    PerLayer,
+    QueueContrast,
+    QueueDistillation,
     RelationalDistance,
     SimilarityDistillation,
     SoftTargets,
@@ -169,6 +173,33 @@ def test_a_loss_that_needs_more_of_the_batch_is_refused():
     with pytest.raises(InputError) as error:
         keras.distillation.Distiller(linear(seed=5), linear(), Masked())
     assert_one_line(str(error.value), "Masked", "['padding_mask']", "Use kdkeras.Distiller")
+
+
+@pytest.mark.parametrize(
+    "loss", [QueueDistillation(OUTPUT_DIM), PerLayer(QueueContrast(OUTPUT_DIM))], ids=type
+)
+def test_a_loss_that_remembers_batches_is_refused(loss):
+    with pytest.raises(InputError) as error:
+        keras.distillation.Distiller(linear(seed=5), linear(), loss)
+    assert_one_line(str(error.value), type(loss).__name__, "remembers", "Use kdkeras.Distiller")
+
+
+FALLING = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        SimilarityDistillation(FALLING),
+        KerasLoss("mse", FALLING),
+        Matryoshka(SimilarityDistillation(FALLING), [2]),
+    ],
+    ids=type,
+)
+def test_a_temperature_that_changes_is_refused(loss):
+    with pytest.raises(InputError) as error:
+        keras.distillation.Distiller(linear(seed=5), linear(), loss)
+    assert_one_line(str(error.value), type(loss).__name__, "a schedule", "Use a float")
 
 
 def test_a_distiller_of_ones_own_may_hand_it_over():

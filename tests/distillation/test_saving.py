@@ -19,6 +19,13 @@ from small_models import (
 )
 
 import kdkeras
+from kdkeras.losses import (
+    EmbeddingDistillation,
+    Matryoshka,
+    MatryoshkaAlignment,
+    QueueDistillation,
+    TranslationRanking,
+)
 from kdkeras.optimizers import FusedAdam
 from kdkeras.students import StaticStudent, TransformerStudent
 
@@ -33,10 +40,21 @@ def transformer():
     return randomized(TransformerStudent(7, 3, 1, 4, 2, 6, dropout=0.3))
 
 
+def losses_with_weights():
+    """A queue, and a rotation inside a wrapper."""
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    prefixes = Matryoshka(EmbeddingDistillation(), [2, 3], rotation=rotation)
+    ranking = MatryoshkaAlignment(TranslationRanking(scale=3.0), [2, 3])
+    return {
+        "distillation_losses": {"queue": QueueDistillation(3, 6, 0.5), "prefixes": prefixes},
+        "alignment_losses": {"ranking": ranking},
+    }
+
+
 @pytest.mark.parametrize(
     ("make", "losses"),
-    [(make_student, every_loss()), (transformer, {})],
-    ids=["every_loss", "dropout"],
+    [(make_student, every_loss()), (transformer, {}), (make_student, losses_with_weights())],
+    ids=["every_loss", "dropout", "losses_with_weights"],
 )
 def test_training_continues_to_the_bit(make, losses, tmp_path):
     x, y = pairs(rows=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,28 +15,46 @@ from small_models import (
     make_student,
     make_tagger,
     make_two_heads,
+    pairs,
     randomized,
 )
 
+from kdkeras import teachers
+from kdkeras.distillation import RunningMagnitude, Stage, UncertaintyWeighting
 from kdkeras.losses import (
+    AttentionRelations,
     CorrelationDistillation,
+    CrossCorrelation,
     DecoupledDistillation,
     EmbeddingDistillation,
+    HiddenStateDistillation,
     KerasLoss,
     LogitMSE,
+    Matryoshka,
+    MatryoshkaAlignment,
+    PerLayer,
+    QueueContrast,
+    QueueDistillation,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    SpreadOut,
     TokenCrossEntropy,
     TokenLogitMSE,
     TokenSoftTargets,
     TokenTopKSoftTargets,
     TopKSoftTargets,
     TranslationRanking,
+    VarianceCovariance,
+    principal_axes,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
+from kdkeras.schedules import DecayToZero, LinearWarmup
+from kdkeras.students import TransformerStudent
+
+TINY_BERT = Path(__file__).parents[1] / "teachers" / "tiny_bert" / "mean"
 
 # Each replica rounds its part of a gradient to the short type before the sum:
 # one unit in the last place of a value of 1.
@@ -54,6 +73,7 @@ class Case:
     labelled: bool = False
     targets: Callable[[int], dict] | None = None
     """What the teacher said of that many rows, besides the embedding."""
+    stages: tuple = ()
 
 
 def sgd(**arguments):
@@ -87,11 +107,63 @@ def with_optimizer(make):
     return lambda: make_distiller(optimizer=make(), **every_loss())
 
 
+def with_layers(**arguments):
+    """Layers and attention of a real live BERT, and a map that is trained."""
+    losses = {
+        "hidden": randomized(HiddenStateDistillation(projection=(4, 32), embedding_layer=True)),
+        "attention": AttentionRelations(2, student_layer=1),
+    }
+    return make_distiller(
+        make_transformer(),
+        optimizer=sgd(),
+        teacher=teachers.load(TINY_BERT).model,
+        distillation_losses=losses,
+        **arguments,
+    )
+
+
+def with_per_layer():
+    losses = {
+        "place": PerLayer(EmbeddingDistillation("mse")),
+        "relations": PerLayer(SimilarityDistillation(0.5), layers=[0, -1]),
+    }
+    return make_distiller(make_transformer(), optimizer=sgd(), distillation_losses=losses)
+
+
+def make_transformer():
+    return randomized(TransformerStudent(7, 3, 2, 4, 2, 6, dropout=0.0))
+
+
 def labelled(regularizer=None):
     task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     return make_distiller(
         make_two_heads(regularizer=regularizer), optimizer=sgd(), loss=task, **every_loss()
     )
+
+
+def scheduled(**arguments):
+    similarity = SimilarityDistillation(keras.optimizers.schedules.PolynomialDecay(1.0, 6, 0.3))
+    losses = every_loss()
+    losses["distillation_losses"]["similarity"] = similarity
+    losses["loss_weights"] = {
+        "embedding": LinearWarmup(2.0, 4, initial=0.5),
+        "similarity": DecayToZero(1.0, 0.5, 8),
+        "ranking": keras.optimizers.schedules.CosineDecay(0.5, 6, alpha=0.2),
+    }
+    return make_distiller(optimizer=sgd(), **losses, **arguments)
+
+
+def balanced(balancing, **arguments):
+    return lambda: make_distiller(
+        optimizer=sgd(), balancing=balancing(), **every_loss(), **arguments
+    )
+
+
+STAGES = (
+    Stage(steps=2, loss_weights={"embedding": 1.0}),
+    Stage(steps=3, frozen=["token_embedding"], learning_rate=LinearWarmup(0.1, 3)),
+    Stage(steps=2, loss_weights={"similarity": DecayToZero(1.0, 1.0, 4), "ranking": 1.0}),
+)
 
 
 CASES = {
@@ -167,6 +239,53 @@ CASES = {
         weighted=True,
         rows=7,
     ),
+    "live layers": Case(build=with_layers),
+    "live layers, uneven": Case(build=with_layers, rows=7, weighted=True),
+    "live layers, an empty replica": Case(build=with_layers, rows=9),
+    "live layers, jit": Case(build=lambda: with_layers(jit_compile=True)),
+    "per layer": Case(build=with_per_layer, rows=7),
+    # Of the last batch one replica has more rows than the other, or all of them.
+    "queue": Case(build=with_loss("queue", lambda: QueueDistillation(3, 5, 0.5)), rows=7),
+    "queue, an empty replica": Case(
+        build=with_loss("queue", lambda: QueueDistillation(3, 6, 0.5)), rows=9, weighted=True
+    ),
+    "queue, micro-batches": Case(
+        build=lambda: make_distiller(
+            optimizer=sgd(),
+            distillation_losses={"queue": QueueDistillation(3, 6, 0.5)},
+            micro_batches=2,
+        ),
+    ),
+    "queue contrast": Case(build=with_loss("queue", lambda: QueueContrast(3, 5, 0.5)), rows=7),
+    "spread out": Case(build=with_loss("ranking", SpreadOut), rows=7),
+    "variance and covariance": Case(
+        build=with_loss("ranking", lambda: VarianceCovariance(1.0, 1.0, 1.0)), rows=7
+    ),
+    # Of few rows correlations are steep, and rounding grows: batches of seven.
+    "cross-correlation": Case(
+        build=with_loss("ranking", lambda: CrossCorrelation(0.5)), rows=14, batch_size=7
+    ),
+    "matryoshka": Case(
+        build=lambda: make_distiller(
+            optimizer=sgd(),
+            distillation_losses={"prefixes": Matryoshka(SimilarityDistillation(0.5), [2, 3])},
+            alignment_losses={
+                "ranking": MatryoshkaAlignment(TranslationRanking(scale=3.0), [2, 3], [0.5, 1.0])
+            },
+        ),
+        rows=7,
+    ),
+    "matryoshka, rotated": Case(
+        build=with_loss(
+            "prefixes",
+            lambda: Matryoshka(
+                EmbeddingDistillation(),
+                [2, 3],
+                rotation=principal_axes(pairs(rows=7)[1]["embedding"]),
+            ),
+        ),
+        rows=7,
+    ),
     "all losses": Case(build=with_optimizer(sgd)),
     "uneven shards": Case(build=with_optimizer(sgd), rows=7),
     "an empty replica": Case(build=with_optimizer(sgd), rows=9),
@@ -193,6 +312,22 @@ CASES = {
             lambda: FusedAdam(keras.optimizers.schedules.CosineDecay(0.05, decay_steps=4))
         )
     ),
+    "scheduled weights and temperature": Case(build=scheduled, rows=7),
+    "scheduled, micro-batches": Case(build=lambda: scheduled(micro_batches=2)),
+    "scheduled, jit": Case(build=lambda: scheduled(jit_compile=True)),
+    "running magnitude": Case(build=balanced(RunningMagnitude), rows=7, weighted=True),
+    "running magnitude, an empty replica": Case(build=balanced(RunningMagnitude), rows=9),
+    # A term near zero, the difference of larger numbers, is what others are divided by.
+    "running magnitude, micro-batches": Case(
+        build=balanced(RunningMagnitude, micro_batches=2), tolerance=4e-6
+    ),
+    "uncertainty": Case(build=balanced(UncertaintyWeighting), rows=7, weighted=True),
+    "uncertainty, an empty replica": Case(build=balanced(UncertaintyWeighting), rows=9),
+    "stages": Case(build=balanced(UncertaintyWeighting), rows=12, stages=STAGES),
+    "stages, FusedAdam": Case(
+        build=with_optimizer(lambda: FusedAdam(0.05)), rows=12, stages=STAGES
+    ),
+    "stages, jit": Case(build=balanced(RunningMagnitude, jit_compile=True), rows=12, stages=STAGES),
     "bfloat16": Case(
         build=lambda: make_distiller(
             make_student(dtype="mixed_bfloat16"), optimizer=sgd(), **every_loss()

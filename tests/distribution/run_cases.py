@@ -40,20 +40,33 @@ def run(case, strategy):
         y.update(case.targets(case.rows))
     if case.labelled:
         y["label"] = np.arange(case.rows) % 4
-    history = fit(
-        distiller, x, y, batch_size=case.batch_size, epochs=2, sample_weight=sample_weight
-    )
+    if case.stages:
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(case.batch_size)
+        history = distiller.fit_stages(data, case.stages, verbose=0).history
+    else:
+        history = fit(
+            distiller, x, y, batch_size=case.batch_size, epochs=2, sample_weight=sample_weight
+        )
     evaluated = distiller.evaluate(
         x, y, batch_size=case.batch_size, sample_weight=sample_weight, verbose=0, return_dict=True
     )
     logs = {**{f"fit {k}": v for k, v in history.items()}, **evaluated}
     weights = [np.asarray(weight) for weight in distiller.get_weights()]
     moments = [np.asarray(v) for v in inner(distiller.optimizer).variables]
-    return weights, logs, moments
+    return weights, logs, moments, trained(distiller)
 
 
-def difference(one, other):
-    return max(float(np.max(np.abs(a - b))) for a, b in zip(one, other, strict=True))
+def trained(distiller):
+    """What gradients move; a loss's memory and a balancing's sizes move without them."""
+    return [np.asarray(weight) for weight in distiller.trainable_weights]
+
+
+def difference(one, other, relative=False):
+    """The largest, of values above 1 in units of the value where `relative`."""
+    return max(
+        float(np.max(np.abs(a - b) / (np.maximum(1.0, np.abs(a)) if relative else 1.0)))
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def main():
@@ -63,13 +76,14 @@ def main():
     for name in wanted:
         case = CASES[name]
         one, two = run(case, None), run(case, strategy)
-        before = [np.asarray(weight) for weight in case.build().get_weights()]
+        before = trained(case.build())
         found[name] = {
-            "moved": difference(one[0], before),
+            "moved": difference(one[3], before),
             "weights": difference(one[0], two[0]),
             "optimizer": difference(one[2], two[2]),
             "logs": difference(
-                *([np.asarray(logs[k]) for k in sorted(logs)] for logs in (one[1], two[1]))
+                *([np.asarray(logs[k]) for k in sorted(logs)] for logs in (one[1], two[1])),
+                relative=True,
             ),
             "names": sorted(one[1]) == sorted(two[1]),
         }

@@ -22,6 +22,7 @@ from small_models import every_loss, make_distiller, make_two_heads, pairs  # no
 
 from kdkeras import data, evaluation, recipe, replicas, students  # noqa: E402
 from kdkeras.distillation import Backup  # noqa: E402
+from kdkeras.losses import QueueDistillation  # noqa: E402
 from kdkeras.optimizers import FusedAdam, LazyAdam  # noqa: E402
 
 OUTPUT, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
@@ -36,7 +37,12 @@ OPTIMIZERS = {
 WAYS = {"FusedAdam": {"jit_compile": True, "steps_per_execution": 2}}
 
 
-def small(optimizer, **way):
+def with_queue():
+    """Larger than all rows: workers share a batch out in an order of their own."""
+    return {"distillation_losses": {"queue": QueueDistillation(3, 32, 0.5)}}
+
+
+def small(optimizer, losses=every_loss, **way):
     """Trains the smallest models; of the last batch one worker gets no row."""
     with strategy.scope():
         task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -46,7 +52,7 @@ def small(optimizer, **way):
             loss=task,
             metrics=["accuracy"],
             **way,
-            **every_loss(),
+            **losses(),
         )
     x, y = pairs(rows=ROWS)
     y["label"] = np.arange(ROWS) % 4
@@ -55,7 +61,8 @@ def small(optimizer, **way):
     evaluated = distiller.evaluate(batches.batch(4), verbose=0, return_dict=True)
     predicted = distiller.predict(batches.batch(4), verbose=0)["embedding"]
     return {
-        "weights": [w.tolist() for w in distiller.get_weights()],
+        "weights": [np.asarray(w).tolist() for w in distiller.trainable_weights],
+        "memory": [sorted(np.asarray(w).tolist()) for w in distiller.non_trainable_weights],
         "logs": {**{f"fit {k}": v for k, v in history.items()}, **evaluated},
         "predicted": predicted.tolist(),
     }
@@ -91,6 +98,7 @@ def sample():
 
 ways = WAYS if replicas.num_workers(strategy) > 1 else {}
 results = {name: small(make, **ways.get(name, {})) for name, make in OPTIMIZERS.items()}
+results["queue"] = small(OPTIMIZERS["clipped"], with_queue)
 if len(sys.argv) > 3:
     results["sample"] = sample()
 OUTPUT.write_text(json.dumps({"chief": CHIEF, **results}))

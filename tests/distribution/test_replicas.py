@@ -6,7 +6,14 @@ import pytest
 from distribution_cases import CASES
 
 # What the others build on; the rest of the table is marked slow.
-QUICK = ["all losses", "an empty replica", "labels, uneven", "global_clipnorm", "micro-batches"]
+QUICK = [
+    "all losses",
+    "an empty replica",
+    "labels, uneven",
+    "global_clipnorm",
+    "micro-batches",
+    "live layers, uneven",
+]
 SLOW = [name for name in CASES if name not in QUICK]
 
 

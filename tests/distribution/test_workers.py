@@ -28,12 +28,13 @@ def alone(run_python, folder):
     return json.loads((folder / "alone.json").read_text())
 
 
-@pytest.mark.parametrize("optimizer", ["clipped", "FusedAdam", "LazyAdam"])
+@pytest.mark.parametrize("optimizer", ["clipped", "FusedAdam", "LazyAdam", "queue"])
 def test_two_workers_equal_one(both, alone, optimizer):
     expected = alone[optimizer]
     for found in (worker[optimizer] for worker in both):
-        for one, other in zip(found["weights"], expected["weights"], strict=True):
-            np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+        for part in ("weights", "memory"):
+            for one, other in zip(found[part], expected[part], strict=True):
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
         assert sorted(found["logs"]) == sorted(expected["logs"])
         for name, value in expected["logs"].items():
             # A loss of 10 has 1e-6 between neighbours in float32.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import copy
 import doctest
 import importlib
+import inspect
 import pkgutil
+from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,23 +18,50 @@ from contracts import assert_config_round_trip, assert_one_line, value_and_gradi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from keras.tree import flatten, map_structure
 from loss_cases import ALIGNMENT, ARGUMENTS, DISTILLATION
 
 import kdkeras.losses
 from kdkeras.errors import InputError
-from kdkeras.losses import EmbeddingDistillation, SoftTargets
+from kdkeras.losses import (
+    EmbeddingDistillation,
+    Matryoshka,
+    PerLayer,
+    QueueDistillation,
+    SimilarityDistillation,
+    SoftTargets,
+    TokenTopKSoftTargets,
+    TopKSoftTargets,
+)
 from kdkeras.losses.base import ExampleLoss
 
 every_loss = pytest.mark.parametrize("case", [*DISTILLATION, *ALIGNMENT], ids=lambda c: c.name)
 distillation = pytest.mark.parametrize("case", DISTILLATION, ids=lambda c: c.name)
+with_a_minimum = pytest.mark.parametrize(
+    "case", [c for c in DISTILLATION if c.same is not None], ids=lambda c: c.name
+)
+
+
+def exported():
+    """The losses of the package; not their base classes, functions and task losses."""
+    public = {getattr(kdkeras.losses, name) for name in kdkeras.losses.__all__}
+    bases = {kdkeras.losses.AlignmentLoss, kdkeras.losses.DistillationLoss}
+    return {x for x in public if isinstance(x, type) and issubclass(x, ExampleLoss)} - bases
 
 
 def test_every_exported_loss_is_in_the_table():
-    exported = {getattr(kdkeras.losses, name) for name in kdkeras.losses.__all__}
-    exported = {x for x in exported if isinstance(x, type) and issubclass(x, ExampleLoss)}
-    bases = {kdkeras.losses.AlignmentLoss, kdkeras.losses.DistillationLoss}
-    assert exported - bases == set(ARGUMENTS)
+    assert exported() == set(ARGUMENTS)
     assert {type(c.loss) for c in [*DISTILLATION, *ALIGNMENT]} == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    "cases", ["tests/distribution/distribution_cases.py", "kdkeras/distribution/tpu_cases.py"]
+)
+def test_every_exported_loss_runs_on_replicas_and_is_checked_for_tpus(cases):
+    tree = ast.parse((Path(__file__).parents[2] / cases).read_text())
+    # What is imported and not used is no name here.
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert {loss.__name__ for loss in exported()} - used == set()
 
 
 @pytest.mark.parametrize("loss", ARGUMENTS, ids=lambda c: c.__name__)
@@ -51,9 +83,11 @@ elements = st.floats(-3, 3, width=32)
 @settings(max_examples=10, deadline=None)
 @given(values=arrays(np.float32, (2, 60), elements=elements))
 def test_equals_oracle_on_any_vectors(case, values):
-    teacher, student = values[:, : np.prod(case.shape)].reshape(2, *case.shape)
+    teacher, student = case.fill(values)
     # Away from the zero vector, which has no direction to compare.
-    teacher[..., 0], student[..., 0] = teacher[..., 0] + 4, student[..., 0] - 4
+    for moved, by in ((teacher, 4), (student, -4)):
+        for array in flatten(moved):
+            array[..., 0] += by
     if case.name.startswith("relational"):
         # Away from equal vectors, too: from one to the other there is no direction.
         teacher[:, 1:] += 8 * np.eye(4, dtype="float32")
@@ -65,32 +99,37 @@ def test_equals_oracle_on_any_vectors(case, values):
 
 @every_loss
 def test_xla_gives_equal_numbers(case):
-    teacher, student = map(tf.constant, case.inputs())
+    teacher, student = map_structure(tf.constant, case.inputs())
     compiled = tf.function(lambda t, s: case.value(t, s), jit_compile=True)
     np.testing.assert_allclose(compiled(teacher, student), case.value(teacher, student), atol=1e-5)
 
 
 @every_loss
 def test_rows_and_tokens_of_unknown_number_give_equal_numbers(case):
-    teacher, student = case.inputs()
-    spec = tf.TensorSpec([None] * (len(case.shape) - 1) + [case.shape[-1]], tf.float32)
-    traced = tf.function(lambda t, s: case.value(t, s), input_signature=[spec, spec])
-    np.testing.assert_allclose(traced(teacher, student), case.value(teacher, student), atol=1e-5)
+    sides = case.inputs()
+    specs = map_structure(
+        lambda x: tf.TensorSpec([None] * (x.ndim - 1) + [x.shape[-1]], tf.float32), sides
+    )
+    traced = tf.function(lambda t, s: case.value(t, s), input_signature=specs)
+    tensors = map_structure(tf.constant, sides)
+    np.testing.assert_allclose(traced(*tensors), case.value(*sides), atol=1e-5)
 
 
-@distillation
+@with_a_minimum
 def test_minimum_is_where_the_student_is_the_teacher(case):
     teacher, _ = case.inputs()
-    values, slope = value_and_gradient(case.value, teacher, teacher)
+    values, slope = value_and_gradient(case.value, teacher, case.same(teacher))
     np.testing.assert_allclose(values, 0, atol=1e-6)
-    np.testing.assert_allclose(slope, 0, atol=1e-6)
+    for array in flatten(slope):
+        np.testing.assert_allclose(array, 0, atol=1e-6)
 
 
-@distillation
+@with_a_minimum
 def test_away_from_the_teacher_is_worse(case):
     teacher, _ = case.inputs()
-    moved = teacher.copy()
-    moved[0, ..., 0] += 1.0  # One row: relations do not see what moves all.
+    moved = copy.deepcopy(case.same(teacher))
+    for array in flatten(moved):
+        array[0, ..., 0] += 1.0  # One row: relations do not see what moves all.
     assert case.value(teacher, moved).numpy().max() > 1e-3
 
 
@@ -98,18 +137,20 @@ def test_away_from_the_teacher_is_worse(case):
 def test_gradient_step_lowers_the_true_loss(case):
     teacher, student = case.inputs()
     _, slope = value_and_gradient(case.value, teacher, student)
-    before, after = (case.expected(teacher, s).sum() for s in (student, student - 0.01 * slope))
+    stepped = map_structure(lambda s, by: s - 0.01 * by, student, slope)
+    before, after = (case.expected(teacher, s).sum() for s in (student, stepped))
     assert after < before - 1e-5
 
 
 @distillation
 def test_no_gradient_reaches_the_teacher(case):
-    teacher, student = map(tf.constant, case.inputs())
+    teacher, student = map_structure(tf.constant, case.inputs())
     with tf.GradientTape() as tape:
         tape.watch([teacher, student])
         values = case.value(teacher, student)
-    to_teacher, to_student = tape.gradient(values, [teacher, student])
-    assert to_teacher is None and np.abs(to_student).max() > 0
+    to_teacher, to_student = tape.gradient(values, [flatten(teacher), flatten(student)])
+    assert to_teacher == [None] * len(to_teacher)
+    assert max(np.abs(slope).max() for slope in to_student if slope is not None) > 0
 
 
 # The angles of `to_three` point to the first three rows.
@@ -131,27 +172,50 @@ MASKED = [c for c in DISTILLATION if "padding_mask" in c.parts]
 def test_padding_does_not_change_the_loss_and_gets_no_gradient(case):
     teacher, student = case.inputs()
     padded = case.parts["padding_mask"] == 0
-    other_teacher, other_student = teacher.copy(), student.copy()
-    other_teacher[padded], other_student[padded] = 50 * student[padded], -1e4
+    other_teacher, other_student = copy.deepcopy((teacher, student))
+    for array in flatten(other_teacher):
+        array[padded] *= -50
+    for array in flatten(other_student):
+        array[padded] = -1e4
     values, slope = value_and_gradient(case.value, other_teacher, other_student)
-    np.testing.assert_array_equal(values, case.value(teacher, student))
-    np.testing.assert_array_equal(slope[padded], 0)
-    assert np.abs(slope[~padded]).min() > 0
+    expected = case.value(teacher, student).numpy()
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(expected > 0.01, (~padded).any(axis=1))
+    for array in flatten(slope):
+        np.testing.assert_array_equal(array[padded], 0)
+    # Not every layer is read, but every token.
+    assert sum(np.abs(array) for array in flatten(slope))[~padded].max(axis=-1).min() > 0
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @every_loss
 def test_huge_half_precision_inputs_stay_finite(case, dtype):
-    signs = [np.where(values > 0, 1e4, -1e4) for values in case.inputs()]
-    teacher, student = (tf.cast(values, dtype) for values in signs)
-    values, slope = value_and_gradient(case.value, teacher, student)
+    sides = map_structure(lambda v: tf.cast(np.where(v > 0, 1e4, -1e4), dtype), case.inputs())
+    values, slope = value_and_gradient(case.value, *sides)
     assert values.dtype == np.float32
-    assert np.isfinite(values).all() and np.isfinite(slope).all()
-    expected = case.expected(*(tf.cast(v, "float64").numpy() for v in (teacher, student)))
+    _, exact = value_and_gradient(
+        case.value, *map_structure(lambda v: tf.cast(v, "float32"), sides)
+    )
+    assert all(np.isfinite(array).all() for array in (values, *flatten(exact)))
+    for array, wanted in zip(flatten(slope), flatten(exact), strict=True):
+        # A fourth power has slopes that float16 cannot hold.
+        assert np.isfinite(array[np.abs(wanted) < tf.as_dtype(dtype).max]).all()
+    expected = case.expected(*map_structure(lambda v: tf.cast(v, "float64").numpy(), sides))
     np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-3)
 
 
-SIZE_MATTERS = ("soft", "mse", "correl", "logit", "decoupled", "top", "token")
+SIZE_MATTERS = (
+    "soft",
+    "mse",
+    "correl",
+    "var",
+    "logit",
+    "decoupled",
+    "top",
+    "token",
+    "hidden_states",
+    "attention",
+)
 
 
 @pytest.mark.parametrize(
@@ -165,17 +229,17 @@ SIZE_MATTERS = ("soft", "mse", "correl", "logit", "decoupled", "top", "token")
 )
 def test_length_of_vectors_does_not_matter(case):
     teacher, student = case.inputs()
-    np.testing.assert_allclose(
-        case.value(100 * teacher, 0.01 * student), case.value(teacher, student), atol=1e-5
-    )
+    scaled = (map_structure(lambda x: 100 * x, teacher), map_structure(lambda x: x / 100, student))
+    np.testing.assert_allclose(case.value(*scaled), case.value(teacher, student), atol=1e-5)
 
 
 @every_loss
 def test_zero_vectors_give_finite_values_and_gradients(case):
     teacher, student = case.inputs()
-    student[1] = 0
+    for array in flatten(student):
+        array[1] = 0
     values, slope = value_and_gradient(case.value, teacher, student)
-    assert np.isfinite(values).all() and np.isfinite(slope).all()
+    assert all(np.isfinite(array).all() for array in (values, *flatten(slope)))
 
 
 @pytest.mark.parametrize(
@@ -199,12 +263,102 @@ def test_zero_vectors_give_finite_values_and_gradients(case):
         ("TokenSoftTargets", "temperature", -2.0, "must be positive and finite"),
         ("TokenTopKSoftTargets", "temperature", 0.0, "must be positive and finite"),
         ("RelationalAngle", "max_neighbours", 2, "must be 3 or more"),
+        ("VarianceCovariance", "invariance_weight", -1.0, "must be 0 or more"),
+        ("VarianceCovariance", "variance_weight", -1.0, "must be 0 or more"),
+        ("VarianceCovariance", "covariance_weight", float("nan"), "must be 0 or more"),
+        ("VarianceCovariance", "target_std", 0.0, "must be positive and finite"),
+        ("CrossCorrelation", "redundancy_weight", -1.0, "must be 0 or more"),
     ],
 )
 def test_argument_out_of_range_is_refused(loss, argument, value, rule):
     with pytest.raises(InputError) as error:
         getattr(kdkeras.losses, loss)(**{argument: value})
     assert_one_line(str(error.value), f"`{argument}` {rule}", f"{argument}={value!r}", "Use ")
+
+
+# One case of every loss that has a temperature; that of a kept top belongs to the batch.
+TEMPERED = {
+    type(case.loss): case
+    for case in [*DISTILLATION, *ALIGNMENT]
+    if "temperature" in inspect.signature(type(case.loss)).parameters
+    and not isinstance(case.loss, TopKSoftTargets)
+}
+tempered = pytest.mark.parametrize("loss", TEMPERED, ids=lambda c: c.__name__)
+
+
+def at_temperature(loss, temperature):
+    """The case of a loss, with another temperature."""
+    case = TEMPERED[loss]
+    made = loss.from_config({**case.loss.get_config(), "temperature": temperature})
+    return case._replace(loss=made)
+
+
+@tempered
+@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+def test_a_temperature_follows_its_schedule(loss, jit):
+    case = at_temperature(loss, keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5))
+    teacher, student = map_structure(tf.constant, case.inputs())
+    compiled = tf.function(lambda t, s, n: case.value(t, s, step=n), jit_compile=jit)
+    for step, temperature in ((0, 2.0), (4, 1.4), (10, 0.5), (50, 0.5)):
+        np.testing.assert_allclose(
+            compiled(teacher, student, tf.constant(step, tf.int64)),
+            at_temperature(loss, temperature).value(teacher, student),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+
+@tempered
+def test_a_scheduled_temperature_survives_and_needs_the_step(loss):
+    schedule = keras.optimizers.schedules.CosineDecay(2.0, 10, alpha=0.1)
+    case = at_temperature(loss, schedule)
+    copied = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(case.loss))
+    assert copied.temperature.get_config() == schedule.get_config()
+    with pytest.raises(InputError) as error:
+        case.value(*case.inputs())
+    assert_one_line(str(error.value), "needs the training's step", "CosineDecay", "step=")
+
+
+@tempered
+def test_a_temperature_that_reaches_zero_is_refused(loss):
+    with pytest.raises(InputError) as error:
+        at_temperature(loss, keras.optimizers.schedules.CosineDecay(2.0, 10))
+    assert_one_line(str(error.value), "at every step", "temperature=0 at step 10", "end above zero")
+
+
+def test_the_students_temperature_in_a_queue_follows_a_schedule_of_its_own():
+    rise = keras.optimizers.schedules.PolynomialDecay(0.2, 10, 0.6)
+    case = next(c for c in DISTILLATION if c.name == "queue_at_two_temperatures")
+    scheduled, constant = (
+        case._replace(
+            loss=QueueDistillation.from_config(
+                {**case.loss.get_config(), "student_temperature": student_temperature}
+            )
+        )
+        for student_temperature in (rise, 0.4)
+    )
+    np.testing.assert_allclose(
+        scheduled.value(*case.inputs(), step=5), constant.value(*case.inputs()), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", [TopKSoftTargets, TokenTopKSoftTargets])
+def test_a_kept_top_refuses_a_temperature_that_changes(loss):
+    with pytest.raises(InputError) as error:
+        loss(keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5))
+    assert_one_line(str(error.value), "fixed temperatures", "PolynomialDecay", "top_k_targets")
+
+
+def test_losses_inside_others_are_told_the_step():
+    linear = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5)
+    teacher, student = np.random.default_rng(0).normal(size=(2, 4, 5)).astype("float32")
+
+    def inside(temperature):
+        return PerLayer(Matryoshka(SimilarityDistillation(temperature), [2, 5]))
+
+    assert inside(linear).takes == {"step": "step"}
+    scheduled = inside(linear)(teacher, [student] * 2, step=4)
+    np.testing.assert_allclose(scheduled, inside(1.4)(teacher, [student] * 2), rtol=1e-5)
 
 
 def test_different_shapes_are_refused():

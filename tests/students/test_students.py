@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import keras
 import numpy as np
 import oracles
 import pytest
+import tensorflow as tf
 from contracts import assert_config_round_trip, assert_one_line
 from small_students import make_student
 
@@ -15,6 +18,7 @@ from kdkeras.students import StaticStudent, TransformerStudent
 
 IDS = np.array([[3, 9, 4, 7], [5, 5, 2, 0]], "int32")
 MASK = np.array([[1, 1, 1, 1], [1, 1, 1, 0]], "int32")
+HALF = "mixed_bfloat16"
 
 
 def call(student, ids, mask):
@@ -76,7 +80,7 @@ def test_mixed_precision_gives_float32_near_the_full_precision(student_class, dt
 
 def test_transformer_without_projection_is_the_mean_of_its_tokens():
     student = make_student(TransformerStudent, output_dim=8, project=False)
-    hidden = student.hidden_states({"token_ids": IDS, "padding_mask": MASK}).numpy()
+    hidden = student.hidden_states({"token_ids": IDS, "padding_mask": MASK})[-1].numpy()
     mean = (hidden * MASK[..., None]).sum(1) / MASK.sum(1, keepdims=True)
     np.testing.assert_allclose(call(student, IDS, MASK), oracles.unit(mean), atol=1e-5)
 
@@ -127,6 +131,24 @@ def test_encode_refuses_an_empty_batch_or_length(reading_student, texts, argumen
     with pytest.raises(InputError) as error:
         reading_student.encode(texts, **{argument: 0})
     assert_one_line(str(error.value), f"`{argument}`", f"{argument}=0")
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_encode_keeps_the_first_components(student_class, normalize, vocabulary, texts):
+    arguments = {"vocabulary": vocabulary, "sequence_length": 20, "output_dim": 4}
+    student = make_student(student_class, vocabulary.size, normalize=normalize, **arguments)
+    first = student.encode(texts)[:, :3]
+    expected = oracles.unit(first) if normalize else first
+    np.testing.assert_allclose(student.encode(texts, dim=3), expected, atol=1e-6)
+    np.testing.assert_allclose(student.encode(texts, dim=4), student.encode(texts), atol=1e-6)
+    assert student.encode([], dim=2).shape == (0, 2)
+
+
+@pytest.mark.parametrize("dim", [0, 5])
+def test_encode_refuses_a_width_it_has_not(reading_student, texts, dim):
+    with pytest.raises(InputError) as error:
+        reading_student.encode(texts, dim=dim)
+    assert_one_line(str(error.value), "`dim` must be between 1 and 4", f"dim={dim}")
 
 
 def test_encode_one_string_is_refused(reading_student):
@@ -221,3 +243,113 @@ def test_copies_do_not_share_weights(student):
     before = call(student, IDS, MASK)
     copy.set_weights([np.zeros_like(weight) for weight in copy.get_weights()])
     np.testing.assert_array_equal(call(student, IDS, MASK), before)
+
+
+# ---- features -----------------------------------------------------------
+
+NAMES = ("embedding", "hidden_states", "attention", "layer_embeddings")
+
+
+def deep(**arguments):
+    return make_student(TransformerStudent, num_layers=3, dropout=0.4, **arguments)
+
+
+def test_features_are_the_blocks_one_after_the_other():
+    student = deep()
+    found = student({"token_ids": IDS, "padding_mask": MASK}, outputs=NAMES)
+    states = found["hidden_states"]
+    assert len(states) == 4 and len(found["attention"]) == 3
+    for block, before, after, parts in zip(
+        student.blocks, states[:-1], states[1:], found["attention"], strict=True
+    ):
+        np.testing.assert_array_equal(block(before, MASK), after)
+        kernel, bias = block.qkv_dense.get_weights()
+        together = np.concatenate([parts[name] for name in ("query", "key", "value")], axis=-1)
+        np.testing.assert_allclose(together, before @ kernel + bias, atol=1e-5)
+    np.testing.assert_array_equal(found["embedding"], call(student, IDS, MASK))
+    np.testing.assert_array_equal(found["embedding"], found["layer_embeddings"][-1])
+
+
+def test_dropout_reaches_the_features():
+    student = deep()
+    inputs = {"token_ids": IDS, "padding_mask": MASK}
+    still, trained = (
+        student(inputs, training=mode, outputs=NAMES[1:2])["hidden_states"]
+        for mode in (False, True)
+    )
+    assert all(np.abs(a - b).max() > 0.01 for a, b in zip(still, trained, strict=True))
+
+
+def test_a_plain_call_makes_the_graph_of_the_embedding_alone():
+    student = deep()
+
+    def by_hand(inputs):
+        hidden = student.token_embedding(inputs["token_ids"])
+        hidden = student.embedding_norm(hidden + student.position_embedding(hidden))
+        for block in student.blocks:
+            hidden = block(hidden, inputs["padding_mask"])
+        vector = student.projection(student.pooling(hidden, inputs["padding_mask"]))
+        return student.unit_norm(vector)
+
+    tokens = tf.TensorSpec((None, None), tf.int32)
+    spec = {"token_ids": tokens, "padding_mask": tokens}
+    graphs = [tf.function(f).get_concrete_function(spec) for f in (student, by_hand)]
+    counts = [Counter(op.type for op in graph.graph.get_operations()) for graph in graphs]
+    # The dropout of the embeddings is an identity, or nothing.
+    assert {**counts[0], "Identity": 0} == {**counts[1], "Identity": 0}
+    assert [graph.structured_outputs.shape for graph in graphs] == [(None, 5)] * 2
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("arguments", [{}, {"project": False, "output_dim": 8}, {"dtype": HALF}])
+def test_a_cut_student_is_the_embedding_of_its_last_layer(num_layers, arguments):
+    student = deep(**arguments)
+    inputs = {"token_ids": IDS, "padding_mask": MASK}
+    expected = student(inputs, outputs=NAMES[3:])["layer_embeddings"][num_layers]
+    shallow = student.truncated(num_layers)
+    assert shallow.num_layers == len(shallow.blocks) == num_layers
+    np.testing.assert_array_equal(shallow(inputs), expected)
+    # A student of its own.
+    shallow.set_weights([np.zeros_like(w) for w in shallow.get_weights()])
+    np.testing.assert_array_equal(
+        student(inputs, outputs=NAMES[3:])["layer_embeddings"][num_layers], expected
+    )
+
+
+def test_a_cut_student_reads_strings_and_survives_saving(vocabulary, texts, tmp_path):
+    student = make_student(
+        TransformerStudent, vocabulary.size, vocabulary=vocabulary, num_layers=2, sequence_length=20
+    )
+    shallow = student.truncated(1)
+    shallow.save(tmp_path / "shallow.keras")
+    copy = kdkeras.load(tmp_path / "shallow.keras")
+    np.testing.assert_array_equal(copy.encode(texts), shallow.encode(texts))
+    assert np.abs(shallow.encode(texts) - student.encode(texts)).max() > 0.01
+
+
+@pytest.mark.parametrize("num_layers", [0, 4])
+def test_cutting_where_there_is_no_block_is_refused(num_layers):
+    with pytest.raises(InputError) as error:
+        deep().truncated(num_layers)
+    assert_one_line(str(error.value), "from 1 to 3", f"num_layers={num_layers}", "Use 3")
+
+
+def test_what_is_not_offered_is_refused(student):
+    with pytest.raises(InputError) as error:
+        student({"token_ids": IDS, "padding_mask": MASK}, outputs=("embedding", "logits"))
+    assert_one_line(str(error.value), "'logits'", "'embedding'", type(student).__name__)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_features_are_what_is_offered(student_class, dtype):
+    student = make_student(student_class, dtype=dtype)
+    offered = student.output_specs()
+    inputs = {n: keras.Input((None,), dtype="int32", name=n) for n in ("token_ids", "padding_mask")}
+    model = keras.Model(inputs, student(inputs, outputs=tuple(offered)))
+    found = model({"token_ids": IDS, "padding_mask": MASK})
+
+    def assert_fits(spec, tensor):
+        assert spec.dtype == tensor.dtype
+        assert all(a in (None, b) for a, b in zip(spec.shape, tensor.shape, strict=True))
+
+    keras.tree.map_structure(assert_fits, dict(offered), found)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tokenizers
+from safetensors.numpy import load_file
 
 from kdkeras import InputError, teachers
 
@@ -133,3 +134,63 @@ def test_model_refuses_to_be_saved(tiny_teacher, tmp_path):
     # Its config would lose the exact gelu, and the copy give other vectors.
     with pytest.raises(InputError, match="cannot be saved.*teachers.load"):
         tiny_teacher.model.save(tmp_path / "teacher.keras")
+
+
+# ---- features -----------------------------------------------------------
+
+
+def test_layers_are_those_of_the_backbone(tiny_teacher, sentences):
+    batch = tiny_teacher.tokenize(sentences)
+    backbone = tiny_teacher.model.backbone
+    layers = [backbone.embeddings_layer_norm, *backbone.transformer_layers]
+    # The backbone's own graph, cut open.
+    opened = keras.Model(backbone.input, [layer.output for layer in layers])
+    expected = opened({**batch, "segment_ids": np.zeros_like(batch["token_ids"])})
+    found = tiny_teacher.model(batch, outputs=("hidden_states", "embedding"))
+    for ours, theirs in zip(found["hidden_states"], expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    np.testing.assert_allclose(found["embedding"], tiny_teacher.encode(sentences), atol=1e-6)
+
+
+def test_attention_is_what_the_stored_weights_make_of_the_layers(
+    tiny_teacher, tiny_folder, sentences
+):
+    stored = load_file(tiny_folder / "mean" / "model.safetensors")
+    batch = tiny_teacher.tokenize(sentences)
+    found = tiny_teacher.model(batch, outputs=("attention", "hidden_states"))
+    assert len(found["attention"]) == 2
+    for number, parts in enumerate(found["attention"]):
+        before = np.asarray(found["hidden_states"][number])
+        for name, values in parts.items():
+            key = f"encoder.layer.{number}.attention.self.{name}"
+            weight, bias = (stored[f"{key}.{part}"] for part in ("weight", "bias"))
+            np.testing.assert_allclose(values, before @ weight.T + bias, atol=1e-4)
+
+
+def test_features_never_drop_out_and_send_no_gradient(tiny_teacher, sentences):
+    batch = {key: tf.constant(value) for key, value in tiny_teacher.tokenize(sentences).items()}
+    names = tuple(tiny_teacher.model.output_specs())
+    weights = [weight.value for weight in tiny_teacher.model.weights]
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        found = tiny_teacher.model(batch, training=True, outputs=names)
+    again = tiny_teacher.model(batch, training=False, outputs=names)
+    for one, other in zip(keras.tree.flatten(found), keras.tree.flatten(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    slopes = tape.gradient(keras.tree.flatten(found), weights)
+    assert all(slope is None for slope in slopes)
+
+
+def test_offered_shapes_are_those_of_the_features(tiny_teacher, sentences):
+    offered = tiny_teacher.model.output_specs()
+    found = tiny_teacher.model(tiny_teacher.tokenize(sentences), outputs=tuple(offered))
+
+    def assert_fits(spec, tensor):
+        assert all(a in (None, b) for a, b in zip(spec.shape, tensor.shape, strict=True))
+
+    keras.tree.map_structure(assert_fits, dict(offered), dict(found))
+
+
+def test_a_feature_that_a_teacher_has_not_is_refused(tiny_teacher, sentences):
+    with pytest.raises(InputError, match="'logits' asked of SentenceEncoder 'teacher'"):
+        tiny_teacher.model(tiny_teacher.tokenize(sentences), outputs=("logits",))

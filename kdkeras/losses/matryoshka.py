@@ -1,0 +1,302 @@
+"""Embeddings whose first components are an embedding, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kdkeras.errors import InputError
+from kdkeras.losses.arguments import positive
+from kdkeras.losses.base import (
+    FEATURES,
+    AlignmentLoss,
+    DistillationLoss,
+    ExampleLoss,
+    l2_normalize,
+)
+
+__all__ = ["Matryoshka", "MatryoshkaAlignment"]
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class Matryoshka(DistillationLoss):
+    """Applies a loss to the first components of teacher and student, for several widths.
+
+    The student then serves any of these widths: `student.encode(texts,
+    dim=64)`. A teacher's first components mean no more than its last ones
+    unless they are rotated, so that the first say the most:
+    `rotation=principal_axes(teacher_vectors)`.
+
+    **The student learns the rotated vectors.** Their cosines with each other
+    are the teacher's, but not their cosines with the teacher's own vectors,
+    unless those are rotated (`teacher @ rotation`). So every loss that
+    compares places must be wrapped with the same rotation (`dims=[d]` for the
+    whole width alone); losses of relations within the batch need not.
+
+    Formula:
+
+    ```
+    t, s = teacher @ rotation, student
+    loss = sum_k(dim_weights[k] * inner(t[:dims[k]] / |t[:dims[k]]|, s[:dims[k]] / |s[:dims[k]]|))
+    ```
+
+    Cost: that of `inner` at each width, and `B * d^2` for the rotation.
+
+    Args:
+        inner: The loss; one that has no weights of its own.
+        dims: Widths, each at least 1 and at most that of the vectors; the
+            whole width only if it is among them.
+        dim_weights: Weight of each width, above 0; None (the default) is 1.0
+            for each.
+        rotation: Orthonormal `(d, d)`, kept with the loss as a weight that is
+            not trained; its width alone, `d`, is the identity until weights
+            are loaded. None (the default) leaves the vectors as they are.
+
+    Call arguments:
+        y_true: `(B, ..., d)` float, the teacher's embeddings, not rotated.
+        y_pred: `(B, ..., d)` float, the student's.
+        **parts: What `inner` needs and takes.
+
+    Returns:
+        `(B,)` float32.
+
+    Raises:
+        InputError: For widths, weights or a rotation that do not fit, or an
+            `inner` with weights.
+
+    References:
+        Kusupati et al. (2022), arXiv:2205.13147, equation 1.
+    """
+
+    def __init__(
+        self,
+        inner: DistillationLoss,
+        dims: Sequence[int],
+        dim_weights: Sequence[float] | None = None,
+        rotation: np.ndarray | Sequence[Sequence[float]] | int | None = None,
+        name: str = "matryoshka",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(target=_without_weights(inner).target, name=name, **kwargs)
+        self.inner = inner
+        self.dims = _checked_dims(dims)
+        self.dim_weights = _checked_weights(dim_weights, self.dims)
+        self.built = True  # Nothing depends on the shape of what comes.
+        axes = None if rotation is None else _checked_rotation(rotation)
+        self.rotation = None if axes is None else len(axes)
+        self.axes = None
+        if axes is not None:
+            self.axes = self.add_weight(
+                shape=axes.shape,
+                initializer=lambda shape, dtype: ops.convert_to_tensor(axes, dtype),
+                trainable=False,
+                name="rotation",
+            )
+
+    @property
+    def needs(self) -> Mapping[str, str]:  # type: ignore[override]
+        """What the inner loss needs."""
+        return self.inner.needs
+
+    @property
+    def takes(self) -> Mapping[str, str]:  # type: ignore[override]
+        """What the inner loss takes."""
+        return self.inner.takes
+
+    @property
+    def source_only(self) -> bool:  # type: ignore[override]
+        """Whether the inner loss reads single tokens."""
+        return self.inner.source_only
+
+    def check_shapes(self, teacher: Any, student: Any) -> None:
+        """Refuses vectors that are narrower than a width, or that the rotation does not fit.
+
+        Raises:
+            InputError: If the shapes cannot match.
+        """
+        super().check_shapes(teacher, student)
+        _check_width(self.dims, student)
+        if self.rotation is not None and teacher.shape[-1] != self.rotation:
+            raise InputError(
+                "The rotation must have the teacher's width. Received: teacher "
+                f"{tuple(teacher.shape)}, a rotation of {self.rotation}. "
+                "Fit principal_axes() on this teacher's vectors."
+            )
+
+    def loss(self, teacher: Any, student: Any, *_: Any, **parts: Any) -> Any:
+        """Returns the weighted sum over the widths, `(B,)`."""
+        if self.axes is not None:
+            teacher = ops.matmul(teacher, self.axes)
+        return _sum_over_prefixes(self, teacher, student, parts)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments; of the rotation, which is a weight, its width."""
+        config = {**super().get_config(), **_config(self), "rotation": self.rotation}
+        del config["target"]
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Matryoshka:
+        """Creates the loss from `get_config()`."""
+        inner = keras.saving.deserialize_keras_object(config["inner"])
+        return cls(**{**config, "inner": inner})
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class MatryoshkaAlignment(AlignmentLoss):
+    """Applies an alignment loss to the first components of both sides, for several widths.
+
+    The companion of `Matryoshka`. What the inner loss reads of the teacher is
+    handed on as it is.
+
+    Formula:
+
+    ```
+    loss = sum_k(dim_weights[k] * inner(source[:dims[k]] / |source[:dims[k]]|,
+                                        translation[:dims[k]] / |translation[:dims[k]]|))
+    ```
+
+    Cost: that of `inner` at each width.
+
+    Args:
+        inner: The loss; one that has no weights of its own.
+        dims: Widths, each at least 1 and at most that of the vectors; the
+            whole width only if it is among them.
+        dim_weights: Weight of each width, above 0; None (the default) is 1.0
+            for each.
+
+    Call arguments:
+        source: `(B, d)` float, the student's embeddings of the sentences.
+        translation: `(B, d)` float, of their translations.
+        **parts: What `inner` needs and takes.
+
+    Returns:
+        `(B,)` float32.
+
+    Raises:
+        InputError: For widths or weights that do not fit, or an `inner` with
+            weights.
+
+    References:
+        Kusupati et al. (2022), arXiv:2205.13147, equation 1.
+    """
+
+    def __init__(
+        self,
+        inner: AlignmentLoss,
+        dims: Sequence[int],
+        dim_weights: Sequence[float] | None = None,
+        name: str = "matryoshka_alignment",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.inner = _without_weights(inner)
+        self.dims = _checked_dims(dims)
+        self.dim_weights = _checked_weights(dim_weights, self.dims)
+        self.built = True  # Nothing depends on the shape of what comes.
+
+    @property
+    def needs(self) -> Mapping[str, str]:  # type: ignore[override]
+        """What the inner loss needs."""
+        return self.inner.needs
+
+    @property
+    def takes(self) -> Mapping[str, str]:  # type: ignore[override]
+        """What the inner loss takes."""
+        return self.inner.takes
+
+    def call(self, source: Any, translation: Any, **parts: Any) -> Any:
+        """Returns the weighted sum over the widths, `(B,)`."""
+        source, translation = (ops.cast(side, "float32") for side in (source, translation))
+        _check_width(self.dims, source)
+        return _sum_over_prefixes(self, source, translation, parts)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), **_config(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MatryoshkaAlignment:
+        """Creates the loss from `get_config()`."""
+        inner = keras.saving.deserialize_keras_object(config["inner"])
+        return cls(**{**config, "inner": inner})
+
+
+def _sum_over_prefixes(loss: Any, one: Any, other: Any, parts: Mapping[str, Any]) -> Any:
+    values = [
+        weight * loss.inner(l2_normalize(one[..., :dim]), l2_normalize(other[..., :dim]), **parts)
+        for dim, weight in zip(loss.dims, loss.dim_weights or [1.0] * len(loss.dims), strict=True)
+    ]
+    return sum(values[1:], values[0])
+
+
+def _config(loss: Any) -> dict[str, Any]:
+    return {
+        "inner": keras.saving.serialize_keras_object(loss.inner),
+        "dims": loss.dims,
+        "dim_weights": loss.dim_weights,
+    }
+
+
+def _without_weights(inner: Any) -> Any:
+    if getattr(inner, "student_output", None) in FEATURES:
+        raise InputError(
+            "A wrapped loss must read vectors of any width. Received: "
+            f"{type(inner).__name__}, which reads layers. Wrap the other way round: "
+            "PerLayer(Matryoshka(...))."
+        )
+    if not isinstance(inner, ExampleLoss) or inner.weights:
+        what = "with weights" if isinstance(inner, ExampleLoss) else "which is no loss of kdkeras"
+        raise InputError(
+            "A wrapped loss must read vectors of any width. Received: "
+            f"{type(inner).__name__} {what}. Wrap one without projection or queue."
+        )
+    return inner
+
+
+def _checked_dims(dims: Sequence[int]) -> list[int]:
+    found = [int(dim) for dim in dims]
+    if not found or min(found) < 1 or len(set(found)) < len(found):
+        raise InputError(
+            f"`dims` must be different widths, each at least 1. Received: dims={found}. "
+            "Use e.g. [64, 128, 384], with the whole width."
+        )
+    return found
+
+
+def _checked_weights(weights: Sequence[float] | None, dims: list[int]) -> list[float] | None:
+    if weights is None:
+        return None
+    found = [positive("dim_weights", weight) for weight in weights]
+    if len(found) != len(dims):
+        raise InputError(
+            f"`dim_weights` must be one a width. Received: {len(found)} weights for dims={dims}. "
+            "Leave it out for 1.0 each."
+        )
+    return found
+
+
+def _checked_rotation(rotation: Any) -> np.ndarray:
+    if isinstance(rotation, int):
+        return np.eye(rotation, dtype=np.float32)
+    axes = np.asarray(rotation, np.float64)
+    square = axes.ndim == 2 and axes.shape[0] == axes.shape[1]
+    # Not above: NaN is no rotation either.
+    if not (square and np.abs(axes.T @ axes - np.eye(len(axes))).max() < 1e-3):
+        raise InputError(
+            "`rotation` must be an orthonormal (d, d) matrix. Received: an array of shape "
+            f"{axes.shape}{', not orthonormal' if square else ''}. Use principal_axes(vectors)."
+        )
+    return axes.astype(np.float32)
+
+
+def _check_width(dims: list[int], vectors: Any) -> None:
+    if max(dims) > vectors.shape[-1]:
+        raise InputError(
+            f"`dims` must not exceed the vectors' width. Received: dims={dims}, vectors of width "
+            f"{vectors.shape[-1]}. Use at most {vectors.shape[-1]}."
+        )

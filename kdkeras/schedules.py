@@ -1,0 +1,274 @@
+"""Numbers that change while training: weights, temperatures, rates as functions of the step.
+
+Wherever kdkeras takes a number that may change, it takes a float or any
+`keras.optimizers.schedules.LearningRateSchedule`: `PolynomialDecay` (linear),
+`CosineDecay`, `PiecewiseConstantDecay`, or one of the few below that Keras
+lacks. The step is the number of updates that are done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule as Schedule
+
+from kdkeras.errors import InputError
+
+__all__ = [
+    "DecayToZero",
+    "Delayed",
+    "LinearWarmup",
+    "Piecewise",
+    "Schedule",
+    "as_value",
+    "is_schedule",
+    "sampled",
+    "serialized",
+    "value_at",
+]
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class LinearWarmup(Schedule):
+    """Rises (or falls) linearly to a value, and stays there.
+
+    Formula:
+
+    ```
+    value(step) = initial + (target - initial) * min(step / steps, 1)
+    ```
+
+    Args:
+        target: Value from step `steps` on.
+        steps: Updates that it takes, at least 1.
+        initial: Value at step 0. Defaults to 0.0.
+
+    Raises:
+        InputError: If `steps` is below 1.
+
+    Example:
+    >>> float(LinearWarmup(target=2.0, steps=4)(1))
+    0.5
+    """
+
+    def __init__(self, target: float, steps: int, initial: float = 0.0) -> None:
+        super().__init__()
+        self.target, self.initial = float(target), float(initial)
+        self.steps = _positive_steps("steps", steps)
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the value at a step, a float32 scalar."""
+        done = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
+        return self.initial + (self.target - self.initial) * done
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"target": self.target, "steps": self.steps, "initial": self.initial}
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class DecayToZero(Schedule):
+    """Falls linearly to zero within a fraction of the training, and stays there.
+
+    For a loss that helps at the beginning only.
+
+    Formula:
+
+    ```
+    value(step) = initial * max(0, 1 - step / (fraction * total_steps))
+    ```
+
+    Args:
+        initial: Value at step 0.
+        fraction: Share of the training after which it is zero, above 0 and at
+            most 1.
+        total_steps: Updates of the whole training, at least 1.
+
+    Raises:
+        InputError: If an argument is out of its range.
+
+    Example:
+    >>> decay = DecayToZero(initial=1.0, fraction=0.5, total_steps=100)
+    >>> [float(decay(step)) for step in (0, 25, 50, 80)]
+    [1.0, 0.5, 0.0, 0.0]
+    """
+
+    def __init__(self, initial: float, fraction: float, total_steps: int) -> None:
+        super().__init__()
+        if not 0 < fraction <= 1:
+            raise InputError(
+                "`fraction` must be above 0 and at most 1. "
+                f"Received: fraction={fraction}. Use 0.5 for the first half of the training."
+            )
+        self.initial, self.fraction = float(initial), float(fraction)
+        self.total_steps = _positive_steps("total_steps", total_steps)
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the value at a step, a float32 scalar."""
+        done = ops.cast(step, "float32") / (self.fraction * self.total_steps)
+        return self.initial * ops.maximum(1.0 - done, 0.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            "initial": self.initial,
+            "fraction": self.fraction,
+            "total_steps": self.total_steps,
+        }
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class Delayed(Schedule):
+    """A schedule that begins later; until then it has its first value.
+
+    Args:
+        schedule: A float or a schedule.
+        start: Step at which it begins, at least 0.
+
+    Raises:
+        InputError: If `start` is negative.
+
+    Example:
+    >>> rise = Delayed(LinearWarmup(target=1.0, steps=10), start=100)
+    >>> [float(rise(step)) for step in (50, 105, 200)]
+    [0.0, 0.5, 1.0]
+    """
+
+    def __init__(self, schedule: Any, start: int) -> None:
+        super().__init__()
+        if not start >= 0:
+            raise InputError(
+                f"`start` must be 0 or more. Received: start={start}. Use 0 to begin at once."
+            )
+        self.schedule, self.start = as_value(schedule), int(start)
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the value at a step, a float32 scalar."""
+        step = ops.maximum(ops.convert_to_tensor(step) - self.start, 0)
+        return ops.cast(value_at(self.schedule, step), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"schedule": serialized(self.schedule), "start": self.start}
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class Piecewise(Schedule):
+    """One value or schedule after the other.
+
+    All pieces count the steps of the whole training; put one into `Delayed` to
+    let it begin with its piece. From the step `boundaries[i]` on, `values[i + 1]`
+    counts. (`PiecewiseConstantDecay` knows floats only, and changes one step
+    later.)
+
+    Args:
+        boundaries: Steps at which the next piece begins, rising.
+        values: Floats or schedules, one more than boundaries.
+
+    Raises:
+        InputError: If there are not as many values, or boundaries fall.
+
+    Example:
+    >>> rate = Piecewise([10], [0.5, 0.25])
+    >>> [float(rate(step)) for step in (9, 10)]
+    [0.5, 0.25]
+    """
+
+    def __init__(self, boundaries: Sequence[int], values: Sequence[Any]) -> None:
+        super().__init__()
+        self.boundaries = [int(boundary) for boundary in boundaries]
+        self.values = [as_value(value) for value in values]
+        rising = sorted(set(self.boundaries)) == self.boundaries
+        if len(self.values) != len(self.boundaries) + 1 or not rising:
+            raise InputError(
+                "Pieces need rising boundaries, and one value more than these. Received: "
+                f"boundaries={self.boundaries} and {len(self.values)} values. "
+                "Write e.g. Piecewise([1000], [1.0, 0.5])."
+            )
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the value at a step, a float32 scalar."""
+        step = ops.convert_to_tensor(step)
+        value = ops.cast(value_at(self.values[0], step), "float32")
+        for boundary, piece in zip(self.boundaries, self.values[1:], strict=True):
+            value = ops.where(step >= boundary, ops.cast(value_at(piece, step), "float32"), value)
+        return value
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            "boundaries": self.boundaries,
+            "values": [serialized(value) for value in self.values],
+        }
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether the value changes with the step."""
+    return isinstance(value, Schedule)
+
+
+def value_at(value: Any, step: Any) -> Any:
+    """Returns what a float or a schedule is at a step.
+
+    Args:
+        value: A float, returned as it is, or a schedule.
+        step: Number of updates that are done, an int scalar; None where it is
+            not known.
+
+    Returns:
+        A float, or a float32 scalar.
+
+    Raises:
+        InputError: For a schedule without a step.
+    """
+    if not is_schedule(value):
+        return value
+    if step is None:
+        raise InputError(
+            f"A schedule needs the training's step. Received: {type(value).__name__} and no step. "
+            "Train with a Distiller, or pass step=."
+        )
+    return ops.cast(value(step), "float32")
+
+
+def as_value(value: Any) -> Any:
+    """Returns a float or a schedule, also from what `serialized` made of it."""
+    if isinstance(value, dict):
+        value = keras.saving.deserialize_keras_object(value)
+    return value if is_schedule(value) else float(value)
+
+
+def serialized(value: Any) -> Any:
+    """Returns a float, or a schedule's configuration, for a `get_config`."""
+    return keras.saving.serialize_keras_object(value) if is_schedule(value) else value
+
+
+def sampled(schedule: Any) -> Iterator[tuple[int, float]]:
+    """Yields steps at which a schedule turns, as its configuration names them, and its values.
+
+    A schedule's extremes are there, if it is one of Keras' or of this module.
+    """
+    numbers = sorted({int(n) for n in _numbers(serialized(schedule)) if n >= 1})
+    for step in sorted({0, *numbers, *(n + 1 for n in numbers), sum(numbers)}):
+        yield step, float(schedule(step))
+
+
+def _numbers(config: Any) -> Iterator[int]:
+    values = config.values() if isinstance(config, dict) else config
+    for value in values:
+        if isinstance(value, (dict, list, tuple)):
+            yield from _numbers(value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield value
+
+
+def _positive_steps(name: str, steps: int) -> int:
+    if int(steps) != steps or steps < 1:
+        raise InputError(
+            f"`{name}` must be a whole number of at least 1. Received: {name}={steps}. "
+            "Count updates, not epochs."
+        )
+    return int(steps)

@@ -1,0 +1,225 @@
+"""Closed-form starts of the last layer: what is recovered, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracles
+import pytest
+from contracts import assert_one_line
+from scipy.linalg import orthogonal_procrustes
+from small_students import make_student
+
+import kdkeras
+from kdkeras.errors import InputError
+from kdkeras.students import StaticStudent, TransformerStudent, fit_projection
+
+METHODS = ["procrustes", "ridge", "whitening"]
+
+
+def static(output_dim=6, normalize=False, **arguments):
+    """A student that pools vectors of width 6."""
+    return make_student(StaticStudent, output_dim=output_dim, normalize=normalize, **arguments)
+
+
+def rows(n=200, width=6, seed=0):
+    """Vectors with a mean and correlated dimensions."""
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(n, width)) @ generator.normal(size=(width, width)) + 1.5
+
+
+def rotation(width, columns=None, seed=1):
+    square = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, width)))[0]
+    return square[:, :columns]
+
+
+def outputs(student, pooled):
+    kernel, bias = student.projection.get_weights()
+    return pooled @ kernel.astype(float) + bias
+
+
+@pytest.mark.parametrize("method", ["procrustes", "ridge"])
+def test_a_hidden_rotation_scale_and_shift_are_recovered(method):
+    student, pooled = static(), rows()
+    hidden, shift = 3.0 * rotation(6), np.arange(6)
+    fit = fit_projection(student, pooled, pooled @ hidden + shift, method=method, ridge=1e-9)
+    kernel, bias = student.projection.get_weights()
+    np.testing.assert_allclose(kernel, hidden, atol=1e-4)
+    np.testing.assert_allclose(bias, shift, atol=1e-4)
+    assert fit.rows == 200 and fit.cosine_after == pytest.approx(1.0, abs=1e-6)
+    assert fit.cosine_before < 0.9
+
+
+def test_procrustes_into_a_wider_space_keeps_all_angles():
+    student, pooled = static(output_dim=9), rows()
+    hidden = rotation(9)[:6]
+    fit_projection(student, pooled, pooled @ hidden, method="procrustes")
+    np.testing.assert_allclose(student.projection.get_weights()[0], hidden, atol=1e-5)
+
+
+def test_procrustes_of_noisy_vectors_is_scipys():
+    student, pooled = static(), rows()
+    teacher = pooled @ rotation(6) + np.random.default_rng(2).normal(size=pooled.shape)
+    fit_projection(student, pooled, teacher, method="procrustes")
+    h, t = pooled - pooled.mean(0), teacher - teacher.mean(0)
+    turned, sum_of_values = orthogonal_procrustes(h, t)
+    expected = turned * sum_of_values / (h**2).sum()
+    np.testing.assert_allclose(student.projection.get_weights()[0], expected, atol=1e-5)
+
+
+def test_ridge_is_least_squares_with_a_penalty():
+    # Rows that say "the kernel is 0", of the weight ridge * mean variance, stand for the penalty.
+    student, pooled, teacher = static(output_dim=4), rows(), rows(width=4, seed=5)
+    fit_projection(student, pooled, teacher, method="ridge", ridge=0.1)
+    h, t = pooled - pooled.mean(0), teacher - teacher.mean(0)
+    penalty = np.sqrt(0.1 * h.var(axis=0).mean() * len(h)) * np.eye(6)
+    expected = np.linalg.lstsq(
+        np.concatenate([h, penalty]), np.concatenate([t, np.zeros((6, 4))]), rcond=None
+    )[0]
+    np.testing.assert_allclose(student.projection.get_weights()[0], expected, atol=1e-5)
+    np.testing.assert_allclose(outputs(student, pooled).mean(0), teacher.mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("output_dim", [6, 4])
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_whitened_covariance_is_the_identity(output_dim, with_teacher):
+    student, pooled = static(output_dim), rows()
+    teacher = rows(width=output_dim, seed=3) if with_teacher else None
+    fit = fit_projection(student, pooled, teacher, method="whitening")
+    white = outputs(student, pooled)
+    np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(output_dim), atol=1e-4)
+    np.testing.assert_allclose(white.mean(0), 0, atol=1e-4)
+    assert (fit.cosine_after is None) is not with_teacher
+
+
+def test_whitening_takes_the_directions_of_largest_variance():
+    # Of independent columns: one direction each, the last two left out.
+    pooled = np.linalg.qr(rows() - rows().mean(0))[0] * [6, 5, 4, 3, 2, 1]
+    student = static(output_dim=4)
+    fit_projection(student, pooled, method="whitening")
+    kernel = student.projection.get_weights()[0]
+    np.testing.assert_allclose(kernel[4:], 0, atol=1e-5)
+    lengths = np.linalg.norm(kernel[:4], axis=1)
+    np.testing.assert_allclose(lengths, np.sqrt(200) / np.array([6, 5, 4, 3]), rtol=1e-4)
+
+
+def test_whitening_turned_towards_the_teacher_is_nearer_to_it():
+    pooled = rows()
+    white = (pooled - pooled.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(pooled.T))).T
+    teacher = white @ rotation(6)
+    student = static()
+    fit = fit_projection(student, pooled, teacher, method="whitening")
+    assert fit.cosine_after == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("student_class", [StaticStudent, TransformerStudent])
+@pytest.mark.parametrize("method", METHODS)
+def test_folding_equals_applying_outside(student_class, method, vocabulary, texts):
+    arguments = {"vocabulary": vocabulary, "sequence_length": 20, "output_dim": 4}
+    student = make_student(student_class, vocabulary.size, **arguments)
+    teacher = np.random.default_rng(0).normal(size=(len(texts), 4))
+    pooled = student.encode_pooled(texts)
+    fit = fit_projection(student, texts, teacher, method=method)
+    outside = oracles.unit(outputs(student, pooled))
+    np.testing.assert_allclose(student.encode(texts), outside, atol=1e-4)
+    assert fit.rows == len(texts)
+    assert fit.cosine_after == pytest.approx(
+        (outside * oracles.unit(teacher)).sum(1).mean(), abs=1e-4
+    )
+
+
+def test_pooled_vectors_are_what_the_projection_reads(reading_student, texts):
+    pooled = reading_student.encode_pooled(texts, batch_size=7)
+    assert pooled.shape == (len(texts), reading_student.pooled_dim)
+    expected = oracles.unit(outputs(reading_student, pooled))
+    np.testing.assert_allclose(reading_student.encode(texts), expected, atol=1e-5)
+
+
+def test_a_set_starts_a_student_near_its_teacher(sample_set, vocabulary, tmp_path):
+    student = make_student(
+        StaticStudent,
+        vocabulary.size,
+        vocabulary=vocabulary,
+        output_dim=sample_set.embedding_dim,
+        embedding_dim=64,
+    )
+    fit = fit_projection(student, sample_set, limit=4000)
+    assert fit.rows == 4000
+    assert fit.cosine_before < 0.1 and fit.cosine_after > fit.cosine_before + 0.3
+    # In a file as in memory: it is in kernel and bias.
+    student.save(tmp_path / "student.keras")
+    copy, some = kdkeras.load(tmp_path / "student.keras"), list(sample_set.sentences())[:50]
+    np.testing.assert_array_equal(copy.encode(some), student.encode(some))
+
+
+def test_the_rest_of_the_student_stays():
+    student = static()
+    before = student.get_weights()
+    fit_projection(student, rows(), rows(seed=2))
+    for one, other in zip(before[:2], student.get_weights()[:2], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# ---- what is refused ----------------------------------------------------
+
+
+def refused(*parts, student=None, data=None, teacher=None, **arguments):
+    student = student or static()
+    before = student.get_weights()
+    with pytest.raises(InputError) as error:
+        fit_projection(student, rows() if data is None else data, teacher, **arguments)
+    assert_one_line(str(error.value), *parts)
+    for one, other in zip(before, student.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_student_without_projection_is_refused():
+    student = make_student(TransformerStudent, output_dim=8, project=False)
+    refused("must end in a projection", "TransformerStudent", "project=True", student=student)
+
+
+def test_an_unknown_method_is_refused():
+    refused("`method` must be one of", "'pca'", "ridge", method="pca")
+
+
+@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_ridge_that_is_not_positive_is_refused(ridge):
+    refused("`ridge` must be positive", f"ridge={ridge}", teacher=rows(), ridge=ridge)
+
+
+@pytest.mark.parametrize("method", ["procrustes", "ridge"])
+def test_methods_that_need_a_teacher_say_so(method):
+    refused(f"'{method}' compares with the teacher", "teacher_embeddings", method=method)
+
+
+def test_a_set_with_other_vectors_is_refused(sample_set):
+    refused(
+        "A distillation set has its teacher's", "Leave them out", data=sample_set, teacher=rows()
+    )
+
+
+@pytest.mark.parametrize("data", [rows(width=5), rows(n=1), rows()[0]], ids=["width", "one", "1d"])
+def test_pooled_vectors_of_another_shape_are_refused(data):
+    refused("of width 6", str(data.shape), data=data, method="whitening")
+
+
+@pytest.mark.parametrize("teacher", [rows(width=5), rows(n=199)], ids=["width", "rows"])
+def test_teacher_vectors_of_another_shape_are_refused(teacher):
+    refused(str(teacher.shape), "expected (200, 6)", "output_dim", teacher=teacher)
+
+
+@pytest.mark.parametrize("name", ["pooled vectors", "teacher_embeddings"])
+def test_numbers_that_are_not_finite_are_refused(name):
+    broken = rows()
+    broken[7, 2] = np.nan
+    data, teacher = (broken, rows()) if name == "pooled vectors" else (rows(), broken)
+    refused(f"The {name} must be finite", "1 rows", data=data, teacher=teacher)
+
+
+def test_equal_vectors_are_refused():
+    refused("must differ", "200 equal ones", data=np.ones((200, 6)), teacher=rows())
+
+
+def test_whitening_of_too_few_directions_is_refused():
+    flat = rows(width=3) @ np.random.default_rng(0).normal(size=(3, 6))
+    refused("output_dim, 6", "3 in which the 200", "'ridge'", data=flat, method="whitening")
+    refused("9", "6 in which", student=static(output_dim=9), method="whitening")
