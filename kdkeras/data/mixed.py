@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -29,8 +30,12 @@ __all__ = ["train_mixed"]
 _UNIGRAM = frozenset({"HAN", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "ARABIC", "HEBREW"})
 _SAME_SCRIPT = {"CJK": "HAN", "HIRAGANA": "HAN", "KATAKANA": "HAN", "HALFWIDTH": "HAN"}
 _NO_SCRIPT = "OTHER"
-# More than any logarithm of a probability, so that the longest beginning of a word wins.
-_PER_CHARACTER = 100.0
+# More than the ends of a word can gain by another cut, so that its longest beginning wins.
+_PER_CHARACTER = 64.0
+# Of a usual beginning, so that the scores of a long text stay near 0, where float32 is fine.
+_CHARACTERS = 5
+# Less than one more use of a rare piece: cuts of equal score would depend on the runtime.
+_APART = 0.05
 # The score of a word before it was counted: as few pieces as can be.
 _START = -10.0
 # Candidates of words for every piece wanted.
@@ -170,6 +175,12 @@ def _assembled(model: Any, scores: dict[str, float]) -> bytes:
 
 
 def _bonus(piece: str) -> float:
-    """What the beginning of a word gets for every character, so that the longest one wins."""
-    begins = piece.startswith(WORD_START) and len(piece) > 1 and script(piece) not in _UNIGRAM
-    return _PER_CHARACTER * len(piece) if begins else 0.0
+    """What is added to the logarithm of a piece's probability.
+
+    Every word has one beginning, so that the same for all of them changes nothing.
+    """
+    apart = _APART * zlib.crc32(piece.encode()) / 2**32
+    if not piece.startswith(WORD_START):
+        return apart
+    counted = 0 if script(piece) in _UNIGRAM else len(piece) - 1
+    return _PER_CHARACTER * (counted - _CHARACTERS) + apart

@@ -21,8 +21,6 @@ __all__ = ["LeastSquaresStart", "initialize_from_targets"]
 
 # Arora et al.'s a: a token of this frequency counts half.
 _FREQUENT = 1e-3
-# Of the median token's evidence; what keeps rare tokens from fitting one sentence.
-_RIDGE = 1.0
 # Standard deviation of the table, against which Adam's rate of 5e-3 is small.
 _SPREAD = 0.1
 _RECORDS_AT_ONCE = 8_192
@@ -50,6 +48,7 @@ def initialize_from_targets(
     *,
     language_temperature: float = LANGUAGE_TEMPERATURE,
     iterations: int = 8,
+    ridge: float = 2.0,
     most: int = 2_000_000,
     progress: Callable[[int, int], None] | None = None,
 ) -> LeastSquaresStart:
@@ -67,10 +66,11 @@ def initialize_from_targets(
     ```
     w[i] = a / (a + p[i]),  a = 0.001                      (the token weights)
     U = first embedding_dim principal axes of e            (the projection)
-    table = argmin_X sum_s(c_s * |mean_{i in s}(w[i] * X[i]) - U e_s|^2) + ridge * |X|^2
+    table = argmin_X sum_s(c_s * |mean_{i in s}(w[i] * X[i]) - U e_s|^2) + ridge * m * |X|^2
     ```
 
-    where `c_s` is how often training draws sentence s in one pass. Solved by
+    where `c_s` is how often training draws sentence s in one pass, and `m` the
+    median over the tokens of the diagonal of these equations. Solved by
     the conjugate gradient, preconditioned by the diagonal. The projection's bias is
     the targets' mean; 0 where embeddings are scaled to length 1, since the fit is
     shorter than its targets and next to it the mean would weigh too much.
@@ -80,6 +80,8 @@ def initialize_from_targets(
         dataset: The targets, of the student's `output_dim`.
         language_temperature: As for `DistillationSet.batches`.
         iterations: Steps of the conjugate gradient, 1 or more.
+        ridge: What keeps a rare token from fitting the few sentences it is in,
+            above 0.
         most: Sentences that are read at most. They are stored in random order.
         progress: Called with the sentences that were gone through, and how many
             will be in all passes.
@@ -89,12 +91,13 @@ def initialize_from_targets(
 
     Raises:
         InputError: If the student is none of subword vectors, has no vocabulary
-            or another width than the targets, or a shard is damaged.
+            or another width than the targets, a number is out of its range, or
+            a shard is damaged.
 
     References:
         Arora et al. (2017), SIF; Hestenes, Stiefel (1952).
     """
-    _refuse_unfit(student, dataset, iterations)
+    _refuse_unfit(student, dataset, iterations, ridge)
     sentences = min(most, dataset.num_groups + dataset.num_pairs)
 
     def report(passes: float) -> None:
@@ -106,7 +109,7 @@ def initialize_from_targets(
         equations.add(*batch)
         report(min(1.0, equations.sentences / sentences))
     axes = equations.axes(min(student.embedding_dim, student.output_dim))
-    table = _solve(equations, axes, iterations, report)
+    table = _solve(equations, axes, iterations, ridge, report)
     _assign(student, table, axes, equations)
     return LeastSquaresStart(
         sentences=equations.sentences,
@@ -115,7 +118,7 @@ def initialize_from_targets(
     )
 
 
-def _refuse_unfit(student: Any, dataset: DistillationSet, iterations: int) -> None:
+def _refuse_unfit(student: Any, dataset: DistillationSet, iterations: int, ridge: float) -> None:
     if not isinstance(student, StaticStudent) or student.vocabulary is None:
         raise InputError(
             "A start from targets needs a static student with its vocabulary. Received: "
@@ -132,6 +135,8 @@ def _refuse_unfit(student: Any, dataset: DistillationSet, iterations: int) -> No
         raise InputError(
             f"`iterations` must be 1 or more. Received: iterations={iterations}. Use 8."
         )
+    if not ridge > 0:
+        raise InputError(f"`ridge` must be above 0. Received: ridge={ridge}. Use 2.0.")
 
 
 def _batches(
@@ -238,19 +243,23 @@ class _Equations:
 
 
 def _solve(
-    equations: _Equations, axes: np.ndarray, iterations: int, report: Callable[[float], None]
+    equations: _Equations,
+    axes: np.ndarray,
+    iterations: int,
+    ridge: float,
+    report: Callable[[float], None],
 ) -> np.ndarray:
     """The table `(V, width)`, by the preconditioned conjugate gradient, column by column."""
     diagonal = equations.diagonal[:, None] * equations.token_weights**2
-    ridge = np.float32(_RIDGE * np.median(diagonal[diagonal > 0]))
-    inverse = (1.0 / (diagonal + ridge)).astype(np.float32)
+    added = np.float32(ridge * np.median(diagonal[diagonal > 0]))
+    inverse = (1.0 / (diagonal + added)).astype(np.float32)
     residual = equations.right_side(axes)
     table = np.zeros_like(residual)
     direction = inverse * residual
     size = np.einsum("vd,vd->d", residual, direction)
     for i in range(iterations):
         image = equations.product(direction)
-        image += ridge * direction
+        image += added * direction
         rate = size / np.maximum(np.einsum("vd,vd->d", direction, image), 1e-30)
         table += rate * direction
         image *= rate
@@ -266,11 +275,15 @@ def _solve(
 def _assign(
     student: StaticStudent, table: np.ndarray, axes: np.ndarray, equations: _Equations
 ) -> None:
-    """Puts table, token weights and projection into the student; columns too many stay random."""
-    width = len(axes)
+    """Puts table, token weights and projection into the student.
+
+    Random stay what the targets say nothing of: columns too many, and tokens in
+    no sentence, without which a sentence of such tokens would have no direction.
+    """
+    width, seen = len(axes), equations.counts > 0
     scale = _SPREAD / max(float(table.std()), 1e-12)
     vectors = np.asarray(student.token_embedding.table).copy()
-    vectors[:, :width] = scale * table
+    vectors[seen, :width] = scale * table[seen]
     kernel = np.zeros(student.projection.kernel.shape, np.float32)
     kernel[:width] = axes / scale
     student.token_embedding.table.assign(vectors)

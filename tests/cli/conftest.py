@@ -69,8 +69,9 @@ def vocabulary(command, targets, project):
 @pytest.fixture(scope="session")
 def student(command, targets, vocabulary, project):
     path = project / "student.keras"
-    options = ["--student", "static_128", "--batch-size", 16, "--steps", 40, "--checkpoint-every"]
+    options = ["--student", "static_128", "--batch-size", 16, "--steps", 40]
     result = command(
-        "distill", targets[0], "--vocabulary", vocabulary[0], "--output", path, *options, 10
+        *("distill", targets[0], "--vocabulary", vocabulary[0], "--output", path, *options),
+        *("--start", "random", "--checkpoint-every", 10),
     )
     return path, result

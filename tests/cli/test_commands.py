@@ -63,6 +63,14 @@ def test_distill_lowers_every_loss_and_keeps_the_history(student):
     assert not path.with_suffix(".backup").exists()
 
 
+def test_a_static_student_starts_from_the_targets(command, targets, vocabulary, student, tmp_path):
+    result = command(
+        *("distill", targets[0], "--vocabulary", vocabulary[0], "--student", "static_128"),
+        *("--output", tmp_path / "s.keras", "--batch-size", 16, "--steps", 10),
+    )
+    assert result["first"]["embedding"] < 0.7 * student[1]["first"]["embedding"]
+
+
 def test_distill_stops_inside_a_round_at_the_last_step(command, targets, vocabulary, tmp_path):
     result = command(
         *("distill", targets[0], "--vocabulary", vocabulary[0], "--student", "static_128"),
