@@ -48,7 +48,7 @@ def initialize_from_targets(
     *,
     language_temperature: float = LANGUAGE_TEMPERATURE,
     iterations: int = 8,
-    ridge: float = 2.0,
+    ridge: float = 4.0,
     most: int = 2_000_000,
     progress: Callable[[int, int], None] | None = None,
 ) -> LeastSquaresStart:
@@ -136,7 +136,7 @@ def _refuse_unfit(student: Any, dataset: DistillationSet, iterations: int, ridge
             f"`iterations` must be 1 or more. Received: iterations={iterations}. Use 8."
         )
     if not ridge > 0:
-        raise InputError(f"`ridge` must be above 0. Received: ridge={ridge}. Use 2.0.")
+        raise InputError(f"`ridge` must be above 0. Received: ridge={ridge}. Use 4.0.")
 
 
 def _batches(
