@@ -13,12 +13,21 @@ from keras import ops
 from kdkeras import replicas
 from kdkeras.distillation.backup import Backup, endless_batches
 from kdkeras.distillation.batches import (
+    Batch,
     Rows,
     StudentOutputs,
     forward,
     named_output,
     unpack,
     unpack_data,
+)
+from kdkeras.distillation.chunks import (
+    ChunkedPass,
+    ForwardPass,
+    fits,
+    in_chunks,
+    read_outputs,
+    refuse_unfit_chunks,
 )
 from kdkeras.distillation.keras_hooks import (
     StrategyHooks,
@@ -38,6 +47,7 @@ from kdkeras.distillation.terms import (
     weighted_total,
 )
 from kdkeras.distillation.update import (
+    accepts_sparse,
     add_gradients,
     apply_gradients,
     refuse_unfit_optimizer,
@@ -82,6 +92,12 @@ class Distiller(StrategyHooks):
             the gradients are added up before the one update. Part `i` holds
             the rows `i`, `i + micro_batches`, …; a loss over the batch sees
             the rows of one part. Default 1.
+        chunk_size: The most rows (pairs) of a forward pass, for large batches
+            in the memory of small ones: unlike with `micro_batches`, losses
+            see the whole batch, and gradients are its own. Every chunk is read
+            twice, a third more to compute. What the losses read of the
+            student's outputs is kept for the whole batch. Not for students
+            with BatchNormalization. None (the default) runs the batch at once.
 
     Call arguments:
         x: What the student reads, or a batch as `fit` takes it.
@@ -102,11 +118,12 @@ class Distiller(StrategyHooks):
 
     Raises:
         InputError: For an unknown name in `loss_weights`, a negative weight, a
-            name used twice, an unknown loss, or no loss at all.
+            name used twice, an unknown loss, no loss at all, or a `chunk_size`
+            that cannot be.
 
     References:
         Hinton et al. (2015), arXiv:1503.02531; Reimers, Gurevych (2020),
-        arXiv:2004.09813.
+        arXiv:2004.09813; Gao et al. (2021), arXiv:2101.06983, for `chunk_size`.
     """
 
     def __init__(
@@ -118,6 +135,7 @@ class Distiller(StrategyHooks):
         alignment_losses: Mapping[str, AlignmentLoss] | None = None,
         loss_weights: Mapping[str, float] | None = None,
         micro_batches: int = 1,
+        chunk_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         refuse_unfit_strategy(student)
@@ -135,7 +153,10 @@ class Distiller(StrategyHooks):
                 f"`micro_batches` must be 1 or more. Received: micro_batches={micro_batches}. "
                 "Use 1 to run the batch as a whole."
             )
+        if chunk_size is not None:
+            refuse_unfit_chunks(chunk_size, micro_batches, student)
         self.micro_batches = int(micro_batches)
+        self.chunk_size = None if chunk_size is None else int(chunk_size)
         self._loss_layers = [*self.distillation_losses.values(), *self.alignment_losses.values()]
         names = [*self.distillation_losses, *self.alignment_losses, TASK, REGULARIZATION]
         self._logged: tuple[str, ...] = ("loss",)
@@ -260,13 +281,14 @@ class Distiller(StrategyHooks):
         count = replicas.total(data.count)
         for i in range(self.micro_batches):
             part = data.part(i, self.micro_batches)
-            targets = teacher_targets(part.batch, self.teacher, *self._given_losses())
+            targets = self._targets(part.batch)
+            student = self._student_pass(part.batch, training=True)
             with tf.GradientTape() as tape:
-                outputs = forward(self._forward, part.batch, training=True)
+                outputs = student.outputs(tape)
                 terms = self._terms(part, targets, outputs)
                 loss = weighted_total(terms, self.term_weights) / count
                 scaled = self.optimizer.scale_loss(loss)
-            gradients = add_gradients(gradients, tape.gradient(scaled, variables))
+            gradients = add_gradients(gradients, student.gradients(tape, scaled, variables))
             finite = self._finite_so_far(loss) & finite
             self._track(part, outputs, terms)
         apply_gradients(self.optimizer, gradients or [], self.trainable_weights, finite)
@@ -275,11 +297,40 @@ class Distiller(StrategyHooks):
     def test_step(self, data: Any) -> dict[str, Any]:
         """The same terms without a gradient."""
         data = unpack_data(data)
-        outputs = forward(self._forward, data.batch, training=False)
-        targets = teacher_targets(data.batch, self.teacher, *self._given_losses())
+        outputs = self._student_pass(data.batch, training=False).outputs()
+        targets = self._targets(data.batch)
         terms = self._terms(data, targets, outputs)
         self._track(data, outputs, terms)
         return self._logs(terms)
+
+    def _student_pass(self, batch: Batch, training: bool) -> ForwardPass:
+        """The student's pass over a batch: at once, or in chunks."""
+
+        def whole(batch: Batch) -> StudentOutputs:
+            return forward(self._forward, batch, training=training)
+
+        if fits(batch.source, self.chunk_size):
+            return ForwardPass(whole, batch)
+        reading = (self._compile_loss, self._compile_metrics) != (None, None)
+        task = reading and batch.labels is not None
+        return ChunkedPass(
+            lambda rows: read_outputs(whole(rows), *self._given_losses(), task),
+            batch,
+            self.chunk_size,
+            self.student,
+            keep_rows=accepts_sparse(self.optimizer),
+        )
+
+    def _targets(self, batch: Batch) -> dict[str, Any]:
+        """The cached targets, and the live teacher's, in chunks as the student's."""
+        if self.teacher is None:
+            return teacher_targets(batch, self.teacher, *self._given_losses())
+
+        def taught(rows: Batch) -> dict[str, Any]:
+            targets = teacher_targets(rows, self.teacher, *self._given_losses())
+            return {name: x for name, x in targets.items() if name not in rows.targets}
+
+        return {**batch.targets, **in_chunks(taught, batch, self.chunk_size)}
 
     def _given_losses(self) -> tuple[dict[str, DistillationLoss], dict[str, AlignmentLoss]]:
         return self.distillation_losses, self.alignment_losses
@@ -360,6 +411,7 @@ class Distiller(StrategyHooks):
             "alignment_losses": {k: serialize(v) for k, v in self.alignment_losses.items()},
             "loss_weights": dict(self.term_weights),
             "micro_batches": self.micro_batches,
+            "chunk_size": self.chunk_size,
         }
 
     @classmethod
