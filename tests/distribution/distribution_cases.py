@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
 from small_models import (
+    TINY_BERT,
     every_loss,
+    everything,
     logit_targets,
     make_distiller,
     make_student,
@@ -54,8 +55,6 @@ from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.schedules import DecayToZero, LinearWarmup
 from kdkeras.students import TransformerStudent
 
-TINY_BERT = Path(__file__).parents[1] / "teachers" / "tiny_bert" / "mean"
-
 # Each replica rounds its part of a gradient to the short type before the sum:
 # one unit in the last place of a value of 1.
 BFLOAT16, FLOAT16 = 2.0**-8, 2.0**-11
@@ -73,6 +72,8 @@ class Case:
     labelled: bool = False
     targets: Callable[[int], dict] | None = None
     """What the teacher said of that many rows, besides the embedding."""
+    taught: bool = False
+    """Whether a live teacher gives the targets."""
     stages: tuple = ()
 
 
@@ -285,6 +286,19 @@ CASES = {
             ),
         ),
         rows=7,
+    ),
+    "all that there is": Case(build=everything, taught=True, rows=7, weighted=True),
+    "all that there is, micro-batches": Case(
+        build=lambda: everything(RunningMagnitude, micro_batches=2), taught=True, tolerance=4e-6
+    ),
+    "all that there is, chunks": Case(
+        build=lambda: everything(chunk_size=3), taught=True, rows=15, batch_size=8
+    ),
+    "all that there is, chunks, jit": Case(
+        build=lambda: everything(RunningMagnitude, chunk_size=3, jit_compile=True),
+        taught=True,
+        rows=15,
+        batch_size=8,
     ),
     "all losses": Case(build=with_optimizer(sgd)),
     "uneven shards": Case(build=with_optimizer(sgd), rows=7),
