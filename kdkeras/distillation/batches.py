@@ -168,9 +168,15 @@ def named_output(outputs: Any, name: str, side: str = "student") -> Any:
 
 
 def only(outputs: StudentOutputs, names: set[str]) -> StudentOutputs:
-    """Leaves out what nothing reads, so that it is not kept."""
+    """Leaves out what nothing reads, so that it is not kept.
+
+    Raises:
+        InputError: If an output that is read is missing.
+    """
     source, translation = (
-        {name: side[name] for name in sorted(names & set(side))} if isinstance(side, dict) else side
+        {name: named_output(side, name) for name in sorted(names)}
+        if isinstance(side, dict)
+        else side
         for side in outputs
     )
     return StudentOutputs(source, translation)

@@ -274,7 +274,7 @@ class Distiller(Fitting, TermLogs):
 
     def _student_pass(self, batch: Batch, training: bool) -> ForwardPass:
         """The student's pass over a batch: at once, or in chunks."""
-        names = self._names_read()
+        names = self._names_read(labelled=batch.labels is not None)
         asked = asked_outputs(self.student, names)
 
         def read(rows: Batch) -> StudentOutputs:
@@ -292,12 +292,12 @@ class Distiller(Fitting, TermLogs):
             {n: loss for n, loss in self.alignment_losses.items() if n in self.active_weights},
         )
 
-    def _names_read(self) -> set[str]:
-        """The student's outputs that losses and metrics read."""
+    def _names_read(self, labelled: bool = False) -> set[str]:
+        """The student's outputs that losses, and metrics of labels, read."""
         distillation, alignment = self._given_losses()
         names = {loss.student_output for loss in distillation.values()}
         names.update(["embedding"] if alignment else [])
-        if self.compiled and (self._compile_loss, self._compile_metrics) != (None, None):
+        if labelled and (self._compile_loss, self._compile_metrics) != (None, None):
             names.add("logits")
         return names
 

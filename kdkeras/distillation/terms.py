@@ -122,7 +122,7 @@ def _parts(
     found.update(inputs if isinstance(inputs, dict) else {})
     for part in loss.needs.values():
         if found.get(part) is None:
-            there = sorted(key for key, value in found.items() if value is not None)
+            there = sorted(k for k, value in found.items() if value is not None and k != "step")
             raise InputError(
                 f"The loss {name!r} needs {part!r}. Received: a batch with {there}. Give it in the "
                 "batch, or leave the loss out."
