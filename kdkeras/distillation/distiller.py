@@ -21,11 +21,10 @@ from kdkeras.distillation.batches import (
     unpack,
     unpack_data,
 )
-from kdkeras.distillation.chunks import (
+from kdkeras.distillation.chunks import fits, in_chunks
+from kdkeras.distillation.forward_pass import (
     ChunkedPass,
     ForwardPass,
-    fits,
-    in_chunks,
     read_outputs,
     refuse_unfit_chunks,
 )
@@ -309,7 +308,7 @@ class Distiller(StrategyHooks):
         def whole(batch: Batch) -> StudentOutputs:
             return forward(self._forward, batch, training=training)
 
-        if fits(batch.source, self.chunk_size):
+        if self.chunk_size is None or fits(batch.source, self.chunk_size):
             return ForwardPass(whole, batch)
         reading = (self._compile_loss, self._compile_metrics) != (None, None)
         task = reading and batch.labels is not None

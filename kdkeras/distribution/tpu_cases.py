@@ -106,6 +106,9 @@ def shipped_cases(
     for name in OPTIMIZERS:
         yield name, partial(build, optimizer=name)
     yield "micro-batches", partial(build, micro_batches=2, **_all_losses())
+    # No divisor of the usual batch sizes, and one.
+    for size in (30, 32):
+        yield f"chunks of {size}", partial(build, "tiny", chunk_size=size, **_all_losses())
 
 
 def _all_losses() -> dict[str, Any]:
