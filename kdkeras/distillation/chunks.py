@@ -1,4 +1,4 @@
-"""Rows in equal chunks, and loops over them in the graph."""
+"""Rows of a batch in chunks, and loops over them in the graph."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Chunks:
 
     def join(self, outputs: Any) -> Any:
         """Returns `(B, ...)` of what all chunks gave, `(number, size, ...)`."""
-        rows = tf.reshape(outputs, (self.number * self.size, *_shape(outputs)[2:]))
-        return rows if _none(self.missing) else rows[: self.rows]
+        every = tf.reshape(outputs, (self.number * self.size, *_shape(outputs)[2:]))
+        return every if _none(self.missing) else every[: self.rows]
 
     def cut(self, gradients: Any) -> Any:
         """Cuts gradients `(B, ...)` by rows; those of the filling are zero."""
@@ -86,11 +86,11 @@ def like_one(read: Read, chunks: Chunks) -> tuple[Any, Any]:
 
 
 def joined(read: Read, chunks: Chunks, like: Any) -> Any:
-    """Returns what a forward pass gives for all chunks, as nested as `like`."""
+    """Returns the outputs of all chunks, which are as `like_one` says."""
 
     def write(number: Any, arrays: list[Any]) -> tuple[Any, list[Any]]:
-        tensors = leaves(read(chunks.at(number)))
-        return number + 1, [a.write(number, x) for a, x in zip(arrays, tensors, strict=True)]
+        outputs = leaves(read(chunks.at(number)))
+        return number + 1, [a.write(number, x) for a, x in zip(arrays, outputs, strict=True)]
 
     arrays = [tf.TensorArray(x.dtype, chunks.number, element_shape=x.shape) for x in leaves(like)]
     if not arrays:
@@ -101,7 +101,7 @@ def joined(read: Read, chunks: Chunks, like: Any) -> Any:
 
 
 def loop(number: Any, body: Callable[..., Any], *variables: Any) -> Any:
-    """A loop in the graph, with the memory of one turn."""
+    """Runs `body(i, *variables)` for every `i` below `number`, with the memory of one turn."""
     return tf.while_loop(
         lambda i, *_: i < number, body, (tf.constant(0), *variables), parallel_iterations=1
     )

@@ -23,13 +23,13 @@ from kdkeras.distillation.batches import (
 from kdkeras.distillation.chunks import fits
 from kdkeras.distillation.features import asked_outputs, check_models
 from kdkeras.distillation.fitting import Fitting
+from kdkeras.distillation.forward_pass import ChunkedPass, ForwardPass, refuse_unfit_parts
 from kdkeras.distillation.keras_hooks import (
     compiled_forward,
     differ_by_replica,
     require_tested_keras,
 )
 from kdkeras.distillation.keras_losses import our_losses
-from kdkeras.distillation.passes import ChunkedPass, ForwardPass, refuse_unfit_parts
 from kdkeras.distillation.random_states import load_random_states, save_random_states
 from kdkeras.distillation.step_sum import StepSum
 from kdkeras.distillation.term_logs import TermLogs

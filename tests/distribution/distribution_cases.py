@@ -135,10 +135,18 @@ def make_transformer():
     return randomized(TransformerStudent(7, 3, 2, 4, 2, 6, dropout=0.0))
 
 
-def labelled(regularizer=None):
+def chunked(optimizer, **arguments):
+    return make_distiller(optimizer=optimizer, chunk_size=3, **every_loss(), **arguments)
+
+
+def labelled(regularizer=None, **arguments):
     task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     return make_distiller(
-        make_two_heads(regularizer=regularizer), optimizer=sgd(), loss=task, **every_loss()
+        make_two_heads(regularizer=regularizer),
+        optimizer=sgd(),
+        loss=task,
+        **every_loss(),
+        **arguments,
     )
 
 
@@ -321,6 +329,40 @@ CASES = {
     "micro-batches": Case(
         build=lambda: make_distiller(optimizer=sgd(), micro_batches=2, **every_loss())
     ),
+    "chunks": Case(build=lambda: chunked(sgd()), rows=16, batch_size=8),
+    "chunks, uneven": Case(build=lambda: chunked(sgd()), rows=15, batch_size=8, weighted=True),
+    "chunks, an empty replica": Case(build=lambda: chunked(sgd()), rows=9, batch_size=8),
+    "chunks, labels and regularizer": Case(
+        build=lambda: labelled(keras.regularizers.L2(0.1), chunk_size=3),
+        labelled=True,
+        rows=15,
+        batch_size=8,
+    ),
+    "chunks, a live teacher": Case(
+        build=lambda: chunked(sgd(), teacher=make_student(seed=5)),
+        rows=15,
+        batch_size=8,
+        taught=True,
+    ),
+    "chunks, LazyAdam": Case(build=lambda: chunked(LazyAdam(0.05)), rows=15, batch_size=8),
+    "chunks, clipped": Case(build=lambda: chunked(sgd(global_clipnorm=0.1)), rows=15, batch_size=8),
+    "chunks, bfloat16": Case(
+        build=lambda: chunked(sgd(), student=make_student(dtype="mixed_bfloat16")),
+        rows=16,
+        batch_size=8,
+        tolerance=BFLOAT16,
+    ),
+    "chunks, float16": Case(
+        build=lambda: chunked(sgd(), student=make_student(dtype="mixed_float16")),
+        rows=16,
+        batch_size=8,
+        tolerance=FLOAT16,
+    ),
+    "chunks, two steps an execution": Case(
+        build=lambda: chunked(sgd(), steps_per_execution=2), rows=16, batch_size=8
+    ),
+    "chunks, jit": Case(build=lambda: chunked(sgd(), jit_compile=True), rows=15, batch_size=8),
+    "chunks, eager": Case(build=lambda: chunked(sgd(), run_eagerly=True), rows=15, batch_size=8),
     "schedule": Case(
         build=with_optimizer(
             lambda: FusedAdam(keras.optimizers.schedules.CosineDecay(0.05, decay_steps=4))

@@ -1,4 +1,4 @@
-"""A student's pass over a batch: at once, or in chunks, for large batches in small memory."""
+"""Large batches in small memory: the student reads chunks of rows, the losses see all of them."""
 
 from __future__ import annotations
 
@@ -67,11 +67,12 @@ class ChunkedPass(ForwardPass):
 
     def outputs(self, tape: tf.GradientTape | None = None) -> StudentOutputs:
         """Returns the outputs; with a tape, gradients stop at them."""
-        like, graph = like_one(self._checked, self._chunks)
         if tape is None:
+            like, _ = like_one(self._checked, self._chunks)
             return joined(self._read, self._chunks, like)
-        _refuse_written(graph, self._states)
         with tape.stop_recording():
+            like, graph = like_one(self._checked, self._chunks)
+            _refuse_written(graph, self._states)
             self._before = [state.value * 1 for state in self._states]  # Times 1 to copy it.
             outputs = joined(self._read, self._chunks, like)
         self._outputs = leaves(outputs)
