@@ -11,7 +11,16 @@ from keras import ops
 from kdkeras.distillation.features import Asked, named_outputs
 from kdkeras.errors import InputError
 
-__all__ = ["Batch", "Rows", "StudentOutputs", "forward", "named_output", "unpack", "unpack_data"]
+__all__ = [
+    "Batch",
+    "Rows",
+    "StudentOutputs",
+    "forward",
+    "named_output",
+    "only",
+    "unpack",
+    "unpack_data",
+]
 
 SOURCE, TRANSLATION, TEACHER = "source_", "translation_", "teacher_"
 
@@ -156,6 +165,21 @@ def named_output(outputs: Any, name: str, side: str = "student") -> Any:
             f"{sorted(outputs)}, a loss on {name!r}. Add the output, or set the loss's `target`."
         )
     return outputs[name]
+
+
+def only(outputs: StudentOutputs, names: set[str]) -> StudentOutputs:
+    """Leaves out what nothing reads, so that it is not kept.
+
+    Raises:
+        InputError: If an output that is read is missing.
+    """
+    source, translation = (
+        {name: named_output(side, name) for name in sorted(names)}
+        if isinstance(side, dict)
+        else side
+        for side in outputs
+    )
+    return StudentOutputs(source, translation)
 
 
 def unpack_data(data: Any) -> Rows:

@@ -11,9 +11,19 @@ from keras import ops
 
 from kdkeras import replicas
 from kdkeras.distillation.balancing import Balancing, Weighed, weigh
-from kdkeras.distillation.batches import Rows, StudentOutputs, forward, unpack, unpack_data
-from kdkeras.distillation.features import Asked, asked_outputs, check_models
+from kdkeras.distillation.batches import (
+    Batch,
+    Rows,
+    StudentOutputs,
+    forward,
+    only,
+    unpack,
+    unpack_data,
+)
+from kdkeras.distillation.chunks import fits
+from kdkeras.distillation.features import asked_outputs, check_models
 from kdkeras.distillation.fitting import Fitting
+from kdkeras.distillation.forward_pass import ChunkedPass, ForwardPass, refuse_unfit_parts
 from kdkeras.distillation.keras_hooks import (
     compiled_forward,
     differ_by_replica,
@@ -32,6 +42,7 @@ from kdkeras.distillation.terms import (
     tell_losses,
 )
 from kdkeras.distillation.update import (
+    accepts_sparse,
     apply_gradients,
     refuse_unfit_optimizer,
     refuse_unfit_precision,
@@ -82,6 +93,12 @@ class Distiller(Fitting, TermLogs):
             the gradients are added up before the one update. Part `i` holds
             the rows `i`, `i + micro_batches`, …; a loss over the batch sees
             the rows of one part. Default 1.
+        chunk_size: The most rows (pairs) of a forward pass, for large batches
+            in the memory of small ones: unlike with `micro_batches`, losses
+            see the whole batch, and gradients are its own. Every chunk is read
+            twice, a third more to compute. What the losses read of the
+            student's outputs is kept for the whole batch. Not for students
+            with BatchNormalization. None (the default) runs the batch at once.
 
     Call arguments:
         x: What the student reads, or a batch as `fit` takes it.
@@ -106,12 +123,12 @@ class Distiller(Fitting, TermLogs):
     Raises:
         InputError: For an unknown name in `loss_weights`, a negative weight, a
             name used twice, an unknown loss, no loss at all, a feature that
-            the student does not offer, or a live teacher whose outputs cannot
-            be compared.
+            the student does not offer, a live teacher whose outputs cannot be
+            compared, or a `chunk_size` that cannot be.
 
     References:
         Hinton et al. (2015), arXiv:1503.02531; Reimers, Gurevych (2020),
-        arXiv:2004.09813.
+        arXiv:2004.09813; Gao et al. (2021), arXiv:2101.06983, for `chunk_size`.
     """
 
     def __init__(
@@ -124,6 +141,7 @@ class Distiller(Fitting, TermLogs):
         loss_weights: Mapping[str, Any] | None = None,
         balancing: Balancing | None = None,
         micro_batches: int = 1,
+        chunk_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         refuse_unfit_strategy(student)
@@ -138,15 +156,12 @@ class Distiller(Fitting, TermLogs):
         self.balancing = balancing
         if balancing is not None:
             balancing.add_names(list(self.term_weights))
-        if micro_batches < 1:
-            raise InputError(
-                f"`micro_batches` must be 1 or more. Received: micro_batches={micro_batches}. "
-                "Use 1 to run the batch as a whole."
-            )
+        refuse_unfit_parts(micro_batches, chunk_size, student)
         self.micro_batches = int(micro_batches)
+        self.chunk_size = None if chunk_size is None else int(chunk_size)
         self._loss_layers = [*self.distillation_losses.values(), *self.alignment_losses.values()]
         self._track_terms(list(self.term_weights))
-        self._asked()
+        asked_outputs(student, self._names_read())
         if teacher is not None:
             check_models(student, teacher, self.distillation_losses)
             teacher.trainable = False
@@ -221,14 +236,15 @@ class Distiller(Fitting, TermLogs):
         variables = [v.value for v in self.trainable_weights]
         step = StepSum()
         for part in rows.parts(self.micro_batches):
-            targets = teacher_targets(part.batch, self.teacher, *self._given_losses())
+            targets = self._targets(part.batch)
+            student = self._student_pass(part.batch, training=True)
             with tf.GradientTape() as tape:
-                outputs = forward(self._forward, part.batch, True, self._asked())
+                outputs = student.outputs(tape)
                 terms = self._terms(part, targets, outputs)
                 weighed = self._weigh(part, terms)
                 loss = weighed.total / count
                 scaled = self.optimizer.scale_loss(loss)
-            gradients = tape.gradient(scaled, variables)
+            gradients = student.gradients(tape, scaled, variables)
             step.add(gradients, terms, targets, self._finite_so_far(loss))
             logged = self._track(part, outputs, weighed.logged(terms, part.count))
         self._update(step, count)
@@ -246,11 +262,28 @@ class Distiller(Fitting, TermLogs):
     def test_step(self, data: Any) -> dict[str, Any]:
         """The same terms without a gradient."""
         data = unpack_data(data)
-        outputs = forward(self._forward, data.batch, False, self._asked())
-        targets = teacher_targets(data.batch, self.teacher, *self._given_losses())
+        outputs = self._student_pass(data.batch, training=False).outputs()
+        targets = self._targets(data.batch)
         terms = self._terms(data, targets, outputs)
         total = self._weigh(data, terms).total
         return self._logs(self._track(data, outputs, {"loss": total, **terms}))
+
+    def _targets(self, batch: Batch) -> dict[str, Any]:
+        """The cached targets, and the live teacher's, in chunks as the student's."""
+        return teacher_targets(batch, self.teacher, *self._given_losses(), self.chunk_size)
+
+    def _student_pass(self, batch: Batch, training: bool) -> ForwardPass:
+        """The student's pass over a batch: at once, or in chunks."""
+        names = self._names_read(labelled=batch.labels is not None)
+        asked = asked_outputs(self.student, names)
+
+        def read(rows: Batch) -> StudentOutputs:
+            return only(forward(self._forward, rows, training, asked), names)
+
+        if self.chunk_size is None or fits(batch.source, self.chunk_size):
+            return ForwardPass(read, batch)
+        keep_rows = accepts_sparse(self.optimizer)
+        return ChunkedPass(read, batch, self.chunk_size, self.student, keep_rows)
 
     def _given_losses(self) -> tuple[dict[str, DistillationLoss], dict[str, AlignmentLoss]]:
         """The losses that are computed; a stage may leave some out."""
@@ -259,14 +292,14 @@ class Distiller(Fitting, TermLogs):
             {n: loss for n, loss in self.alignment_losses.items() if n in self.active_weights},
         )
 
-    def _asked(self) -> Asked:
-        """What the student is asked for: the union of what the losses read."""
+    def _names_read(self, labelled: bool = False) -> set[str]:
+        """The student's outputs that losses, and metrics of labels, read."""
         distillation, alignment = self._given_losses()
         names = {loss.student_output for loss in distillation.values()}
         names.update(["embedding"] if alignment else [])
-        if self.compiled and (self._compile_loss, self._compile_metrics) != (None, None):
+        if labelled and (self._compile_loss, self._compile_metrics) != (None, None):
             names.add("logits")
-        return asked_outputs(self.student, names)
+        return names
 
     def _terms(self, rows: Rows, targets: dict[str, Any], outputs: StudentOutputs) -> Terms:
         task = self._compile_loss if TASK in self.active_weights else None
@@ -308,6 +341,7 @@ class Distiller(Fitting, TermLogs):
             "loss_weights": {k: serialized(v) for k, v in self.term_weights.items()},
             "balancing": None if self.balancing is None else serialize(self.balancing),
             "micro_batches": self.micro_batches,
+            "chunk_size": self.chunk_size,
         }
 
     @classmethod

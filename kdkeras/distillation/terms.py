@@ -10,6 +10,7 @@ from keras import ops
 
 from kdkeras import replicas
 from kdkeras.distillation.batches import Batch, Rows, StudentOutputs, named_output
+from kdkeras.distillation.chunks import in_chunks
 from kdkeras.distillation.features import asked_outputs, named_outputs, refuse_other_tokens
 from kdkeras.distillation.weights import REGULARIZATION, TASK
 from kdkeras.errors import InputError
@@ -35,8 +36,11 @@ def teacher_targets(
     teacher: keras.Model | None,
     distillation: Mapping[str, DistillationLoss],
     alignment: Mapping[str, AlignmentLoss],
+    chunk_size: int | None = None,
 ) -> dict[str, Any]:
     """Returns the cached targets, and the live teacher's for what is not cached.
+
+    The teacher reads `chunk_size` rows at once, or all if it is None.
 
     Raises:
         InputError: If a loss needs what is neither cached nor taught, or reads
@@ -56,9 +60,14 @@ def teacher_targets(
     inputs = batch.source if batch.teacher is None else batch.teacher
     if batch.teacher is not None:
         refuse_other_tokens(distillation, missing)
-    outputs = named_outputs(teacher, inputs, False, asked_outputs(teacher, missing))
-    outputs = keras.tree.map_structure(ops.stop_gradient, outputs)
-    return {**batch.targets, **{name: named_output(outputs, name, "teacher") for name in missing}}
+    asked = asked_outputs(teacher, missing)
+
+    def taught(rows: Any) -> dict[str, Any]:
+        outputs = named_outputs(teacher, rows, False, asked)
+        return {name: named_output(outputs, name, "teacher") for name in sorted(missing)}
+
+    found = keras.tree.map_structure(ops.stop_gradient, in_chunks(taught, inputs, chunk_size))
+    return {**batch.targets, **found}
 
 
 def loss_terms(
@@ -113,7 +122,7 @@ def _parts(
     found.update(inputs if isinstance(inputs, dict) else {})
     for part in loss.needs.values():
         if found.get(part) is None:
-            there = sorted(key for key, value in found.items() if value is not None)
+            there = sorted(k for k, value in found.items() if value is not None and k != "step")
             raise InputError(
                 f"The loss {name!r} needs {part!r}. Received: a batch with {there}. Give it in the "
                 "batch, or leave the loss out."

@@ -13,6 +13,7 @@ from kdkeras import replicas
 from kdkeras.errors import InputError
 
 __all__ = [
+    "accepts_sparse",
     "add_gradients",
     "apply_gradients",
     "inner",
@@ -28,6 +29,11 @@ Gradients = list[Any]
 def inner(optimizer: keras.Optimizer) -> keras.Optimizer:
     """Returns the optimizer inside a `LossScaleOptimizer`, or the optimizer."""
     return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def accepts_sparse(optimizer: keras.Optimizer) -> bool:
+    """Whether an optimizer updates rows of a table, from their gradients."""
+    return getattr(optimizer, "accepts_sparse_gradients", False)
 
 
 def add_gradients(before: Gradients | None, gradients: Gradients) -> Gradients:
@@ -59,7 +65,7 @@ def apply_gradients(
             moments stay as they are: the callback stops training, and what
             was learnt is kept.
     """
-    if not getattr(optimizer, "accepts_sparse_gradients", False):
+    if not accepts_sparse(optimizer):
         # Keras 3.15's optimizers square IndexedSlices without adding up equal
         # rows first, so a token that occurs twice gets a wrong second moment.
         gradients = [_dense(g, weight) for g, weight in zip(gradients, weights, strict=True)]

@@ -197,6 +197,9 @@ def _settings() -> Iterator[tuple[str, dict[str, Any]]]:
     for name in OPTIMIZERS:
         yield name, {"optimizer": name}
     yield "micro-batches", {"micro_batches": 2, **_all_losses()}
+    # No divisor of the usual batch sizes, and one.
+    for size in (30, 32):
+        yield f"chunks of {size}", {"student": "tiny", "chunk_size": size, **_all_losses()}
     yield "schedules", _scheduled_losses()
     for name, balancing in BALANCINGS.items():
         yield name, {"balancing": balancing(), **_all_losses()}

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 
-from kdkeras.distillation import Distiller
+from kdkeras import teachers
+from kdkeras.distillation import Distiller, UncertaintyWeighting
 from kdkeras.layers import EmbeddingTable, MaskedMean
 from kdkeras.losses import (
+    AttentionRelations,
     EmbeddingDistillation,
+    HiddenStateDistillation,
+    Matryoshka,
+    PerLayer,
+    QueueDistillation,
     SimilarityDistillation,
     TranslationRanking,
     top_k_targets,
 )
-from kdkeras.students import StaticStudent
+from kdkeras.schedules import DecayToZero, LinearWarmup
+from kdkeras.students import StaticStudent, TransformerStudent
 
+TINY_BERT = Path(__file__).parents[1] / "teachers" / "tiny_bert" / "mean"
 VOCABULARY_SIZE, OUTPUT_DIM, CLASSES = 7, 3, 4
 
 
@@ -103,6 +113,26 @@ def every_loss():
         "alignment_losses": {"ranking": TranslationRanking(margin=0.1, scale=3.0)},
         "loss_weights": {"embedding": 2.0, "similarity": 0.5, "ranking": 0.25},
     }
+
+
+def everything(balancing=UncertaintyWeighting, **arguments):
+    """A Distiller that does at once what Distillers can do, taught by a live BERT."""
+    falling = keras.optimizers.schedules.PolynomialDecay(1.0, 6, 0.3)
+    losses = {
+        "hidden": randomized(HiddenStateDistillation(projection=(4, 32), embedding_layer=True)),
+        "attention": AttentionRelations(2, student_layer=1),
+        "queue": QueueDistillation(32, 6, falling),
+        "prefixes": PerLayer(Matryoshka(SimilarityDistillation(falling), [8, 32])),
+    }
+    return make_distiller(
+        randomized(TransformerStudent(VOCABULARY_SIZE, 32, 2, 4, 2, 6, dropout=0.0)),
+        teacher=teachers.load(TINY_BERT).model,
+        distillation_losses=losses,
+        alignment_losses={"ranking": TranslationRanking(scale=3.0)},
+        loss_weights={"hidden": DecayToZero(1.0, 1.0, 20), "ranking": LinearWarmup(1.0, 4, 0.5)},
+        balancing=balancing(),
+        **{"optimizer": keras.optimizers.SGD(0.02), **arguments},
+    )
 
 
 def fit(distiller, x, y, batch_size=4, **arguments):

@@ -116,7 +116,7 @@ def spoiled(step, value=np.nan, rows=12):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
-@pytest.mark.parametrize("way", [{}, {"run_eagerly": True}], ids=["graph", "eager"])
+@pytest.mark.parametrize("way", [{}, {"run_eagerly": True}, {"chunk_size": 3}], ids=str)
 def test_a_non_finite_target_stops_at_its_step_with_the_weights_before(way, value):
     x, y = spoiled(1, value)
     distiller = make_distiller(optimizer=keras.optimizers.Adam(0.1), **every_loss(), **way)

@@ -121,6 +121,8 @@ WAYS = {
     "eager": {"run_eagerly": True},
     "jit": {"jit_compile": True},
     "two_steps_an_execution": {"steps_per_execution": 2},
+    "chunks": {"chunk_size": 3},
+    "chunks_and_steps": {"chunk_size": 3, "steps_per_execution": 2},
 }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
 from small_models import (
+    TINY_BERT,
     every_loss,
+    everything,
     logit_targets,
     make_distiller,
     make_student,
@@ -54,8 +55,6 @@ from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.schedules import DecayToZero, LinearWarmup
 from kdkeras.students import TransformerStudent
 
-TINY_BERT = Path(__file__).parents[1] / "teachers" / "tiny_bert" / "mean"
-
 # Each replica rounds its part of a gradient to the short type before the sum:
 # one unit in the last place of a value of 1.
 BFLOAT16, FLOAT16 = 2.0**-8, 2.0**-11
@@ -73,6 +72,8 @@ class Case:
     labelled: bool = False
     targets: Callable[[int], dict] | None = None
     """What the teacher said of that many rows, besides the embedding."""
+    taught: bool = False
+    """Whether a live teacher gives the targets."""
     stages: tuple = ()
 
 
@@ -134,10 +135,18 @@ def make_transformer():
     return randomized(TransformerStudent(7, 3, 2, 4, 2, 6, dropout=0.0))
 
 
-def labelled(regularizer=None):
+def chunked(optimizer, **arguments):
+    return make_distiller(optimizer=optimizer, chunk_size=3, **every_loss(), **arguments)
+
+
+def labelled(regularizer=None, **arguments):
     task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     return make_distiller(
-        make_two_heads(regularizer=regularizer), optimizer=sgd(), loss=task, **every_loss()
+        make_two_heads(regularizer=regularizer),
+        optimizer=sgd(),
+        loss=task,
+        **every_loss(),
+        **arguments,
     )
 
 
@@ -286,6 +295,21 @@ CASES = {
         ),
         rows=7,
     ),
+    "all that there is": Case(build=everything, taught=True, rows=7, weighted=True),
+    # As below: terms near zero are what weights are divided by.
+    "all that there is, micro-batches": Case(
+        build=lambda: everything(RunningMagnitude, micro_batches=2), taught=True, tolerance=1e-5
+    ),
+    "all that there is, chunks": Case(
+        build=lambda: everything(chunk_size=3), taught=True, rows=15, batch_size=8
+    ),
+    "all that there is, chunks, jit": Case(
+        build=lambda: everything(RunningMagnitude, chunk_size=3, jit_compile=True),
+        taught=True,
+        tolerance=1e-5,
+        rows=15,
+        batch_size=8,
+    ),
     "all losses": Case(build=with_optimizer(sgd)),
     "uneven shards": Case(build=with_optimizer(sgd), rows=7),
     "an empty replica": Case(build=with_optimizer(sgd), rows=9),
@@ -307,6 +331,40 @@ CASES = {
     "micro-batches": Case(
         build=lambda: make_distiller(optimizer=sgd(), micro_batches=2, **every_loss())
     ),
+    "chunks": Case(build=lambda: chunked(sgd()), rows=16, batch_size=8),
+    "chunks, uneven": Case(build=lambda: chunked(sgd()), rows=15, batch_size=8, weighted=True),
+    "chunks, an empty replica": Case(build=lambda: chunked(sgd()), rows=9, batch_size=8),
+    "chunks, labels and regularizer": Case(
+        build=lambda: labelled(keras.regularizers.L2(0.1), chunk_size=3),
+        labelled=True,
+        rows=15,
+        batch_size=8,
+    ),
+    "chunks, a live teacher": Case(
+        build=lambda: chunked(sgd(), teacher=make_student(seed=5)),
+        rows=15,
+        batch_size=8,
+        taught=True,
+    ),
+    "chunks, LazyAdam": Case(build=lambda: chunked(LazyAdam(0.05)), rows=15, batch_size=8),
+    "chunks, clipped": Case(build=lambda: chunked(sgd(global_clipnorm=0.1)), rows=15, batch_size=8),
+    "chunks, bfloat16": Case(
+        build=lambda: chunked(sgd(), student=make_student(dtype="mixed_bfloat16")),
+        rows=16,
+        batch_size=8,
+        tolerance=BFLOAT16,
+    ),
+    "chunks, float16": Case(
+        build=lambda: chunked(sgd(), student=make_student(dtype="mixed_float16")),
+        rows=16,
+        batch_size=8,
+        tolerance=FLOAT16,
+    ),
+    "chunks, two steps an execution": Case(
+        build=lambda: chunked(sgd(), steps_per_execution=2), rows=16, batch_size=8
+    ),
+    "chunks, jit": Case(build=lambda: chunked(sgd(), jit_compile=True), rows=15, batch_size=8),
+    "chunks, eager": Case(build=lambda: chunked(sgd(), run_eagerly=True), rows=15, batch_size=8),
     "schedule": Case(
         build=with_optimizer(
             lambda: FusedAdam(keras.optimizers.schedules.CosineDecay(0.05, decay_steps=4))

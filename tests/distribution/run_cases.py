@@ -36,6 +36,8 @@ def run(case, strategy):
         distiller = case.build()
     x, y = pairs(rows=case.rows)
     sample_weight = np.linspace(0.5, 2.0, case.rows, dtype="float32") if case.weighted else None
+    if case.taught:
+        y = None
     if case.targets is not None:
         y.update(case.targets(case.rows))
     if case.labelled:

@@ -1,0 +1,116 @@
+"""Measures the memory of a step on a large batch, at once and in chunks.
+
+    python benchmarks/chunked_memory.py
+
+Trains the `mini` preset on the bundled sample, a few steps in a process of its own each way, and
+prints the highest resident memory of the process and the median time of a step. The first
+process only builds the model: what all of them need before the first batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+ENOUGH = 5.0
+"""Seconds after which no further step is timed."""
+
+
+def peak_megabytes() -> float:
+    """Highest resident memory of this process, in MB (Linux counts kB, macOS bytes)."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """One measured training; prints one line of JSON."""
+    import tensorflow as tf
+
+    from kdkeras import data, recipe, students
+    from kdkeras.optimizers import FusedAdam
+
+    folder = data.sample_folder()
+    dataset = data.DistillationSet(folder / "distillation_set")
+    words = data.load_vocabulary(folder / "vocabulary")
+    student = students.from_preset(
+        "mini",
+        vocabulary=words,
+        output_dim=dataset.embedding_dim,
+        sequence_length=arguments.length,
+    )
+    losses = {"embedding": 2.0, "similarity": 0.5, "ranking": 0.5}
+    distiller = recipe.build_distiller(student, losses, chunk_size=arguments.chunk)
+    distiller.compile(FusedAdam(1e-3), jit_compile=False)
+    distiller.optimizer.build(distiller.trainable_weights)
+    times: list[float] = []
+    if arguments.batch_size:
+        options: dict[str, Any] = {"bucket_boundaries": [arguments.length]}
+        options.update(sequence_length=arguments.length, shuffle=arguments.batch_size)
+        batches = dataset.batches(arguments.batch_size, words, **options).repeat()
+        step = tf.function(distiller.train_step, autograph=False)
+        step = step.get_concrete_function(batches.element_spec)
+        for batch in batches:
+            started = time.perf_counter()
+            float(step(batch)["loss"])
+            times.append(time.perf_counter() - started)
+            if sum(times) > ENOUGH:
+                break
+    times = sorted(times) or [0.0]
+    median = times[len(times) // 2]
+    print(json.dumps({"peak_mb": peak_megabytes(), "seconds": median}))
+
+
+def measured(batch_size: int, chunk: int | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--train", "--batch-size", str(batch_size)]
+    command += ["--length", str(arguments.length)]
+    command += [] if chunk is None else ["--chunk", str(chunk)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        # Killed for its memory, or what TensorFlow said of it.
+        sys.exit(f"batch {batch_size}, chunk {chunk}: {done.returncode}\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-size", type=int, default=8192, help="pairs of the large batch")
+    parser.add_argument("--chunk", type=int, help="pairs of a chunk, and of the small batch")
+    parser.add_argument("--at-once", type=int, nargs="*", default=[256, 1024], help="batches")
+    parser.add_argument("--length", type=int, default=32, help="tokens of a sentence")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.train:
+        train(arguments)
+        return
+    chunk = arguments.chunk or 256
+    ways = [(0, None), *((size, None) for size in arguments.at_once), (arguments.batch_size, chunk)]
+    print(f"{os.cpu_count()} cores, {arguments.length} tokens a sentence\n")
+    print("The first row is a process without a step.\n")
+    print("| pairs a step | pairs a forward pass | peak resident memory, MB | s a step |")
+    print("|---|---|---|---|")
+    results = []
+    for batch_size, size in ways:
+        found = {"batch": batch_size, "chunk": size, **measured(batch_size, size, arguments)}
+        results.append(found)
+        print(
+            f"| {batch_size:,} | {size or batch_size:,} | {found['peak_mb']:,.0f} "
+            f"| {found['seconds']:.2f} |",
+            flush=True,
+        )
+    if arguments.output:
+        arguments.output.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
