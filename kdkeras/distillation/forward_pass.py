@@ -211,7 +211,7 @@ def _add(total: Any, gradient: Any) -> Any:
 def _add_seen(seen: Any, gradient: Any) -> Any:
     if not isinstance(gradient, tf.IndexedSlices):
         return seen
-    ones = tf.oneslike_one(gradient.indices, seen.dtype)
+    ones = tf.ones_like(gradient.indices, seen.dtype)
     return tf.tensor_scatter_nd_add(seen, tf.expand_dims(gradient.indices, 1), ones)
 
 
