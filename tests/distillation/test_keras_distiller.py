@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import keras
 import numpy as np
 import oracles
@@ -212,13 +209,3 @@ def test_a_missing_output_is_refused():
     with pytest.raises(InputError) as error:
         EmbeddingDistillation().compute_loss(np.ones((2, 3)), {"logits": np.ones((2, 3))})
     assert_one_line(str(error.value), "['logits']", "'embedding'", "`target`")
-
-
-def test_the_example_of_the_docs_runs():
-    text = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text("utf-8")
-    section = text.partition("### With Keras' own Distiller")[2].partition("\n##")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
-    names = {}
-    exec(code, names)
-    for distiller in (names["stock"], names["ours"]):
-        assert int(distiller.optimizer.iterations) == 2

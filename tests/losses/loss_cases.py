@@ -82,8 +82,8 @@ class Case(NamedTuple):
         parts = of_rows(dict(self.parts))
         teacher, student = of_rows(teacher), of_rows(student)
         if self.cached is not None:
-            teacher, more = self.cached(teacher)
-            parts.update(more)
+            teacher, kept = self.cached(teacher)
+            parts.update(kept)
         return self.loss(teacher, student, **parts, **more)
 
     def expected(self, teacher: Any, student: Any) -> np.ndarray:

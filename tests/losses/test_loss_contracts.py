@@ -321,8 +321,9 @@ def test_a_scheduled_temperature_survives_and_needs_the_step(loss):
 
 @tempered
 def test_a_temperature_that_reaches_zero_is_refused(loss):
+    to_zero = keras.optimizers.schedules.CosineDecay(2.0, 10)
     with pytest.raises(InputError) as error:
-        at_temperature(loss, keras.optimizers.schedules.CosineDecay(2.0, 10))
+        loss(**{**ARGUMENTS[loss], "temperature": to_zero})
     assert_one_line(str(error.value), "at every step", "temperature=0 at step 10", "end above zero")
 
 
