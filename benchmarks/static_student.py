@@ -55,7 +55,7 @@ LANGUAGES = {
     "id": "ind",
 }
 """Two-letter names of the corpus files to three-letter names of the retrieval files."""
-TWELVE = list(LANGUAGES)[:12]
+TWELVE, FURTHER = list(LANGUAGES)[:12], list(LANGUAGES)[12:]
 STS = TWELVE[:10]
 
 
@@ -110,7 +110,9 @@ def vocabulary(dataset: Any, name: str, output: Path) -> Any:
     return kd.load_vocabulary(folder)
 
 
-def train(dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def train(
+    dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path
+) -> tuple[dict[str, Any], Any]:
     import keras
 
     from kdkeras import recipe, students, teachers
@@ -129,42 +131,56 @@ def train(dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path)
         students.initialize_from_teacher(student, teachers.load(arguments.teacher))
     start_seconds = time.perf_counter() - started
     weights = {k: float(v) for k, v in (item.split("=") for item in arguments.losses)}
-    distiller = recipe.build_distiller(student, weights)
-    distiller.compile(
-        optimizer=recipe.build_optimizer(arguments.learning_rate, 200, arguments.steps),
-        jit_compile=False,
+    figures = fit(
+        recipe.build_distiller(student, weights),
+        dataset.batches(config.BATCH_SIZE, words, seed=arguments.seed),
+        arguments.steps,
+        arguments.learning_rate,
     )
-    batches = dataset.batches(config.BATCH_SIZE, words, seed=arguments.seed)
-    started = time.perf_counter()
-    history = distiller.fit(
-        batches.repeat(),
-        epochs=max(1, arguments.steps // 500),
-        steps_per_epoch=min(500, arguments.steps),
-        verbose=2,
-    )
-    seconds = time.perf_counter() - started
     student.save(folder / "student.keras")
     return {
         "start_seconds": round(start_seconds, 1),
-        "seconds": round(seconds, 1),
-        "steps_per_second": round(arguments.steps / seconds, 2),
         "parameters": student.count_params(),
-        "history": history.history,
+        **figures,
     }, student
 
 
+def fit(distiller: Any, batches: Any, steps: int, learning_rate: float) -> dict[str, Any]:
+    """Trains for exactly so many steps; gives the time that took and the losses."""
+    from kdkeras import recipe
+
+    distiller.compile(
+        optimizer=recipe.build_optimizer(learning_rate, 200, steps), jit_compile=False
+    )
+    epochs = steps // 500 if steps % 500 == 0 else 1
+    started = time.perf_counter()
+    history = distiller.fit(
+        batches.repeat(), epochs=epochs, steps_per_epoch=steps // epochs, verbose=2
+    )
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": round(seconds, 1),
+        "steps_per_second": round(steps / seconds, 2),
+        "history": history.history,
+    }
+
+
+def percentages(result: dict[str, float], kind: str, languages: list[str]) -> list[float]:
+    """The figures of one kind (`tatoeba`, `across`, …), by language, times 100."""
+    name = "spearman" if kind in ("across", "within") else "accuracy"
+    return [100 * result[f"{kind}_{language}_{name}"] for language in languages]
+
+
 def row(name: str, result: dict[str, float], kind: str, languages: list[str]) -> str:
-    key = {"tatoeba": "tatoeba_{}_accuracy"}.get(kind, kind + "_{}_spearman")
-    values = [100 * result[key.format(language)] for language in languages]
+    values = percentages(result, kind, languages)
     cells = " | ".join(f"{value:.1f}" for value in values)
     return f"| {name} | {cells} | {sum(values) / len(values):.1f} |"
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
-    rest = list(LANGUAGES)[12:]
     parts = [
         ("tatoeba", TWELVE, "Tatoeba accuracy, mean of both directions, %"),
-        ("tatoeba", rest, "Tatoeba accuracy, further languages, %"),
+        ("tatoeba", FURTHER, "Tatoeba accuracy, further languages, %"),
         ("across", STS, "STS across (English sentence 1, foreign sentence 2), Spearman x 100"),
         ("within", [*STS, "en"], "STS within the language, Spearman x 100"),
     ]

@@ -1,0 +1,298 @@
+"""Trains the same students with one loss more at a time: does each loss help?
+
+    python benchmarks/ablation.py --data DATA --teacher FOLDER --output RUNS/ablation
+
+DATA is that of `static_student.py`, and `bitext/pud/XX.tsv.gz` (`id<TAB>text`, the same ids in
+all). `set` and `vocabulary-…` of another run may be linked into OUTPUT; else they are made there.
+Every run's figures are kept in OUTPUT/results.json as soon as it ends, and a run that is there
+is not repeated: a stopped command goes on where it was, and further seeds, settings or students
+add to what there is. OUTPUT/table.md holds all of it, the losing settings included.
+
+All settings of a student begin at one start, the least squares fit to the cached targets, which
+depends on no seed and is made once a vocabulary. A static student takes it whole: its seeds are
+other orders of the batches. `mini` takes its token table and projection, its blocks are random:
+its seeds are other blocks, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ablation_tables import (
+    CUT_MEANS,
+    DEFAULT,
+    DIMS,
+    GUIDE_MARGIN,
+    MEANS,
+    MSE,
+    PUD,
+    SETTINGS,
+    START,
+    means,
+    table,
+)
+from static_student import evaluators, fit, vocabulary, write_targets
+
+from kdkeras import config
+
+STUDENTS = {"static_256": (1000, config.LEARNING_RATE), "mini": (300, 5e-4)}
+"""Steps and highest learning rate by preset."""
+AXES_FROM = 20_000
+
+
+def pud_evaluators(data: Path) -> list[Any]:
+    from kdkeras.data.corpus_files import read_lines
+    from kdkeras.evaluation import RetrievalEvaluator
+
+    texts = {}
+    for language in [*PUD, "en"]:
+        lines = read_lines(data / f"bitext/pud/{language}.tsv.gz")
+        texts[language] = dict(line.split("\t", 1) for _, line in lines if line.strip())
+    english = texts.pop("en")
+    return [
+        RetrievalEvaluator(f"pud_{language}", [own[key] for key in english], list(english.values()))
+        for language, own in texts.items()
+    ]
+
+
+class Remembered:
+    """Encodes every sentence once, for many evaluators and widths."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder = encoder
+        self.vectors: dict[str, Any] = {}
+
+    def encode(self, texts: list[str]) -> Any:
+        """Returns `(len(texts), d)`."""
+        import numpy as np
+
+        new = [text for text in dict.fromkeys(texts) if text not in self.vectors]
+        if new:
+            self.vectors.update(zip(new, self.encoder.encode(new), strict=True))
+        return np.stack([self.vectors[text] for text in texts])
+
+
+class Rotated:
+    """Turns another encoder's embeddings."""
+
+    def __init__(self, encoder: Any, axes: Any) -> None:
+        self.encoder, self.axes = encoder, axes
+
+    def encode(self, texts: list[str]) -> Any:
+        """Returns `(len(texts), d)`."""
+        return self.encoder.encode(texts) @ self.axes
+
+
+def teacher_axes(dataset: Any) -> Any:
+    """The principal axes of the first cached vectors; they are stored in random order."""
+    from itertools import islice
+
+    import numpy as np
+
+    from kdkeras.losses import principal_axes
+
+    return principal_axes(np.stack([vector for _, vector in islice(dataset.records(), AXES_FROM)]))
+
+
+def least_squares_start(dataset: Any, words: Any, path: Path) -> Any:
+    """The static student at the least squares fit, from its file if there is one."""
+    import keras
+
+    import kdkeras
+    from kdkeras import students
+
+    if path.exists():
+        return kdkeras.load(path)
+    keras.utils.set_random_seed(0)
+    student = students.from_preset(
+        "static_256",
+        vocabulary=words,
+        output_dim=dataset.embedding_dim,
+        normalize=dataset.normalized,
+    )
+    started = time.perf_counter()
+    print(students.initialize_from_targets(student, dataset))
+    print(f"start: {time.perf_counter() - started:.0f} s", flush=True)
+    part = path.with_stem(path.stem + "-part")
+    student.save(part)
+    part.replace(path)  # A file that is there is whole.
+    return student
+
+
+def new_student(preset: str, setting: str, start: Any, axes: Any) -> Any:
+    """A student at the start, in the teacher's principal axes for Matryoshka."""
+    import numpy as np
+
+    from kdkeras import students
+
+    student = students.from_preset(
+        preset,
+        vocabulary=start.vocabulary,
+        output_dim=start.output_dim,
+        normalize=start.normalize and setting != MSE,
+    )
+    kernel, bias = start.projection.get_weights()
+    if preset.startswith("static"):
+        student.set_weights(start.get_weights())
+    else:
+        table = start.token_embedding.get_weights()[0]
+        student.token_embedding.set_weights([table])
+        # The blocks' norms bring the table's vectors to size 1.
+        kernel = kernel * np.std(table)
+    if setting == "matryoshka":
+        kernel, bias = kernel @ axes, bias @ axes
+    student.projection.set_weights([kernel, bias])
+    return student
+
+
+def build_distiller(student: Any, setting: str, axes: Any) -> Any:
+    """The student with the losses of a setting."""
+    from kdkeras import losses
+    from kdkeras.distillation import Distiller, RunningMagnitude
+
+    width, weights = len(axes), dict(config.LOSS_WEIGHTS)
+    distillation = {
+        "embedding": losses.EmbeddingDistillation(),
+        "similarity": losses.SimilarityDistillation(),
+    }
+    margin = GUIDE_MARGIN if setting == "guided" else None
+    alignment = {"ranking": losses.TranslationRanking(guide_margin=margin)}
+    if setting == MSE:
+        distillation["embedding"] = losses.EmbeddingDistillation("mse")
+        weights["embedding"] *= width / 2
+    if setting == "matryoshka":
+        dims = [width, *DIMS]
+        shares = [1 / len(dims)] * len(dims)
+        wrap = losses.Matryoshka
+        distillation["embedding"] = wrap(distillation["embedding"], dims, shares, axes)
+        distillation["similarity"] = wrap(distillation["similarity"], [width], rotation=axes)
+    used = {
+        MSE: ["embedding"],
+        "embedding": ["embedding"],
+        "similarity": ["embedding", "similarity"],
+    }.get(setting, list(weights))
+    return Distiller(
+        student,
+        distillation_losses={n: loss for n, loss in distillation.items() if n in used},
+        alignment_losses={n: loss for n, loss in alignment.items() if n in used},
+        loss_weights={name: weights[name] for name in used},
+        balancing=RunningMagnitude() if setting == "balanced" else None,
+    )
+
+
+def train(student: Any, dataset: Any, run: dict[str, Any], axes: Any) -> dict[str, Any]:
+    if run["setting"] == START:
+        return {"seconds": 0.0}
+    batches = dataset.batches(config.BATCH_SIZE, student.vocabulary, seed=run["seed"])
+    distiller = build_distiller(student, run["setting"], axes)
+    return fit(distiller, batches, run["steps"], STUDENTS[run["student"]][1])
+
+
+def evaluate(student: Any, setting: str, found: list[Any], axes: Any) -> dict[str, Any]:
+    """All figures by language; for the default and Matryoshka, means of narrower embeddings."""
+    from kdkeras.evaluation import TruncatedEncoder, evaluate_all
+
+    started, encoder = time.perf_counter(), Remembered(student)
+    figures: dict[str, Any] = evaluate_all(found, encoder)
+    encoders = {
+        DEFAULT: {DEFAULT: encoder, f"{DEFAULT}_rotated": Rotated(encoder, axes)},
+        "matryoshka": {"matryoshka": encoder},
+    }.get(setting, {})
+    kinds = tuple({MEANS[name][0] for name in CUT_MEANS})
+    cut = [evaluator for evaluator in found if evaluator.name.startswith(kinds)]
+    figures["cut"] = {
+        name: {
+            str(dim): means(evaluate_all(cut, TruncatedEncoder(one, dim)), CUT_MEANS)
+            for dim in [len(axes), *DIMS]
+        }
+        for name, one in encoders.items()
+    }
+    return {**figures, "evaluation_seconds": round(time.perf_counter() - started, 1)}
+
+
+def runs_of(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The runs that are asked for, by key: all settings of a seed before the next seed."""
+    steps = {student: STUDENTS[student][0] for student in arguments.students}
+    for item in arguments.steps:
+        student, _, number = item.rpartition("=")
+        steps.update(dict.fromkeys([student] if student else arguments.students, int(number)))
+    found = {}
+    for student in arguments.students:
+        for seed in arguments.seeds:
+            for setting in arguments.settings:
+                run = {"student": student, "steps": steps[student], "setting": setting}
+                run = {"vocabulary": arguments.vocabulary, **run, "seed": seed}
+                found["/".join(map(str, run.values()))] = run
+    return found
+
+
+def arguments_given() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
+    parser.add_argument("--teacher", type=Path, required=True, help="sentence-transformers folder")
+    parser.add_argument("--output", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--vocabulary", default="mixed:65536")
+    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
+    parser.add_argument(
+        "--steps",
+        nargs="+",
+        default=[],
+        metavar="[STUDENT=]N",
+        help="batches of 256 pairs; "
+        + " ".join(f"{student}={steps}" for student, (steps, _) in STUDENTS.items()),
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    return parser.parse_args()
+
+
+def write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def main() -> None:
+    arguments = arguments_given()
+    output, results_file = arguments.output, arguments.output / "results.json"
+    output.mkdir(parents=True, exist_ok=True)
+    results = json.loads(results_file.read_text()) if results_file.exists() else {}
+    runs = runs_of(arguments)
+    missing = {key: run for key, run in runs.items() if key not in results}
+    print(f"{len(runs)} runs, of which {len(runs) - len(missing)} are there", flush=True)
+    if missing:
+        import keras
+
+        dataset = write_targets(arguments.data, arguments.teacher, output)
+        words = vocabulary(dataset, arguments.vocabulary, output)
+        name = f"start-{arguments.vocabulary.replace(':', '-')}.keras"
+        start = least_squares_start(dataset, words, output / name)
+        axes = teacher_axes(dataset)
+        found = evaluators(arguments.data) + pud_evaluators(arguments.data)
+    for number, (key, run) in enumerate(missing.items(), 1):
+        print(f"{number} of {len(missing)}: {key}", flush=True)
+        keras.utils.set_random_seed(run["seed"])
+        student = new_student(run["student"], run["setting"], start, axes)
+        trained = train(student, dataset, run, axes)
+        results[key] = {**run, **trained, **evaluate(student, run["setting"], found, axes)}
+        write(results_file, json.dumps(results, indent=1))
+        write(output / "table.md", table(list(results.values())))
+        figures = means(results[key], list(MEANS))
+        print(
+            f"{key}: training {trained['seconds']:.0f} s, evaluation "
+            f"{results[key]['evaluation_seconds']:.0f} s, "
+            + ", ".join(f"{name} {value:.1f}" for name, value in figures.items()),
+            flush=True,
+        )
+        del student
+        gc.collect()
+    print(table(list(results.values())))
+
+
+if __name__ == "__main__":
+    main()
