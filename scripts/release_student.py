@@ -1,8 +1,8 @@
 """Exports a trained student to savedmodels/, verified by language, with its model card.
 
-    python scripts/release_student.py RUNS/static/RUN/student.keras \
+    python scripts/release_student.py RUNS/static/mixed-65536/student.keras \
         --name static-multilingual-28 --held-out DATA/bitext/tatoeba \
-        --results RUNS/static/results.json --run wordpiece:65536
+        --results RUNS/static/results.json --run mixed:65536
 
 Only for students trained on the parallel corpora named below, which may be shipped.
 """
