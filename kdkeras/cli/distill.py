@@ -85,7 +85,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     length = group.add_mutually_exclusive_group()
     length.add_argument(
-        "--epochs", type=positive_int, default=5, metavar="N", help="passes over all pairs"
+        "--epochs", type=positive_int, default=3, metavar="N", help="passes over all pairs"
     )
     length.add_argument(
         "--steps", type=positive_int, metavar="N", help="batches in all, instead of --epochs"
