@@ -347,7 +347,7 @@ CASES = {
         taught=True,
     ),
     "chunks, LazyAdam": Case(build=lambda: chunked(LazyAdam(0.05)), rows=15, batch_size=8),
-    "chunks, clipped": Case(build=lambda: chunked(sgd(global_clipnorm=0.1)), rows=15, batch_size=8),
+    "chunks, clipped": Case(build=lambda: chunked(sgd(global_clipnorm=0.1)), rows=16, batch_size=8),
     "chunks, bfloat16": Case(
         build=lambda: chunked(sgd(), student=make_student(dtype="mixed_bfloat16")),
         rows=16,
