@@ -141,7 +141,7 @@ def new_student(preset: str, setting: str, start: Any, axes: Any, texts: list[st
     else:
         student.token_embedding.set_weights(start.token_embedding.get_weights())
         # The blocks' norms make vectors longer than the start's.
-        kernel /= np.linalg.norm(student.encode_pooled(texts) @ kernel, axis=1).mean()
+        kernel = kernel / np.linalg.norm(student.encode_pooled(texts) @ kernel, axis=1).mean()
     if setting == "matryoshka":
         kernel, bias = kernel @ axes, bias @ axes
     student.projection.set_weights([kernel, bias])
