@@ -10,8 +10,8 @@ add to what there is. OUTPUT/table.md holds all of it, the losing settings inclu
 
 All settings of a student begin at one start, the least squares fit to the cached targets, which
 depends on no seed and is made once a vocabulary. A static student takes it whole: its seeds are
-other orders of the batches. `mini` takes its token table and projection, its blocks are random:
-its seeds are other blocks, too.
+other orders of the batches. `mini` takes its token table and its projection (scaled so that
+embeddings begin at length 1), and its blocks are random: its seeds are other blocks, too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import argparse
 import gc
 import json
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,6 @@ class Rotated:
 
 def teacher_axes(dataset: Any) -> Any:
     """The principal axes of the first cached vectors; they are stored in random order."""
-    from itertools import islice
-
     import numpy as np
 
     from kdkeras.losses import principal_axes
@@ -124,7 +123,7 @@ def least_squares_start(dataset: Any, words: Any, path: Path) -> Any:
     return student
 
 
-def new_student(preset: str, setting: str, start: Any, axes: Any) -> Any:
+def new_student(preset: str, setting: str, start: Any, axes: Any, texts: list[str]) -> Any:
     """A student at the start, in the teacher's principal axes for Matryoshka."""
     import numpy as np
 
@@ -140,10 +139,9 @@ def new_student(preset: str, setting: str, start: Any, axes: Any) -> Any:
     if preset.startswith("static"):
         student.set_weights(start.get_weights())
     else:
-        table = start.token_embedding.get_weights()[0]
-        student.token_embedding.set_weights([table])
-        # The blocks' norms bring the table's vectors to size 1.
-        kernel = kernel * np.std(table)
+        student.token_embedding.set_weights(start.token_embedding.get_weights())
+        # The blocks' norms make vectors longer than the start's.
+        kernel = kernel / np.linalg.norm(student.encode_pooled(texts) @ kernel, axis=1).mean()
     if setting == "matryoshka":
         kernel, bias = kernel @ axes, bias @ axes
     student.projection.set_weights([kernel, bias])
@@ -273,11 +271,12 @@ def main() -> None:
         name = f"start-{arguments.vocabulary.replace(':', '-')}.keras"
         start = least_squares_start(dataset, words, output / name)
         axes = teacher_axes(dataset)
+        texts = list(islice(dataset.sentences(), 1_000))
         found = evaluators(arguments.data) + pud_evaluators(arguments.data)
     for number, (key, run) in enumerate(missing.items(), 1):
         print(f"{number} of {len(missing)}: {key}", flush=True)
         keras.utils.set_random_seed(run["seed"])
-        student = new_student(run["student"], run["setting"], start, axes)
+        student = new_student(run["student"], run["setting"], start, axes, texts)
         trained = train(student, dataset, run, axes)
         results[key] = {**run, **trained, **evaluate(student, run["setting"], found, axes)}
         write(results_file, json.dumps(results, indent=1))

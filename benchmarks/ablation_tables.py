@@ -49,13 +49,13 @@ the 12 and the 16 further languages of `static_student.py` against English, *PUD
 cell is the mean over the seeds of this mean over languages, ± half the distance between its
 highest and its lowest seed; *seconds* is the mean time of the training steps alone.
 
-Weights of the losses are {" ".join(f"{n}={w:g}" for n, w in config.LOSS_WEIGHTS.items())}, also
-where a setting leaves some out; when balanced, they are shares. *Squared error* is Reimers' and
+The losses weigh {" ".join(f"{n}={w:g}" for n, w in config.LOSS_WEIGHTS.items())}, also where a
+setting leaves some out; when balanced, these are shares. *Squared error* is Reimers' and
 Gurevych's recipe: the student's embeddings have no fixed length, and the embedding's weight is
 multiplied by d / 2, with which for unit vectors it is the cosine loss. *Guided*:
 guide_margin={GUIDE_MARGIN}. *Matryoshka*: widths d, {", ".join(map(str, DIMS))}, each an equal
-share of the embedding's weight; embedding and similarity in the teacher's principal axes, and
-the start's projection rotated with them.
+share of the embedding's weight; embedding and similarity in the teacher's principal axes,
+and the start's projection rotated with them.
 """
 CUT_CAPTION = """The first components of the embeddings. *Rotated* is the default student as it is,
 its embeddings turned into the teacher's principal axes after training: what needs no Matryoshka.
