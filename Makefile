@@ -7,6 +7,8 @@
 # ARGS="..." is handed to the command, e.g. make demo ARGS="--epochs 1".
 
 VENV := .venv
+# Two processes, each test file whole in one of them; most of a test is Python tracing a graph.
+TWO := -n 2 --dist loadfile
 export PYTHON
 
 .PHONY: help demo test lint clean
@@ -20,7 +22,7 @@ demo:
 
 test:
 	@sh tools/venv.sh $(VENV) test
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest $(TWO) $(ARGS)
 
 lint:
 	@sh tools/venv.sh $(VENV) test
