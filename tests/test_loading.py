@@ -70,7 +70,7 @@ def test_flipped_bytes_are_refused(saved):
     refused(saved)
 
 
-@pytest.mark.parametrize("part", ["config_json", "model_weights_h5", "vocab_txt"])
+@pytest.mark.parametrize("part", ["config_json", "model_weights_h5", "sentencepiece_model"])
 @pytest.mark.parametrize("how", ["missing", "nonsense"])
 def test_an_archive_with_a_spoiled_part_is_refused(saved, part, how):
     refused(changed(saved, **{part: None if how == "missing" else b"Tom"}))
