@@ -21,7 +21,7 @@ __all__ = ["LeastSquaresStart", "initialize_from_targets"]
 
 # Arora et al.'s a: a token of this frequency counts half.
 _FREQUENT = 1e-3
-# Standard deviation of the table, against which Adam's rate of 5e-3 is small.
+# Standard deviation of the table, against which Adam's rate of 4e-3 is small.
 _SPREAD = 0.1
 _RECORDS_AT_ONCE = 8_192
 
