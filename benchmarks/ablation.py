@@ -43,7 +43,6 @@ from kdkeras import config
 
 STUDENTS = {"static_256": (1000, config.LEARNING_RATE), "mini": (300, 5e-4)}
 """Steps and highest learning rate by preset."""
-AXES_FROM = 20_000
 
 
 def pud_evaluators(data: Path) -> list[Any]:
@@ -87,15 +86,6 @@ class Rotated:
     def encode(self, texts: list[str]) -> Any:
         """Returns `(len(texts), d)`."""
         return self.encoder.encode(texts) @ self.axes
-
-
-def teacher_axes(dataset: Any) -> Any:
-    """The principal axes of the first cached vectors; they are stored in random order."""
-    import numpy as np
-
-    from kdkeras.losses import principal_axes
-
-    return principal_axes(np.stack([vector for _, vector in islice(dataset.records(), AXES_FROM)]))
 
 
 def least_squares_start(dataset: Any, words: Any, path: Path) -> Any:
@@ -265,6 +255,8 @@ def main() -> None:
     print(f"{len(runs)} runs, of which {len(runs) - len(missing)} are there", flush=True)
     if missing:
         import keras
+
+        from kdkeras.recipe import teacher_axes
 
         dataset = write_targets(arguments.data, arguments.teacher, output)
         words = vocabulary(dataset, arguments.vocabulary, output)

@@ -123,6 +123,15 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="losses and their weights: embedding, similarity, ranking",
     )
     group.add_argument(
+        "--dims",
+        nargs="+",
+        type=positive_int,
+        default=[],
+        metavar="WIDTH",
+        help="widths that embeddings can be cut to afterwards, for example 256 128 64 32; the "
+        "student then learns the teacher's vectors turned into their principal axes",
+    )
+    group.add_argument(
         "--decay",
         nargs="+",
         type=weight,

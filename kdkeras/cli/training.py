@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kdkeras import replicas
@@ -18,13 +19,14 @@ from kdkeras.distillation import Backup, Distiller, StopOnTermination
 from kdkeras.distribution import choose_strategy, distribute_batches
 from kdkeras.errors import InputError, WorkerLostError
 from kdkeras.files import atomic_write, refuse_existing
-from kdkeras.recipe import build_distiller, build_optimizer, decaying
+from kdkeras.recipe import build_distiller, build_optimizer, decaying, teacher_axes
 from kdkeras.students import (
     StaticStudent,
     Student,
     from_preset,
     initialize_from_targets,
     initialize_from_teacher,
+    rotate_projection,
 )
 
 __all__ = ["train"]
@@ -53,13 +55,16 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     vocabulary = load_vocabulary(arguments.vocabulary)
     with strategy.scope():
         student = _new_student(arguments, dataset, vocabulary)
+        axes = teacher_axes(dataset) if arguments.dims else None
         if not backup.step:  # Else its weights are in the backup.
-            _start(student, arguments, dataset)
+            _start(student, arguments, dataset, axes)
         once = dataset.num_pairs // arguments.batch_size
         steps = arguments.steps or arguments.epochs * once
         weights = decaying(arguments.losses, arguments.decay, max(1, steps))
         # The Distiller's own policy makes Keras scale float16 losses.
-        distiller = build_distiller(student, weights, dtype=student.dtype_policy)
+        distiller = build_distiller(
+            student, weights, dims=arguments.dims, axes=axes, dtype=student.dtype_policy
+        )
         batches = distribute_batches(
             strategy,
             dataset,
@@ -140,14 +145,19 @@ def _new_student(
     )
 
 
-def _start(student: Student, arguments: argparse.Namespace, dataset: DistillationSet) -> None:
+def _start(
+    student: Student,
+    arguments: argparse.Namespace,
+    dataset: DistillationSet,
+    axes: np.ndarray | None,
+) -> None:
     """Gives the untrained student the weights that training begins with."""
     if arguments.init_from_teacher:
         from kdkeras import teachers
 
         teacher = teachers.load(arguments.init_from_teacher)
         initialize_from_teacher(student, teacher, seed=arguments.seed)
-        return
+        return  # Its last layer is random, and need not be turned.
     default = "targets" if isinstance(student, StaticStudent) else "random"
     if (arguments.start or default) == "targets":
         with bar("Start", "sentences, read and fitted") as progress:
@@ -157,6 +167,8 @@ def _start(student: Student, arguments: argparse.Namespace, dataset: Distillatio
                 language_temperature=arguments.language_temperature,
                 progress=progress,
             )
+        if axes is not None:
+            rotate_projection(student, axes)
 
 
 def _fit(

@@ -6,6 +6,7 @@ import io
 import json
 
 import numpy as np
+import oracles
 import pytest
 
 from kdkeras.__main__ import main
@@ -69,6 +70,50 @@ def test_a_static_student_starts_from_the_targets(command, targets, vocabulary, 
         *("--output", tmp_path / "s.keras", "--batch-size", 16, "--steps", 10),
     )
     assert result["first"]["embedding"] < 0.7 * student[1]["first"]["embedding"]
+
+
+@pytest.fixture(scope="module")
+def turned(targets):
+    """Real sentences, the teacher's principal axes, and its vectors turned into them."""
+    from kdkeras.data import DistillationSet
+    from kdkeras.losses import principal_axes
+
+    groups, vectors = zip(*DistillationSet(targets[0]).records(), strict=True)
+    axes = principal_axes(np.stack(vectors))
+    return [group.source for group in groups], axes, np.stack(vectors) @ axes
+
+
+def with_and_without_dims(command, targets, vocabulary, folder, *options):
+    import kdkeras
+
+    for name, dims in (("whole", []), ("cut", ["--dims", 16, 4])):
+        command(
+            *("distill", targets[0], "--vocabulary", vocabulary[0], "--student", "static_128"),
+            *("--output", folder / f"{name}.keras", "--batch-size", 16, *options, *dims),
+        )
+    return (kdkeras.load(folder / f"{name}.keras") for name in ("whole", "cut"))
+
+
+def test_dims_turn_the_start_into_the_principal_axes(
+    command, targets, vocabulary, turned, tmp_path
+):
+    still = ("--steps", 1, "--learning-rate", 1e-9)
+    whole, cut = with_and_without_dims(command, targets, vocabulary, tmp_path, *still)
+    texts, axes, _ = turned
+    np.testing.assert_allclose(cut.encode(texts), whole.encode(texts) @ axes, atol=1e-5)
+
+
+def test_dims_bring_the_first_components_nearer_to_the_teachers(
+    command, targets, vocabulary, turned, tmp_path
+):
+    options = ("--steps", 60, "--start", "random", "--losses", "embedding=1")
+    whole, cut = with_and_without_dims(command, targets, vocabulary, tmp_path, *options)
+    texts, axes, teacher = turned
+
+    def cosine(embeddings):
+        return (oracles.unit(embeddings[:, :4]) * oracles.unit(teacher[:, :4])).sum(axis=1).mean()
+
+    assert 1 - cosine(cut.encode(texts)) < 0.9 * (1 - cosine(whole.encode(texts) @ axes))
 
 
 def test_distill_stops_inside_a_round_at_the_last_step(command, targets, vocabulary, tmp_path):
