@@ -66,6 +66,15 @@ def means(figures: dict[str, Any], names: list[str]) -> dict[str, float]:
     return {name: statistics.mean(percentages(figures, *MEANS[name])) for name in names}
 
 
+def measured(run: dict[str, Any]) -> list[str]:
+    """The means that a run has the figures of: a small student has all, a slow one fewer."""
+    return [
+        name
+        for name, (kind, xs) in MEANS.items()
+        if any(f.startswith(f"{kind}_{xs[0]}_") for f in run)
+    ]
+
+
 def cell(values: list[float]) -> str:
     """Mean ± half the spread; one seed has none."""
     text = f"{statistics.mean(values):.1f}"
@@ -84,10 +93,11 @@ def groups(results: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any
 
 
 def losses_table(group: dict[str, list[dict[str, Any]]]) -> list[str]:
-    lines = [f"| losses | {' | '.join(MEANS)} | seconds | seeds |", "|---" * (len(MEANS) + 3) + "|"]
+    names = measured(next(iter(group.values()))[0])
+    lines = [f"| losses | {' | '.join(names)} | seconds | seeds |", "|---" * (len(names) + 3) + "|"]
     for setting, runs in group.items():
-        found = [means(run, list(MEANS)) for run in runs]
-        cells = [cell([one[name] for one in found]) for name in MEANS]
+        found = [means(run, names) for run in runs]
+        cells = [cell([one[name] for one in found]) for name in names]
         seconds = statistics.mean(run["seconds"] for run in runs)
         lines.append(f"| {SETTINGS[setting]} | {' | '.join(cells)} | {seconds:.0f} | {len(runs)} |")
     return lines
@@ -101,9 +111,10 @@ def cut_table(group: dict[str, list[dict[str, Any]]]) -> list[str]:
                 found.setdefault(name, []).append(by_width)
     if not found:
         return []
-    dims = list(next(iter(found.values()))[0])
+    first = next(iter(found.values()))[0]
+    dims, figures = list(first), list(next(iter(first.values())))
     lines = [f"| figure | losses | {' | '.join(dims)} |", "|---" * (len(dims) + 2) + "|"]
-    for figure in CUT_MEANS:
+    for figure in figures:
         for name, seeds in found.items():
             cells = " | ".join(cell([one[dim][figure] for one in seeds]) for dim in dims)
             lines.append(f"| {figure} | {CUT_TITLES[name]} | {cells} |")
