@@ -26,12 +26,12 @@ from typing import Any
 
 from ablation_tables import (
     CUT_MEANS,
-    DEFAULT,
     DIMS,
     GUIDE_MARGIN,
     MEANS,
     MSE,
     PUD,
+    RANKING,
     SETTINGS,
     START,
     means,
@@ -187,7 +187,7 @@ def train(student: Any, dataset: Any, run: dict[str, Any], axes: Any) -> dict[st
 def evaluate(
     student: Any, setting: str, found: list[Any], axes: Any, names: list[str]
 ) -> dict[str, Any]:
-    """Figures by language; for the default and Matryoshka, means of narrower embeddings."""
+    """Figures by language; with the ranking and with Matryoshka, means of narrower embeddings."""
     from kdkeras.evaluation import TruncatedEncoder, evaluate_all
 
     started, encoder = time.perf_counter(), Remembered(student)
@@ -198,7 +198,7 @@ def evaluate(
 
     figures: dict[str, Any] = evaluate_all(of(names), encoder)
     encoders = {
-        DEFAULT: {DEFAULT: encoder, f"{DEFAULT}_rotated": Rotated(encoder, axes)},
+        RANKING: {RANKING: encoder, f"{RANKING}_rotated": Rotated(encoder, axes)},
         "matryoshka": {"matryoshka": encoder},
     }.get(setting, {})
     cut_names = [name for name in CUT_MEANS if name in names]

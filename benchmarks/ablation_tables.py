@@ -13,16 +13,16 @@ from kdkeras import config
 
 START = "start"
 MSE = "embedding_mse"
-DEFAULT = "ranking"
+RANKING = "ranking"
 SETTINGS = {
     START: "none: the start, untrained",
     MSE: "embedding alone, squared error",
     "embedding": "embedding alone, cosine",
     "similarity": "embedding + similarity",
-    DEFAULT: "embedding + similarity + ranking (default)",
-    "guided": "default, ranking guided by the teacher",
-    "matryoshka": "default, embedding as Matryoshka",
-    "balanced": "default, balanced by RunningMagnitude",
+    RANKING: "embedding + similarity + ranking",
+    "guided": "the three, ranking guided by the teacher",
+    "matryoshka": "the three, embedding as Matryoshka (default)",
+    "balanced": "the three, balanced by RunningMagnitude",
 }
 GUIDE_MARGIN = 0.1
 DIMS = [256, 128, 64, 32]
@@ -36,8 +36,8 @@ MEANS = {
     "PUD 20": ("pud", PUD),
 }
 CUT_TITLES = {
-    DEFAULT: SETTINGS[DEFAULT],
-    f"{DEFAULT}_rotated": "the same, rotated",
+    RANKING: SETTINGS[RANKING],
+    f"{RANKING}_rotated": "the same, rotated",
     "matryoshka": SETTINGS["matryoshka"],
 }
 CUT_MEANS = [name for name in MEANS if name.startswith(("STS across", "Tatoeba"))]
@@ -57,7 +57,7 @@ guide_margin={GUIDE_MARGIN}. *Matryoshka*: widths d, {", ".join(map(str, DIMS))}
 share of the embedding's weight; embedding and similarity in the teacher's principal axes,
 and the start's projection rotated with them.
 """
-CUT_CAPTION = """The first components of the embeddings. *Rotated* is the default student as it is,
+CUT_CAPTION = """The first components of the embeddings. *Rotated* is the student of the three losses as it is,
 its embeddings turned into the teacher's principal axes after training: what needs no Matryoshka.
 """
 

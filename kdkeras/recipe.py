@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kdkeras import config
 from kdkeras.data import DistillationSet
 from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
@@ -21,8 +22,9 @@ from kdkeras.losses import (
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.schedules import DecayToZero
+from kdkeras.students import Student
 
-__all__ = ["build_distiller", "build_optimizer", "decaying", "teacher_axes"]
+__all__ = ["build_distiller", "build_optimizer", "decaying", "default_dims", "teacher_axes"]
 
 _DISTILLATION = {"embedding": EmbeddingDistillation, "similarity": SimilarityDistillation}
 _ALIGNMENT = {"ranking": TranslationRanking}
@@ -74,6 +76,17 @@ def build_distiller(
         loss_weights=weights,
         **arguments,
     )
+
+
+def default_dims(student: Student) -> list[int]:
+    """Returns the narrower widths that a student is trained for unless told otherwise.
+
+    None for a student without a projection, which could not be turned into the
+    teacher's principal axes and back.
+    """
+    if student.projection is None:
+        return []
+    return [dim for dim in config.DIMS if dim < student.output_dim]
 
 
 def teacher_axes(dataset: DistillationSet, limit: int = 20_000) -> np.ndarray:

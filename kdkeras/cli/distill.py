@@ -23,7 +23,7 @@ from kdkeras.cli.options import (
     positive_int,
     weight,
 )
-from kdkeras.config import BATCH_SIZE, LANGUAGE_TEMPERATURE, LEARNING_RATE, LOSS_WEIGHTS
+from kdkeras.config import BATCH_SIZE, DIMS, LANGUAGE_TEMPERATURE, LEARNING_RATE, LOSS_WEIGHTS
 
 HELP = "train a student from a distillation set"
 
@@ -124,12 +124,18 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--dims",
-        nargs="+",
+        nargs="*",
         type=positive_int,
-        default=[],
         metavar="WIDTH",
-        help="widths that embeddings can be cut to afterwards, for example 256 128 64 32; the "
-        "student then learns the teacher's vectors turned into their principal axes",
+        help="narrower widths whose place counts in the training as well (Matryoshka, in the "
+        f"teacher's principal axes); {' '.join(map(str, DIMS))} as far as the teacher is wider if "
+        "left out, none if nothing follows",
+    )
+    group.add_argument(
+        "--keep-axes",
+        action="store_true",
+        help="leave the student in the teacher's principal axes, so that its embeddings can be cut "
+        "to the first components; otherwise it is turned back, to be compared with the teacher",
     )
     group.add_argument(
         "--decay",

@@ -19,7 +19,7 @@ from kdkeras.distillation import Backup, Distiller, StopOnTermination
 from kdkeras.distribution import choose_strategy, distribute_batches
 from kdkeras.errors import InputError, WorkerLostError
 from kdkeras.files import atomic_write, refuse_existing
-from kdkeras.recipe import build_distiller, build_optimizer, decaying, teacher_axes
+from kdkeras.recipe import build_distiller, build_optimizer, decaying, default_dims, teacher_axes
 from kdkeras.students import (
     StaticStudent,
     Student,
@@ -55,7 +55,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     vocabulary = load_vocabulary(arguments.vocabulary)
     with strategy.scope():
         student = _new_student(arguments, dataset, vocabulary)
-        axes = teacher_axes(dataset) if arguments.dims else None
+        dims = default_dims(student) if arguments.dims is None else arguments.dims
+        axes = teacher_axes(dataset) if dims else None
         if not backup.step:  # Else its weights are in the backup.
             _start(student, arguments, dataset, axes)
         once = dataset.num_pairs // arguments.batch_size
@@ -63,7 +64,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         weights = decaying(arguments.losses, arguments.decay, max(1, steps))
         # The Distiller's own policy makes Keras scale float16 losses.
         distiller = build_distiller(
-            student, weights, dims=arguments.dims, axes=axes, dtype=student.dtype_policy
+            student, weights, dims=dims, axes=axes, dtype=student.dtype_policy
         )
         batches = distribute_batches(
             strategy,
@@ -80,12 +81,13 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             ),
             jit_compile=arguments.jit,
         )
+    back = None if axes is None or arguments.keep_axes else axes.T
     started = time.perf_counter()
     try:
         every = min(arguments.checkpoint_every or once, steps)
         termination = _fit(distiller, batches, backup, steps, every)
     except KeyboardInterrupt:
-        _save(student, output, strategy)
+        _save(student, output, strategy, back)
         done = int(distiller.optimizer.iterations.numpy())
         raise KeyboardInterrupt(
             f"The student as trained for {done} of {steps} steps is in {output}. The same "
@@ -99,7 +101,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         ) from error
     if termination.asked and backup.step < steps:
         return {"stopped_at": backup.step, "steps": steps, "backup": str(backup.folder)}
-    _save(student, output, strategy)
+    _save(student, output, strategy, back)
     history_file = output.parent / "history.json"
     history = backup.finish(history_file)
     return {
@@ -187,13 +189,20 @@ def _fit(
     return termination
 
 
-def _save(student: Student, output: Path, strategy: tf.distribute.Strategy) -> None:
-    """Saves the student, if no other worker does; after mixed precision as a float32 model."""
+def _save(
+    student: Student, output: Path, strategy: tf.distribute.Strategy, back: np.ndarray | None
+) -> None:
+    """Saves the student, if no other worker does; after mixed precision as a float32 model.
+
+    `back` is the rotation from the axes it was trained in to the teacher's space.
+    """
     if not replicas.is_chief(strategy):
         return
     copy = type(student)(
         **{**student.get_config(), "dtype": "float32"}, vocabulary=student.vocabulary
     )
     copy.set_weights(student.get_weights())
+    if back is not None:
+        rotate_projection(copy, back)
     with atomic_write(output) as temporary:
         copy.save(temporary)

@@ -86,12 +86,28 @@ def turned(targets):
 def with_and_without_dims(command, targets, vocabulary, folder, *options):
     import kdkeras
 
-    for name, dims in (("whole", []), ("cut", ["--dims", 16, 4])):
+    for name, dims in (("whole", ["--dims"]), ("cut", ["--dims", 16, 4, "--keep-axes"])):
         command(
             *("distill", targets[0], "--vocabulary", vocabulary[0], "--student", "static_128"),
             *("--output", folder / f"{name}.keras", "--batch-size", 16, *options, *dims),
         )
     return (kdkeras.load(folder / f"{name}.keras") for name in ("whole", "cut"))
+
+
+def test_without_keep_axes_the_student_comes_back_into_the_teachers_space(
+    command, targets, vocabulary, turned, tmp_path
+):
+    import kdkeras
+
+    options = ("--steps", 5, "--batch-size", 16, "--dims", 16, 4)
+    saved = {}
+    for name, keep in (("axes", ["--keep-axes"]), ("teacher", [])):
+        command(
+            *("distill", targets[0], "--vocabulary", vocabulary[0], "--student", "static_128"),
+            *("--output", tmp_path / f"{name}.keras", *options, *keep),
+        )
+        saved[name] = kdkeras.load(tmp_path / f"{name}.keras").encode(turned[0])
+    np.testing.assert_allclose(saved["teacher"] @ turned[1], saved["axes"], atol=1e-5)
 
 
 def test_dims_turn_the_start_into_the_principal_axes(
