@@ -2,22 +2,20 @@
 
 from kdkeras.growth.axis_map import AxisMap
 from kdkeras.growth.certificate import Certificate
+from kdkeras.growth.copies import (
+    AdvancedKnowledge,
+    FunctionPreserving,
+    HyperCloning,
+    Lemon,
+    Net2Wider,
+)
 from kdkeras.growth.depth import DepthOperator, IdentityBlocks, Interleaving, Stacking
 from kdkeras.growth.flops import forward_flops
 from kdkeras.growth.growing import grow
 from kdkeras.growth.moments import grow_optimizer
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.tokens import ComposeTokens
-from kdkeras.growth.width import (
-    AdvancedKnowledge,
-    Chain,
-    FunctionPreserving,
-    HyperCloning,
-    Lemon,
-    Net2Wider,
-    WidthOperator,
-    ZeroPadding,
-)
+from kdkeras.growth.width import Chain, WidthOperator, ZeroPadding
 
 __all__ = [
     "AdvancedKnowledge",

@@ -28,7 +28,7 @@ from kdkeras.growth.certificate import (
     probe_batch,
 )
 from kdkeras.growth.depth import IdentityBlocks, NewLayer
-from kdkeras.growth.expand import WEIGHT, Values, deepen, widen
+from kdkeras.growth.expand import Values, deepen, widen
 from kdkeras.growth.flops import forward_flops
 from kdkeras.growth.maps import Width
 from kdkeras.growth.plan import GrowthPlan
@@ -220,7 +220,7 @@ def _values(model: Any) -> Values:
 def _assign(model: Any, values: Values) -> None:
     targets = variables(model, describe(model))
     if set(targets) != set(values) or len(targets) != len(model.weights):
-        raise AssertionError(f"undescribed weights: {set(targets) ^ set(values)}")
+        raise RuntimeError(f"undescribed weights: {set(targets) ^ set(values)}")
     for path, variable in targets.items():
         variable.assign(values[path].astype(variable.dtype))
 

@@ -22,11 +22,12 @@ from kdkeras.growth.axes import (
 )
 from kdkeras.growth.axis_map import LINEAR, NORMALIZED, AxisMap
 from kdkeras.growth.certificate import Step
+from kdkeras.growth.copies import HyperCloning, Lemon, Net2Wider
 from kdkeras.growth.expand import Maps
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.sizes import new_sizes, sizes_of
 from kdkeras.growth.tokens import Rows
-from kdkeras.growth.width import HyperCloning, Lemon, Net2Wider, WidthOperator, ZeroPadding
+from kdkeras.growth.width import WidthOperator, ZeroPadding
 from kdkeras.students import StaticStudent
 
 __all__ = ["Width"]

@@ -29,6 +29,12 @@ class Operator:
         """The class name."""
         return type(self).__name__
 
+    @classmethod
+    def known(cls) -> list[str]:
+        """The names of the operators of this kind."""
+        names = sorted(n for n, c in Operator.registry.items() if issubclass(c, cls))
+        return [n for n in names if not n.startswith("_") and not n.endswith("Operator")]
+
     def to_dict(self) -> dict[str, Any]:
         """Returns name and settings, ready for JSON."""
         settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -49,7 +55,7 @@ class Operator:
         name = settings.pop("operator", None)
         make = Operator.registry.get(name or "")
         if make is None or not issubclass(make, cls):
-            known = sorted(n for n, c in Operator.registry.items() if issubclass(c, cls))
+            known = cls.known()
             raise InputError(
                 f"`operator` must be one of {known}. Received: operator={name!r}. "
                 "Use a plan that `to_dict` wrote."

@@ -70,19 +70,10 @@ class GrowthPlan:
                 )
         object.__setattr__(self, "sizes", {n: int(size) for n, size in self.sizes.items()})
         given = self.operators if isinstance(self.operators, Mapping) else {"": self.operators}
-        kinds = [*((o, WidthOperator, "operators") for o in given.values())]
-        kinds += [(self.depth, DepthOperator, "depth"), (self.tokens, ComposeTokens, "tokens")]
-        for operator, kind, name in kinds:
-            if not isinstance(operator, kind):
-                known = sorted(
-                    n
-                    for n, c in Operator.registry.items()
-                    if issubclass(c, kind) and not n.startswith("_") and c is not kind
-                )
-                raise InputError(
-                    f"`{name}` must be of {known or [kind.__name__]}. Received: {operator!r}. "
-                    f"Use {(known or [kind.__name__])[0]}()."
-                )
+        for operator in given.values():
+            _check_kind("operators", operator, WidthOperator)
+        _check_kind("depth", self.depth, DepthOperator)
+        _check_kind("tokens", self.tokens, ComposeTokens)
 
     def operator(self, axis: str) -> WidthOperator | None:
         """Returns the operator named for an axis, or None for the axis' own."""
@@ -146,3 +137,10 @@ class GrowthPlan:
             tolerance=data["tolerance"],
             seed=data["seed"],
         )
+
+
+def _check_kind(name: str, operator: Any, kind: type[Operator]) -> None:
+    if isinstance(operator, kind):
+        return
+    known = kind.known()
+    raise InputError(f"`{name}` must be of {known}. Received: {operator!r}. Use {known[0]}(...).")

@@ -32,14 +32,14 @@ _HEAD_SIZE = 64
 def sizes_of(model: Any) -> dict[str, int]:
     """Returns a student's sizes by name."""
     if isinstance(model, StaticStudent):
-        return {EMBEDDING: model.embedding_dim, VOCABULARY: model.vocabulary_size}
+        return {EMBEDDING: model.embedding_dim, VOCABULARY: int(model.vocabulary_size or 0)}
     return {
         HIDDEN: model.hidden_dim,
         HEADS: model.num_heads,
         HEAD_SIZE: model.hidden_dim // model.num_heads,
         INTERMEDIATE: model.intermediate_dim,
         LAYERS: model.num_layers,
-        VOCABULARY: model.vocabulary_size,
+        VOCABULARY: int(model.vocabulary_size or 0),
     }
 
 
@@ -103,21 +103,23 @@ def new_sizes(model: TransformerStudent, plan: GrowthPlan) -> dict[str, int]:
 def transformer_sizes(embedding_dim: int, plan: GrowthPlan) -> dict[str, int]:
     """Returns the sizes of a Transformer that grows out of a table.
 
+    Its width, where it is not named, is the next multiple of the heads' size
+    that holds the table; heads have 64 units, or the most up to that which
+    divide the width.
+
     Raises:
         InputError: If heads do not fill the width.
     """
     named = plan.sizes
-    least = embedding_dim + 1
-    heads = named.get(HEADS)
-    size = named.get(HEAD_SIZE, _HEAD_SIZE if HIDDEN not in named else None)
-    hidden = named.get(HIDDEN)
+    hidden, heads = named.get(HIDDEN), named.get(HEADS)
     if hidden is None:
-        unit = (size or 1) * (heads or 1)
-        hidden = unit * (-(-least // unit)) if heads is None or HEAD_SIZE not in named else unit
-    if heads is None:
-        size = size or next(s for s in (_HEAD_SIZE, 48, 40, 32, 24, 16, 8, 1) if hidden % s == 0)
-        heads = hidden // size
-    if hidden % heads or (HEAD_SIZE in named and heads * named[HEAD_SIZE] != hidden):
+        size = named.get(HEAD_SIZE, _HEAD_SIZE)
+        heads = heads or -(-(embedding_dim + 1) // size)
+        hidden = heads * size
+    elif heads is None:
+        largest = max(size for size in range(1, _HEAD_SIZE + 1) if hidden % size == 0)
+        heads = hidden // named.get(HEAD_SIZE, largest)
+    if heads * named.get(HEAD_SIZE, hidden // max(heads, 1)) != hidden:
         raise InputError(
             "`hidden_dim` must be num_heads * head_size. Received: "
             f"hidden_dim={hidden}, num_heads={heads}, head_size={named.get(HEAD_SIZE)}. "
