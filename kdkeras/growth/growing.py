@@ -92,7 +92,7 @@ def grow(
 
 
 def _array(variable: Any) -> np.ndarray:
-    return np.asarray(variable).astype(np.float64)
+    return variable.value.numpy().astype(np.float64)
 
 
 def _grow_transformer(

@@ -86,7 +86,7 @@ def _moment(optimizer: Any, name: str, variable: keras.Variable) -> np.ndarray:
     key = optimizer._var_key(variable)
     if key not in known:
         return np.zeros(variable.shape)
-    return np.asarray(getattr(optimizer, name)[known[key]]).astype(np.float64)
+    return getattr(optimizer, name)[known[key]].value.numpy().astype(np.float64)
 
 
 def _check_shape(value: np.ndarray, variable: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from growth_students import roughen, train
 
 from kdkeras.students import StaticStudent, TransformerStudent
 
@@ -18,36 +18,6 @@ def lessons(sample_set, vocabulary):
     pairs = [pair for pair, _ in zip(sample_set.records(), range(256), strict=False)]
     batch = vocabulary.encode([group.source for group, _ in pairs], LENGTH)
     return batch, np.stack([vector for _, vector in pairs])
-
-
-def train(student, lessons, steps, rate=0.01):
-    """Some steps of Adam toward the teacher; returns the optimizer."""
-    optimizer = keras.optimizers.Adam(rate)
-    batch, targets = lessons
-
-    @tf.function
-    def step(inputs, target):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(student(inputs, training=False) - target))
-        weights = student.trainable_variables
-        optimizer.apply(
-            [tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)], weights
-        )
-
-    optimizer.build(student.trainable_variables)
-    for number in range(steps):
-        rows = slice(32 * (number % 8), 32 * (number % 8 + 1))
-        step({k: tf.constant(v[rows]) for k, v in batch.items()}, tf.constant(targets[rows]))
-    return optimizer
-
-
-def _roughen(student):
-    """Norms and biases start at 1 and 0, which would hide what becomes of them."""
-    generator = np.random.default_rng(5)
-    for weight in student.trainable_variables:
-        if len(weight.shape) == 1 or weight.shape[1] == 1:
-            weight.assign_add(generator.normal(0, 0.1, weight.shape).astype("float32"))
-    return student
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +33,7 @@ def trained(vocabulary, lessons):
         sequence_length=LENGTH,
         vocabulary=vocabulary,
     )
-    train(_roughen(student), lessons, 12)
+    train(roughen(student), lessons, 12)
     return student
 
 
@@ -77,7 +47,7 @@ def trained_static(vocabulary, lessons):
         sequence_length=LENGTH,
         vocabulary=vocabulary,
     )
-    train(_roughen(student), lessons, 12)
+    train(roughen(student), lessons, 12)
     return student
 
 
@@ -85,3 +55,8 @@ def trained_static(vocabulary, lessons):
 def texts(held_out):
     """Real sentences of many lengths and scripts."""
     return [text for language in ("de", "ja", "ar", "hi") for text in held_out[language][0][:16]]
+
+
+@pytest.fixture(scope="session")
+def batch(vocabulary, texts):
+    return vocabulary.encode(texts, LENGTH)

@@ -67,21 +67,24 @@ BROKEN = {
         {"operators": Net2Wider(replacement=True)},
     ),
     "no_multiple": ({"hidden_dim": 24}, {}),
-    "from_the_layer_above": ({"intermediate_dim": 48}, {"operators": AdvancedKnowledge()}),
+    "from_the_layer_above": (
+        {"hidden_dim": 32, "intermediate_dim": 48},
+        {"operators": AdvancedKnowledge()},
+    ),
     "stacking": ({"num_layers": 4}, {"depth": Stacking()}),
     "interleaving": ({"num_layers": 4}, {"depth": Interleaving()}),
 }
 
 
 def weights(model):
-    return {p: np.asarray(v, np.float64) for p, v in variables(model, describe(model)).items()}
+    found = variables(model, describe(model))
+    return {path: v.value.numpy().astype(float) for path, v in found.items()}
 
 
 @pytest.mark.parametrize(("sizes", "settings"), KEPT.values(), ids=KEPT)
-def test_the_function_is_kept(trained, texts, sizes, settings):
+def test_the_function_is_kept(trained, texts, batch, sizes, settings):
     grown = grow(trained, GrowthPlan(sizes=sizes, **settings), probe=texts)
-    error = np.abs(grown.encode(texts) - trained.encode(texts)).max()
-    assert error < 1e-5
+    assert np.abs(grown(batch).numpy() - trained(batch).numpy()).max() < 1e-5
     certificate = grown.certificate
     assert certificate.keeps_function and certificate.maximum_error < 1e-5
     assert certificate.cosine_drift < 1e-6
@@ -102,7 +105,7 @@ def test_what_breaks_the_function_is_measured_and_refused(trained, texts, sizes,
         grow(trained, GrowthPlan(sizes=sizes, **settings), probe=texts)
 
 
-def test_zeros_alone_are_no_identity_behind_a_norm(trained, texts):
+def test_zeros_alone_are_no_identity_behind_a_norm(trained, batch):
     """Why the norms are exchanged."""
     grown = grow(trained, GrowthPlan(sizes={"num_layers": 3}))
     below, block = grown.blocks[1], grown.blocks[2]
@@ -110,7 +113,7 @@ def test_zeros_alone_are_no_identity_behind_a_norm(trained, texts):
     np.testing.assert_array_equal(below.output_norm.gamma, 1)
     for norm in (below.output_norm, block.attention_norm, block.output_norm):
         norm.set_weights(moved)
-    assert np.abs(grown.encode(texts) - trained.encode(texts)).max() > 0.005
+    assert np.abs(grown(batch).numpy() - trained(batch).numpy()).max() > 0.005
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +164,8 @@ def test_grown_model_computes_what_the_formulas_give_of_the_old_weights(exact):
     sizes = {"hidden_dim": 24, "num_heads": 4, "intermediate_dim": 29, "num_layers": 3}
     found = unscaled(grow(exact, GrowthPlan(sizes=sizes)))
     expected = [growth_oracles.transformer(weights(exact), 2, 2, ids) for ids in IDS]
-    np.testing.assert_allclose(found, expected, atol=1e-9)
+    # Keras' GELU divides by a root of 2 that was rounded to float32.
+    np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
 def test_growing_twice_is_growing_by_the_chain(exact):
@@ -233,15 +237,15 @@ def test_a_students_own_token_weights_are_kept(trained, vocabulary, texts):
 # ---- the result ---------------------------------------------------------
 
 
-def test_growth_leaves_the_old_model_and_is_repeatable(trained):
-    before = trained.get_weights()
-    plan = GrowthPlan(sizes=EVERYTHING)
-    first, second = (grow(trained, plan).get_weights() for _ in range(2))
+def test_growth_leaves_the_old_model_and_is_repeatable(exact):
+    before, sizes = exact.get_weights(), {"hidden_dim": 16, "intermediate_dim": 17}
+    first, second, other_seed = (
+        grow(exact, GrowthPlan(sizes=sizes, seed=seed)).get_weights() for seed in (0, 0, 1)
+    )
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
-    for one, other in zip(before, trained.get_weights(), strict=True):
+    for one, other in zip(before, exact.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    other_seed = grow(trained, GrowthPlan(sizes=EVERYTHING, seed=1)).get_weights()
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(first, other_seed, strict=True))
 
 
@@ -249,7 +253,7 @@ def test_a_grown_student_survives_saving(trained, texts, tmp_path):
     grown = grow(trained, GrowthPlan(sizes=EVERYTHING), probe=texts)
     grown.save(tmp_path / "grown.keras")
     copy = kdkeras.load(tmp_path / "grown.keras")
-    np.testing.assert_array_equal(copy.encode(texts), grown.encode(texts))
+    np.testing.assert_array_equal(copy.encode(texts[:8]), grown.encode(texts[:8]))
     assert copy.certificate is None
 
 
@@ -288,10 +292,10 @@ def test_flops_are_what_tensorflow_counts(trained):
     assert forward_flops(trained, 16) == total
 
 
-def test_a_measured_error_is_the_difference_of_the_embeddings(trained, texts):
+def test_a_measured_error_is_the_difference_of_the_embeddings(trained, texts, batch):
     plan = GrowthPlan(sizes={"hidden_dim": 24}, keeps_function=False)
     grown = grow(trained, plan, probe=texts)
-    before, after = (s.encode(texts).astype(float) for s in (trained, grown))
+    before, after = (student(batch).numpy().astype(float) for student in (trained, grown))
     assert grown.certificate.maximum_error == pytest.approx(np.abs(before - after).max(), rel=1e-3)
     drift = 1 - (before * after).sum(axis=1)
     assert grown.certificate.cosine_drift == pytest.approx(drift.max(), rel=1e-3)
