@@ -81,7 +81,20 @@ def weights(model):
     return {path: v.value.numpy().astype(float) for path, v in found.items()}
 
 
-@pytest.mark.parametrize(("sizes", "settings"), KEPT.values(), ids=KEPT)
+# The same operators, on one axis each, are in the quick ones and in `test_axis_map`.
+SLOW = {"hidden_three_times", "head_size_cloned", "padded_heads", "intermediate_padded"} | {
+    "heads_and_their_size",
+    "all_hypercloning",
+    "all_fpi",
+    "all_lemon",
+}
+CASES = [
+    pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name, case in KEPT.items()
+]
+
+
+@pytest.mark.parametrize(("sizes", "settings"), CASES)
 def test_the_function_is_kept(trained, texts, batch, sizes, settings):
     grown = grow(trained, GrowthPlan(sizes=sizes, **settings), probe=texts)
     assert np.abs(grown(batch).numpy() - trained(batch).numpy()).max() < 1e-5

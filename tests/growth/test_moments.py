@@ -114,7 +114,14 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize(("sizes", "operators"), EXACT.values(), ids=EXACT)
+SLOW = {"copies_of_some", "padding", "heads", "head_size"}
+CASES = [
+    pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name, case in EXACT.items()
+]
+
+
+@pytest.mark.parametrize(("sizes", "operators"), CASES)
 def test_mapped_moments_are_the_grown_models_gradients(sizes, operators):
     plan = GrowthPlan(sizes=sizes, operators=operators)
     _, true, first, second = grown_with_moments(plan)
@@ -181,7 +188,14 @@ def test_a_wider_tables_moments_are_its_gradients():
         np.testing.assert_allclose(first[path], slope, atol=1e-10, err_msg=path)
 
 
-@pytest.mark.parametrize("make_optimizer", [keras.optimizers.Adam, FusedAdam, LazyAdam])
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        FusedAdam,
+        pytest.param(LazyAdam, marks=pytest.mark.slow),
+        pytest.param(keras.optimizers.Adam, marks=pytest.mark.slow),
+    ],
+)
 def test_a_grown_optimizer_goes_on(make_optimizer):
     """One step of the doubled model is the small model's step, doubled."""
     model = make()

@@ -11,7 +11,6 @@ from kdkeras.growth import GrowthPlan, HyperCloning, Lemon, Net2Wider, grow
 SIZES = {"hidden_dim": 32, "intermediate_dim": 48}
 BREAKING = {
     "default": {},
-    "noise": HyperCloning(),
     "unequal_shares": HyperCloning(shares="unequal", noise=0.0),
     "lemon": Lemon(),
 }
@@ -46,7 +45,14 @@ def copies_of(model):
     ]
 
 
-@pytest.mark.parametrize("operators", BREAKING.values(), ids=BREAKING)
+SLOW = {"lemon"}
+CASES = [
+    pytest.param(operators, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name, operators in BREAKING.items()
+]
+
+
+@pytest.mark.parametrize("operators", CASES)
 def test_copies_separate_in_a_few_steps(trained, lessons, operators):
     grown = grow(trained, GrowthPlan(sizes=SIZES, operators=operators))
     copies = copies_of(grown)
