@@ -21,6 +21,7 @@ LAYERS = [
     {"data"},
     {"teachers"},
     {"students"},
+    {"growth"},
     {"distillation"},
     {"recipe", "distribution"},
     {"evaluation"},

@@ -34,6 +34,9 @@ class Student(FeatureModel):
         vocabulary: The vocabulary, needed for strings.
     """
 
+    certificate: Any = None
+    """Of a grown student: the `kdkeras.growth.Certificate`. Not saved."""
+
     def __init__(
         self,
         vocabulary_size: int,

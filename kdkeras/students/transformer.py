@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import keras_hub
+from keras import ops
 
 from kdkeras.errors import InputError
 from kdkeras.layers import EmbeddingTable, MaskedMean, TransformerBlock, UnitNorm
@@ -32,6 +33,9 @@ class TransformerStudent(Student):
         dropout: Share of values dropped while training, in [0, 1).
         project: Whether a projection to `output_dim` follows the mean. Without
             it `hidden_dim` must equal `output_dim`.
+        token_weights: Whether the mean weighs each token by `exp` of a number
+            of its own, 0 at first, as in a `StaticStudent`. A static student
+            that has grown layers needs it.
         normalize: Whether embeddings have length 1. Take it from the teacher.
         sequence_length: Tokens read of a sentence, and rows of the position
             table.
@@ -64,6 +68,7 @@ class TransformerStudent(Student):
         dropout: float = 0.1,
         project: bool = True,
         *,
+        token_weights: bool = False,
         normalize: bool = True,
         sequence_length: int = 128,
         vocabulary: Vocabulary | None = None,
@@ -88,10 +93,16 @@ class TransformerStudent(Student):
         self.intermediate_dim = int(intermediate_dim)
         self.dropout = float(dropout)
         self.project = bool(project)
+        self.token_weights = bool(token_weights)
         policy = self.dtype_policy
         start = keras.initializers.TruncatedNormal(stddev=0.02)
         self.token_embedding = EmbeddingTable(
             vocabulary_size, hidden_dim, start, dtype=policy, name="token_embedding"
+        )
+        self.token_weight = (
+            EmbeddingTable(vocabulary_size, 1, "zeros", dtype=policy, name="token_weight")
+            if token_weights
+            else None
         )
         self.position_embedding = keras_hub.layers.PositionEmbedding(
             sequence_length, initializer=start, dtype=policy, name="position_embedding"
@@ -116,6 +127,8 @@ class TransformerStudent(Student):
     def _build_layers(self) -> None:
         hidden = (None, None, self.hidden_dim)
         self.token_embedding.build((None, None))
+        if self.token_weight is not None:
+            self.token_weight.build((None, None))
         self.position_embedding.build(hidden)
         self.embedding_norm.build(hidden)
         for block in self.blocks:
@@ -162,16 +175,22 @@ class TransformerStudent(Student):
 
     def pooled(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
         """Returns the means of the last block's output, `(B, hidden_dim)`."""
-        return self.pooling(self.hidden_states(inputs, training)[-1], inputs["padding_mask"])
+        return self._mean(self.hidden_states(inputs, training)[-1], inputs)
+
+    def _mean(self, hidden: Any, inputs: dict[str, Any]) -> Any:
+        mask = inputs["padding_mask"]
+        if self.token_weight is None:
+            return self.pooling(hidden, mask)
+        weights = ops.exp(self.token_weight(inputs["token_ids"]))
+        return self.pooling(hidden, mask, weights=weights)
 
     def features(
         self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
     ) -> dict[str, Any]:
         """Returns what is asked for by name, from one pass through the blocks."""
         states, attention = self._run_blocks(inputs, training, "attention" in names)
-        mask = inputs["padding_mask"]
         every = states if "layer_embeddings" in names else states[-1:]
-        embeddings = [self._projected(self.pooling(hidden, mask)) for hidden in every]
+        embeddings = [self._projected(self._mean(hidden, inputs)) for hidden in every]
         found = {
             "embedding": embeddings[-1],
             "hidden_states": states,
@@ -211,8 +230,9 @@ class TransformerStudent(Student):
             (self.embedding_norm, shallow.embedding_norm),
             *zip(self.blocks, shallow.blocks, strict=False),
         ]
-        if self.projection is not None:
-            pairs.append((self.projection, shallow.projection))
+        for name in ("token_weight", "projection"):
+            if getattr(self, name) is not None:
+                pairs.append((getattr(self, name), getattr(shallow, name)))
         for ours, theirs in pairs:
             theirs.set_weights(ours.get_weights())
         return shallow
@@ -227,4 +247,5 @@ class TransformerStudent(Student):
             "intermediate_dim": self.intermediate_dim,
             "dropout": self.dropout,
             "project": self.project,
+            "token_weights": self.token_weights,
         }

@@ -203,6 +203,7 @@ COMMON = {"vocabulary_size": 9, "output_dim": 6, "normalize": False, "sequence_l
                 "intermediate_dim": 7,
                 "dropout": 0.25,
                 "project": False,
+                "token_weights": True,
             },
         ),
     ],
