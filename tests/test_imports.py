@@ -21,6 +21,7 @@ LAYERS = [
     {"data"},
     {"teachers"},
     {"students"},
+    {"compression"},
     {"distillation"},
     {"recipe", "distribution"},
     {"evaluation"},

@@ -9,7 +9,13 @@ import keras
 import keras_hub
 
 from kdkeras.errors import InputError
-from kdkeras.layers import EmbeddingTable, MaskedMean, TransformerBlock, UnitNorm
+from kdkeras.layers import (
+    EmbeddingTable,
+    FactorizedEmbedding,
+    MaskedMean,
+    TransformerBlock,
+    UnitNorm,
+)
 from kdkeras.students.student import Student
 
 if TYPE_CHECKING:
@@ -32,6 +38,8 @@ class TransformerStudent(Student):
         dropout: Share of values dropped while training, in [0, 1).
         project: Whether a projection to `output_dim` follows the mean. Without
             it `hidden_dim` must equal `output_dim`.
+        table_rank: Columns of the stored token table, below `hidden_dim`; a matrix
+            then widens the vectors. None (the default) for a table of `hidden_dim`.
         normalize: Whether embeddings have length 1. Take it from the teacher.
         sequence_length: Tokens read of a sentence, and rows of the position
             table.
@@ -63,6 +71,7 @@ class TransformerStudent(Student):
         intermediate_dim: int = 1024,
         dropout: float = 0.1,
         project: bool = True,
+        table_rank: int | None = None,
         *,
         normalize: bool = True,
         sequence_length: int = 128,
@@ -82,16 +91,25 @@ class TransformerStudent(Student):
                 "Without a projection `hidden_dim` must equal `output_dim`. "
                 f"Received: hidden_dim={hidden_dim}, output_dim={output_dim}. Set project=True."
             )
+        if table_rank is not None and not 1 <= table_rank < hidden_dim:
+            raise InputError(
+                f"`table_rank` must be from 1 to {hidden_dim - 1}, below hidden_dim. "
+                f"Received: table_rank={table_rank}. Leave it out for a table of full width."
+            )
         self.num_layers = int(num_layers)
         self.hidden_dim = int(hidden_dim)
         self.num_heads = int(num_heads)
         self.intermediate_dim = int(intermediate_dim)
         self.dropout = float(dropout)
         self.project = bool(project)
+        self.table_rank = None if table_rank is None else int(table_rank)
         policy = self.dtype_policy
         start = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.token_embedding = EmbeddingTable(
-            vocabulary_size, hidden_dim, start, dtype=policy, name="token_embedding"
+        named = {"dtype": policy, "name": "token_embedding"}
+        self.token_embedding = (
+            EmbeddingTable(vocabulary_size, hidden_dim, start, **named)
+            if table_rank is None
+            else FactorizedEmbedding(vocabulary_size, hidden_dim, table_rank, start, **named)
         )
         self.position_embedding = keras_hub.layers.PositionEmbedding(
             sequence_length, initializer=start, dtype=policy, name="position_embedding"
@@ -227,4 +245,5 @@ class TransformerStudent(Student):
             "intermediate_dim": self.intermediate_dim,
             "dropout": self.dropout,
             "project": self.project,
+            "table_rank": self.table_rank,
         }
