@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kdkeras.compression.rebuilding import resized
@@ -26,7 +28,7 @@ def factorize_table(student: Student, rank: int, token_counts: np.ndarray | None
     Formula, with token frequencies `f`:
 
     ```
-    static:      argmin sum_i(f[i] * |exp(weight[i]) * table[i] @ kernel - narrow[i] @ new_kernel|^2)
+    static:      argmin sum_i(f[i] * |exp(w[i]) * table[i] @ kernel - narrow[i] @ new_kernel|^2)
     transformer: argmin sum_i(f[i] * |table[i] - narrow[i] @ widen|^2)
     ```
 
@@ -79,24 +81,28 @@ def largest_rank(student: Student) -> int:
 def _factorized_static(
     student: StaticStudent, rank: int, counts: np.ndarray | None
 ) -> StaticStudent:
-    table = np.asarray(student.token_embedding.table, np.float64)
+    table = _exact(student.token_embedding.table)
     if student.token_weight is not None:
-        table = table * np.exp(np.asarray(student.token_weight.table, np.float64))
-    product = table @ np.asarray(student.projection.kernel, np.float64)
+        table = table * np.exp(_exact(student.token_weight.table))
+    product = table @ _exact(student.projection.kernel)
     narrow, kernel = low_rank_factors(product, rank, counts)
     own = ["token_embedding", "token_weight", "projection"]
     copy = resized(student, own=own, embedding_dim=rank, token_weights=False)
     copy.token_embedding.assign(narrow)
-    copy.projection.set_weights([kernel, np.asarray(student.projection.bias)])
+    copy.projection.set_weights([kernel, student.projection.bias])
     return copy
 
 
 def _full_table(student: TransformerStudent) -> np.ndarray:
     embedding = student.token_embedding
-    table = np.asarray(embedding.table, np.float64)
+    table = _exact(embedding.table)
     if isinstance(embedding, FactorizedEmbedding):
-        return table @ np.asarray(embedding.expand.kernel, np.float64)
+        return table @ _exact(embedding.expand.kernel)
     return table
+
+
+def _exact(variable: Any) -> np.ndarray:
+    return variable.numpy().astype(np.float64)
 
 
 def _checked_counts(counts: np.ndarray | None, size: int) -> np.ndarray | None:

@@ -177,6 +177,7 @@ USAGE = {
     "alpha above 1": (["distill", "s", "--language-temperature", "2"], "from 0 to 1"),
     "weight without a number": (["distill", "s", "--losses", "embedding"], "--losses"),
     "nothing to evaluate on": (["evaluate", "x.keras"], "--sts"),
+    "an index of nothing": (["evaluate", "x", "--sts", "y", "--index-teacher", "z"], "--bitext"),
     "epochs and steps": (["distill", "s", "--epochs", "1", "--steps", "1"], "not allowed"),
 }
 

@@ -118,6 +118,21 @@ def test_evaluate_gives_the_evaluators_figures(command, student):
     assert metrics == pytest.approx(expected)
 
 
+def test_evaluate_searches_the_teachers_index(command, student):
+    import kdkeras
+    from kdkeras.data import read_retrieval_pairs
+    from kdkeras.evaluation import AsymmetricRetrievalEvaluator
+
+    file, teacher = held_out_folder() / "de.tsv", TEACHERS / "mean"
+    metrics = command("evaluate", student[0], "--bitext", file, "--index-teacher", teacher)
+    pairs = read_retrieval_pairs(held_out_folder())["de"]
+    evaluator = AsymmetricRetrievalEvaluator("de", *pairs, kdkeras.teachers.load(teacher))
+    expected = evaluator(kdkeras.load(student[0]))
+    found = {name: metrics["metrics"][name] for name in expected}
+    assert found == pytest.approx(expected)
+    assert found["de_student_accuracy"] == metrics["metrics"]["de_to_english_accuracy"]
+
+
 def test_embed_prints_what_encode_gives(command, student):
     import kdkeras
 
