@@ -54,7 +54,7 @@ def factorize_table(student: Student, rank: int, token_counts: np.ndarray | None
             f"`rank` must be from 1 to {most} for this student. Received: rank={rank}. "
             f"Use {most} to lose nothing or least."
         )
-    counts = _checked_counts(token_counts, student.vocabulary_size)
+    counts = _checked_counts(token_counts, student.token_embedding.vocabulary_size)
     if isinstance(student, StaticStudent):
         return _factorized_static(student, int(rank), counts)
     copy = resized(student, own=["token_embedding"], table_rank=int(rank))
