@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdkeras import (
+        compression,
         data,
         evaluation,
         export,
@@ -35,6 +36,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "NonFiniteLossError",
+    "compression",
     "data",
     "distribution",
     "evaluation",

@@ -22,6 +22,7 @@ LAYERS = [
     {"teachers"},
     {"students"},
     {"growth"},
+    {"compression"},
     {"distillation"},
     {"recipe", "distribution"},
     {"evaluation"},

@@ -67,6 +67,12 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="tokens read of a sentence; the rest is cut off",
     )
+    group.add_argument(
+        "--table-rank",
+        type=positive_int,
+        metavar="N",
+        help="columns of the stored token table, below the preset's width: a smaller file",
+    )
     start = group.add_mutually_exclusive_group()
     start.add_argument(
         "--start",

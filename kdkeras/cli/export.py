@@ -2,6 +2,7 @@
 
 With --held-out each artefact is compared with Keras on sentences of every language; a language
 that fails a gate makes the command exit with status 1 and is named.
+With --languages and --max-size a smaller student is made first, and reported in report.html.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdkeras.cli.options import add_overwrite, fraction, percentage, positive_int
+from kdkeras.cli.smaller import add_size_arguments, make_smaller
 
 HELP = "export a student as SavedModel and TFLite, and verify it"
 FORMATS = ["saved_model", "saved_model_text", "tflite_float32", "tflite_int8"]
@@ -63,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", metavar="NAME", help="name in export.json; the file's if left out"
     )
+    add_size_arguments(parser)
     add_overwrite(parser)
 
 
@@ -77,6 +80,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     refuse_existing(arguments.output, arguments.overwrite)
     pairs = data.read_retrieval_pairs(arguments.held_out) if arguments.held_out else None
     student = load_student(arguments.model)
+    student, pairs, smaller = make_smaller(arguments, student, pairs)
     artefacts = exporting.export(
         student,
         arguments.output,
@@ -89,15 +93,23 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "output": str(arguments.output),
         "artefacts": {str(name): str(artefacts.path(name)) for name in artefacts.formats},
+        **smaller,
     }
     if pairs is not None:
         gates = exporting.Gates(
             int8_cosine_mean=arguments.int8_cosine_mean,
             int8_accuracy_change_points=-arguments.int8_accuracy_loss,
         )
-        result["parity"] = exporting.verify(
-            arguments.output, student, pairs, gates=gates, progress=say
+        parity = exporting.verify(
+            arguments.output, student, pairs, gates=gates, enforce=False, progress=say
         )
+        if "sizes" in smaller:
+            title = arguments.name or Path(arguments.model).stem
+            exporting.write_report(
+                arguments.output, title=title, parity=parity, sizes=smaller["sizes"]
+            )
+        exporting.check_gates(parity)
+        result["parity"] = parity
     return result
 
 

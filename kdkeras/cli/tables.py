@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-__all__ = ["artefact_table", "table"]
+__all__ = ["artefact_table", "size_table", "table"]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
@@ -40,3 +40,36 @@ def artefact_table(artefacts: Mapping[str, Mapping[str, Any]]) -> Table:
     ]
     columns = ["artefact", "MB", "cosine", "least", "points, worst", "ms"]
     return table(columns, rows, title="Artefacts against Keras, on held-out sentences")
+
+
+def size_table(sizes: Mapping[str, Any]) -> Table:
+    """Returns what `kdkeras.export.fit_size` tried, one combination a row.
+
+    Columns: format; tokens; width of the stored table and of the embedding; blocks of a
+    transformer; size of model and tokenizer file, estimated before and weighed after the
+    export; retrieval accuracy, mean and worst language, in percent.
+    """
+    before = sizes["before"]
+    rows = [["as it was", f"{before['vocabulary_size']:,}", *[""] * 5, *_accuracy(before), ""]]
+    for tried in sizes["tried"]:
+        rows.append(
+            [
+                tried["format"].removeprefix("tflite_"),
+                f"{tried['vocabulary_size']:,}",
+                f"{tried['table_width']}",
+                f"{tried['output_dim']}",
+                f"{tried['num_layers'] or '–'}",
+                f"{tried['estimated_bytes'] / 1e6:.2f}",
+                f"{tried['bytes'] / 1e6:.2f}",
+                *(_accuracy(tried) if tried["fits"] else ("–", "–")),
+                "chosen" if tried["chosen"] else "" if tried["fits"] else "too large",
+            ]
+        )
+    columns = ["format", "tokens", "table", "dim", "blocks", "~MB", "MB", "mean", "worst", ""]
+    title = f"Tried for at most {sizes['limit_bytes'] / 1e6:g} MB; translations found in %"
+    return table(columns, rows, title=title)
+
+
+def _accuracy(figures: Mapping[str, Any]) -> tuple[str, str]:
+    mean, worst = 100 * figures["accuracy"], 100 * figures["worst"]
+    return f"{mean:.1f}", f"{figures['worst_language']} {worst:.1f}"

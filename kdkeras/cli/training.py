@@ -142,6 +142,7 @@ def _new_student(
         vocabulary=vocabulary,
         output_dim=dataset.embedding_dim,
         normalize=dataset.normalized,
+        table_rank=arguments.table_rank,
         sequence_length=arguments.sequence_length,
         dtype=f"mixed_{precision}" if precision else "float32",
     )

@@ -48,6 +48,8 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     if parity:
         yield _artefacts(parity)
         yield _parity(parity)
+    if content["sizes"]:
+        yield _sizes(content["sizes"])
     if content["details"]:
         yield _section("Setting", "", _table(["", ""], _details(content["details"]), text=2))
 
@@ -162,6 +164,32 @@ def _parity(parity: Mapping[str, Any]) -> str:
         "Least cosine between an artefact's embedding and Keras', and the change of retrieval "
         "accuracy in percentage points.",
         _table(head, rows, above=f"<tr><th colspan='3'></th>{groups}</tr>"),
+    )
+
+
+def _sizes(sizes: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            _TITLES[ExportFormat(tried["format"])],
+            *(f"{tried[name]:,}" for name in ("vocabulary_size", "table_width", "output_dim")),
+            f"{tried['num_layers'] or '–'}",
+            f"{tried['estimated_bytes'] / 1e6:.2f}",
+            f"{tried['bytes'] / 1e6:.2f}",
+            _percent(tried["accuracy"]),
+            f"{_percent(tried['worst'])} {escape(tried['worst_language'] or '')}",
+            "<b>chosen</b>" if tried["chosen"] else "" if tried["fits"] else "too large",
+        ]
+        for tried in sizes["tried"]
+    ]
+    before = sizes["before"]
+    head = ["Format", "Tokens", "Table", "Embedding", "Blocks", "MB, estimated", "MB", "Accuracy"]
+    return _section(
+        f"Sizes tried for at most {sizes['limit_bytes'] / 1e6:g} MB",
+        "The TFLite file and the tokenizer's together, estimated before and weighed after the "
+        "export; retrieval accuracy, mean and worst language, in percent. As it was, with "
+        f"{before['vocabulary_size']:,} tokens, the student reaches {_percent(before['accuracy'])} "
+        f"and {_percent(before['worst'])} ({escape(before['worst_language'])}).",
+        _table([*head, "Worst", ""], rows),
     )
 
 

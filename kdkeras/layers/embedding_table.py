@@ -61,6 +61,10 @@ class EmbeddingTable(keras.layers.Layer):
             name="table",
         )
 
+    def assign(self, vectors: Any) -> None:
+        """Sets the table to `vectors`, `(vocabulary_size, dim)` float."""
+        self.table.assign(vectors)
+
     def call(self, token_ids: Any, training: bool | None = None) -> Any:
         """Returns the tokens' vectors."""
         flat = ops.reshape(token_ids, (-1,))

@@ -286,8 +286,11 @@ def _assign(
     vectors[seen, :width] = scale * table[seen]
     kernel = np.zeros(student.projection.kernel.shape, np.float32)
     kernel[:width] = axes / scale
-    student.token_embedding.table.assign(vectors)
-    student.token_weight.table.assign(np.log(equations.token_weights))
+    if student.token_weight is None:
+        vectors[seen] *= equations.token_weights[seen]
+    else:
+        student.token_weight.assign(np.log(equations.token_weights))
+    student.token_embedding.assign(vectors)
     student.projection.kernel.assign(kernel)
     student.projection.bias.assign(
         np.zeros_like(equations.mean) if student.normalize else equations.mean

@@ -35,6 +35,9 @@ class StaticStudent(Student):
         vocabulary_size: Rows of the token table.
         output_dim: Width of the embedding, the teacher's.
         embedding_dim: Width of the table.
+        token_weights: Whether there are token weights beside the table. A finished
+            student needs none: they can be multiplied into the table
+            (`kdkeras.compression.factorize_table`).
         normalize: Whether embeddings have length 1. Take it from the teacher.
         sequence_length: Tokens read of a sentence.
         vocabulary: The vocabulary, needed for strings.
@@ -59,6 +62,7 @@ class StaticStudent(Student):
         output_dim: int,
         embedding_dim: int = 256,
         *,
+        token_weights: bool = True,
         normalize: bool = True,
         sequence_length: int = 128,
         vocabulary: Vocabulary | None = None,
@@ -73,6 +77,7 @@ class StaticStudent(Student):
             **kwargs,
         )
         self.embedding_dim = int(embedding_dim)
+        self.token_weights = bool(token_weights)
         policy = self.dtype_policy
         self.token_embedding = EmbeddingTable(
             vocabulary_size,
@@ -81,8 +86,10 @@ class StaticStudent(Student):
             dtype=policy,
             name="token_embedding",
         )
-        self.token_weight = EmbeddingTable(
-            vocabulary_size, 1, "zeros", dtype=policy, name="token_weight"
+        self.token_weight = (
+            EmbeddingTable(vocabulary_size, 1, "zeros", dtype=policy, name="token_weight")
+            if token_weights
+            else None
         )
         self.pooling = MaskedMean(dtype=policy, name="pooling")
         self.projection = keras.layers.Dense(output_dim, dtype=policy, name="projection")
@@ -91,7 +98,8 @@ class StaticStudent(Student):
 
     def _build_layers(self) -> None:
         self.token_embedding.build((None, None))
-        self.token_weight.build((None, None))
+        if self.token_weight is not None:
+            self.token_weight.build((None, None))
         self.projection.build((None, self.embedding_dim))
 
     @property
@@ -103,7 +111,7 @@ class StaticStudent(Student):
         """Returns the weighted means of the table's vectors, `(B, embedding_dim)`."""
         token_ids = inputs["token_ids"]
         vectors = self.token_embedding(token_ids)
-        weights = ops.exp(self.token_weight(token_ids))
+        weights = None if self.token_weight is None else ops.exp(self.token_weight(token_ids))
         return self.pooling(vectors, inputs["padding_mask"], weights=weights)
 
     def features(
@@ -114,4 +122,8 @@ class StaticStudent(Student):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "embedding_dim": self.embedding_dim}
+        return {
+            **super().get_config(),
+            "embedding_dim": self.embedding_dim,
+            "token_weights": self.token_weights,
+        }

@@ -10,7 +10,13 @@ import keras_hub
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.layers import EmbeddingTable, MaskedMean, TransformerBlock, UnitNorm
+from kdkeras.layers import (
+    EmbeddingTable,
+    FactorizedEmbedding,
+    MaskedMean,
+    TransformerBlock,
+    UnitNorm,
+)
 from kdkeras.students.student import Student
 
 if TYPE_CHECKING:
@@ -36,6 +42,8 @@ class TransformerStudent(Student):
         token_weights: Whether the mean weighs each token by `exp` of a number
             of its own, 0 at first, as in a `StaticStudent`. A static student
             that has grown layers needs it.
+        table_rank: Columns of the stored token table, below `hidden_dim`; a matrix
+            then widens the vectors. None (the default) for a table of `hidden_dim`.
         normalize: Whether embeddings have length 1. Take it from the teacher.
         sequence_length: Tokens read of a sentence, and rows of the position
             table.
@@ -67,6 +75,7 @@ class TransformerStudent(Student):
         intermediate_dim: int = 1024,
         dropout: float = 0.1,
         project: bool = True,
+        table_rank: int | None = None,
         *,
         token_weights: bool = False,
         normalize: bool = True,
@@ -87,6 +96,11 @@ class TransformerStudent(Student):
                 "Without a projection `hidden_dim` must equal `output_dim`. "
                 f"Received: hidden_dim={hidden_dim}, output_dim={output_dim}. Set project=True."
             )
+        if table_rank is not None and not 1 <= table_rank < hidden_dim:
+            raise InputError(
+                f"`table_rank` must be from 1 to {hidden_dim - 1}, below hidden_dim. "
+                f"Received: table_rank={table_rank}. Leave it out for a table of full width."
+            )
         self.num_layers = int(num_layers)
         self.hidden_dim = int(hidden_dim)
         self.num_heads = int(num_heads)
@@ -94,10 +108,14 @@ class TransformerStudent(Student):
         self.dropout = float(dropout)
         self.project = bool(project)
         self.token_weights = bool(token_weights)
+        self.table_rank = None if table_rank is None else int(table_rank)
         policy = self.dtype_policy
         start = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.token_embedding = EmbeddingTable(
-            vocabulary_size, hidden_dim, start, dtype=policy, name="token_embedding"
+        named = {"dtype": policy, "name": "token_embedding"}
+        self.token_embedding = (
+            EmbeddingTable(vocabulary_size, hidden_dim, start, **named)
+            if table_rank is None
+            else FactorizedEmbedding(vocabulary_size, hidden_dim, table_rank, start, **named)
         )
         self.token_weight = (
             EmbeddingTable(vocabulary_size, 1, "zeros", dtype=policy, name="token_weight")
@@ -248,4 +266,5 @@ class TransformerStudent(Student):
             "dropout": self.dropout,
             "project": self.project,
             "token_weights": self.token_weights,
+            "table_rank": self.table_rank,
         }

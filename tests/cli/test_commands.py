@@ -179,6 +179,21 @@ def test_evaluate_gives_the_evaluators_figures(command, student):
     assert metrics == pytest.approx(expected)
 
 
+def test_evaluate_searches_the_teachers_index(command, student):
+    import kdkeras
+    from kdkeras.data import read_retrieval_pairs
+    from kdkeras.evaluation import AsymmetricRetrievalEvaluator
+
+    file, teacher = held_out_folder() / "de.tsv", TEACHERS / "mean"
+    metrics = command("evaluate", student[0], "--bitext", file, "--index-teacher", teacher)
+    pairs = read_retrieval_pairs(held_out_folder())["de"]
+    evaluator = AsymmetricRetrievalEvaluator("de", *pairs, kdkeras.teachers.load(teacher))
+    expected = evaluator(kdkeras.load(student[0]))
+    found = {name: metrics["metrics"][name] for name in expected}
+    assert found == pytest.approx(expected)
+    assert found["de_student_accuracy"] == metrics["metrics"]["de_to_english_accuracy"]
+
+
 def test_embed_prints_what_encode_gives(command, student):
     import kdkeras
 
@@ -215,6 +230,58 @@ def test_export_verifies_every_artefact_in_every_language(command, student, tmp_
     artefacts = result["parity"]["artefacts"]
     assert set(artefacts) == set(result["artefacts"]) == {"tflite_float32", "tflite_int8"}
     assert all(set(artefact["languages"]) == languages for artefact in artefacts.values())
+
+
+def test_distill_with_a_table_rank_stores_a_narrow_table(command, targets, vocabulary, tmp_path):
+    import kdkeras
+
+    arguments = ("distill", targets[0], "--vocabulary", vocabulary[0], "--batch-size", 16)
+    for preset, steps in (("static_128", 4), ("tiny", 2)):
+        path = tmp_path / f"{preset}.keras"
+        options = ("--student", preset, "--table-rank", 24, "--steps", steps, "--overwrite")
+        command(*arguments, *options, "--output", path)
+        assert kdkeras.load(path).token_embedding.table.shape == (600, 24)
+
+
+@pytest.fixture
+def few_held_out(tmp_path):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for language in ("de", "ja", "ru"):
+        rows = (held_out_folder() / f"{language}.tsv").read_text("utf-8").splitlines(keepends=True)
+        (folder / f"{language}.tsv").write_text("".join(rows[:40]), "utf-8")
+    return folder
+
+
+def test_export_under_a_limit_reports_all_it_tried(
+    command, student, targets, few_held_out, tmp_path
+):
+    import kdkeras
+
+    out = tmp_path / "out"
+    result = command(
+        *("export", student[0], "--output", out, "--languages", "de,ru", "--max-size", "430kB"),
+        *("--held-out", few_held_out, "--set", targets[0], "--sequence-lengths", 16),
+    )
+    assert list(result["artefacts"]) == ["tflite_int8"] and result["sizes"]["limit_bytes"] == 430000
+    assert result["sizes"]["languages"] == ["de", "ru"]
+    (chosen,) = (tried for tried in result["sizes"]["tried"] if tried["chosen"])
+    files = (out / "model.int8.tflite", out / "tokenizer" / "sentencepiece.model")
+    assert sum(file.stat().st_size for file in files) == chosen["bytes"] <= 430000
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    assert report["sizes"] == result["sizes"] and report["parity"]["passed"]
+    assert kdkeras.load(out).encode(["Guten Morgen!"]).shape == (1, chosen["output_dim"])
+
+
+def test_export_of_languages_alone_prunes(command, student, few_held_out, tmp_path):
+    result = command(
+        *("export", student[0], "--output", tmp_path / "out", "--languages", "de"),
+        *("--held-out", few_held_out, "--format", "tflite_float32", "--sequence-lengths", 16),
+    )
+    assert result["vocabulary"]["before"] == 600 > result["vocabulary"]["after"] > 26
+    # Every second pair said which tokens are used; only the others measure.
+    languages = result["parity"]["artefacts"]["tflite_float32"]["languages"]
+    assert {name: figures["num_pairs"] for name, figures in languages.items()} == {"de": 20}
 
 
 def test_a_failed_gate_is_status_1_and_names_the_language(student, tmp_path, capsys):
