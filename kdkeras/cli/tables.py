@@ -25,18 +25,26 @@ def artefact_table(artefacts: Mapping[str, Mapping[str, Any]]) -> Table:
     """Returns what `kdkeras.export.verify` measured, one artefact a row.
 
     Columns: size; cosine to Keras, mean and least; change of retrieval
-    accuracy in the worst language, percentage points; time a sentence.
+    accuracy in the worst language, percentage points; the same of STS, where
+    there is STS; time a sentence.
     """
+    similarity = any(record.get("similarity") for record in artefacts.values())
     rows = [
         [
             str(record["path"]),
             f"{record['bytes'] / 1e6:.1f}",
             f"{record['cosine_mean']:.5f}",
             f"{record['cosine_min']:.5f}",
-            f"{min(f['accuracy_change_points'] for f in record['languages'].values()):+.1f}",
+            _worst(record["languages"], "accuracy"),
+            *([_worst(record["similarity"], "spearman")] if similarity else []),
             f"{record['latency_ms']:.3f}",
         ]
         for record in artefacts.values()
     ]
-    columns = ["artefact", "MB", "cosine", "least", "points, worst", "ms"]
+    columns = ["artefact", "MB", "cosine", "least", "points, worst"]
+    columns += [*(["STS, worst"] if similarity else []), "ms"]
     return table(columns, rows, title="Artefacts against Keras, on held-out sentences")
+
+
+def _worst(figures: Mapping[str, Mapping[str, float]], name: str) -> str:
+    return f"{min(figure[f'{name}_change_points'] for figure in figures.values()):+.1f}"

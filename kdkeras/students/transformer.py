@@ -9,7 +9,13 @@ import keras
 import keras_hub
 
 from kdkeras.errors import InputError
-from kdkeras.layers import EmbeddingTable, MaskedMean, TransformerBlock, UnitNorm
+from kdkeras.layers import (
+    Dense,
+    EmbeddingTable,
+    MaskedMean,
+    TransformerBlock,
+    UnitNorm,
+)
 from kdkeras.students.student import Student
 
 if TYPE_CHECKING:
@@ -107,9 +113,7 @@ class TransformerStudent(Student):
             for i in range(num_layers)
         ]
         self.pooling = MaskedMean(dtype=policy, name="pooling")
-        self.projection = (
-            keras.layers.Dense(output_dim, dtype=policy, name="projection") if project else None
-        )
+        self.projection = Dense(output_dim, dtype=policy, name="projection") if project else None
         self.unit_norm = UnitNorm(name="unit_norm")
         self.build()
 
@@ -171,7 +175,7 @@ class TransformerStudent(Student):
         states, attention = self._run_blocks(inputs, training, "attention" in names)
         mask = inputs["padding_mask"]
         every = states if "layer_embeddings" in names else states[-1:]
-        embeddings = [self._projected(self.pooling(hidden, mask)) for hidden in every]
+        embeddings = [self.embed_pooled(self.pooling(hidden, mask)) for hidden in every]
         found = {
             "embedding": embeddings[-1],
             "hidden_states": states,
