@@ -20,7 +20,9 @@ from small_models import (
 
 from kdkeras.distillation import Distiller, QuantizationInTheLoop
 from kdkeras.errors import InputError
-from kdkeras.students import TransformerStudent
+from kdkeras.evaluation import teacher_match
+from kdkeras.recipe import build_distiller, build_optimizer
+from kdkeras.students import TransformerStudent, from_preset, initialize_from_targets
 
 ROWS, STEPS = 16, 4
 WAYS = {
@@ -49,8 +51,16 @@ def part(rows):
     return {k: v[rows] for k, v in x.items()}, {k: v[rows] for k, v in y.items()}
 
 
-@pytest.mark.parametrize("make", [make_student, make_transformer])
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def each_way():
+    """The rest of the table is marked slow."""
+    for name, way in WAYS.items():
+        for make in (make_student, make_transformer):
+            quick = (name, make) in [("plain", make), ("chunks", make_student)]
+            marks = [] if quick else [pytest.mark.slow]
+            yield pytest.param(make, way, marks=marks, id=f"{make.__name__}, {name}")
+
+
+@pytest.mark.parametrize(("make", "way"), each_way())
 def test_from_its_step_on_it_trains_a_student_that_rounds(make, way):
     by_hand = make_distiller(make(), **way, **every_loss())
     fit(by_hand, *part(slice(0, 8)))
@@ -141,3 +151,44 @@ def test_a_dense_layer_that_cannot_round_is_named():
         fit(distiller, *pairs(), callbacks=[QuantizationInTheLoop("int4", 2)])
     assert_one_line(str(caught.value))
     assert distiller.student.fake_quantization is None
+
+
+@pytest.fixture
+def embedded(sample_set):
+    """Sentences of the bundled sample, and the teacher's vectors."""
+    texts, vectors = [], []
+    for group, vector in sample_set.records():
+        texts += [group.source, *group.translations]
+        vectors += [vector] * (1 + len(group.translations))
+    chosen = np.random.default_rng(0).choice(len(texts), 6000, replace=False)
+    return [texts[i] for i in chosen], np.array([vectors[i] for i in chosen])
+
+
+@pytest.mark.slow
+def test_int4_comes_nearer_to_the_teacher(sample_set, vocabulary, embedded):
+    """Trained for the cosine to the teacher's vectors, it is that cosine that is better in int4."""
+    batch, epochs = 256, 3
+    found = {}
+    for scheme in (None, "int4"):
+        keras.utils.set_random_seed(0)
+        student = from_preset(
+            "static_128",
+            vocabulary=vocabulary,
+            output_dim=sample_set.embedding_dim,
+            normalize=sample_set.normalized,
+            sequence_length=64,
+        )
+        batches = sample_set.batches(batch, vocabulary, sequence_length=64, seed=0)
+        steps = epochs * int(batches.cardinality())
+        distiller = build_distiller(student, {"embedding": 1.0})
+        distiller.compile(build_optimizer(5e-3, 100, steps), jit_compile=False)
+        initialize_from_targets(student, sample_set)
+        loop = [QuantizationInTheLoop(scheme, round(0.7 * steps))] if scheme else []
+        distiller.fit(batches, epochs=epochs, callbacks=loop, verbose=0)
+        for rounding in (None, "int4"):
+            student.fake_quantization = rounding
+            texts, vectors = embedded
+            found[scheme, rounding] = teacher_match(student.encode(texts), vectors)
+    assert found["int4", "int4"] > found[None, "int4"]
+    lost = {scheme: found[scheme, None] - found[scheme, "int4"] for scheme in (None, "int4")}
+    assert 0 < lost["int4"] < 0.8 * lost[None]
