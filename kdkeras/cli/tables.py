@@ -29,9 +29,11 @@ def artefact_table(artefacts: Mapping[str, Mapping[str, Any]]) -> Table:
     there is STS; time a sentence.
     """
     similarity = any(record.get("similarity") for record in artefacts.values())
+    # To fit 80 columns.
+    wide = similarity or max((len(r["path"]) for r in artefacts.values()), default=0) > 25
     rows = [
         [
-            str(record["path"]),
+            str(record["path"]).removesuffix(".tflite" if wide else ""),
             f"{record['bytes'] / 1e6:.1f}",
             f"{record['cosine_mean']:.5f}",
             f"{record['cosine_min']:.5f}",
@@ -41,9 +43,12 @@ def artefact_table(artefacts: Mapping[str, Mapping[str, Any]]) -> Table:
         ]
         for record in artefacts.values()
     ]
-    columns = ["artefact", "MB", "cosine", "least", "points, worst"]
-    columns += [*(["STS, worst"] if similarity else []), "ms"]
-    return table(columns, rows, title="Artefacts against Keras, on held-out sentences")
+    title = "Artefacts against Keras, on held-out sentences"
+    if similarity:
+        columns = ["artefact", "MB", "cosine", "least", "points", "STS", "ms"]
+        return table(columns, rows, title=f"{title}; points and STS: worst")
+    columns = ["artefact", "MB", "cosine", "least", "points, worst", "ms"]
+    return table(columns, rows, title=title)
 
 
 def _worst(figures: Mapping[str, Mapping[str, float]], name: str) -> str:
