@@ -21,6 +21,7 @@ from kdkeras.cli.options import (
     non_negative_int,
     positive_float,
     positive_int,
+    scheme_and_start,
     weight,
 )
 from kdkeras.config import BATCH_SIZE, DIMS, LANGUAGE_TEMPERATURE, LEARNING_RATE, LOSS_WEIGHTS
@@ -157,6 +158,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         default=LANGUAGE_TEMPERATURE,
         metavar="ALPHA",
         help="languages are drawn in proportion to pairs^ALPHA: 1 as they come, 0 all alike",
+    )
+    group.add_argument(
+        "--quantize-in-the-loop",
+        type=scheme_and_start,
+        metavar="int4|int8[:FRACTION]",
+        help="train the last part, from this fraction of all steps on (0.7 if left out), with the "
+        "token table and the dense layers rounded as in the exported file of that format",
     )
     group.add_argument(
         "--mixed-precision",

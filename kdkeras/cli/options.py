@@ -16,6 +16,7 @@ __all__ = [
     "percentage",
     "positive_float",
     "positive_int",
+    "scheme_and_start",
     "weight",
 ]
 
@@ -70,6 +71,14 @@ def weight(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     number = _number(float, "a number of at least 0", lambda v: 0 <= v < float("inf"))(value)
     return name, number
+
+
+def scheme_and_start(text: str) -> tuple[str, float]:
+    """Reads `SCHEME[:FRACTION]`, the fraction 0.7 if left out."""
+    scheme, colon, start = text.partition(":")
+    if scheme not in ("int4", "int8"):
+        raise argparse.ArgumentTypeError(f"must be int4 or int8, received {text!r}")
+    return scheme, fraction(start) if colon else 0.7
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:

@@ -25,21 +25,34 @@ def artefact_table(artefacts: Mapping[str, Mapping[str, Any]]) -> Table:
     """Returns what `kdkeras.export.verify` measured, one artefact a row.
 
     Columns: size; cosine to Keras, mean and least; change of retrieval
-    accuracy in the worst language, percentage points; time a sentence.
+    accuracy in the worst language, percentage points; the same of STS, where
+    there is STS; time a sentence.
     """
+    similarity = any(record.get("similarity") for record in artefacts.values())
+    # To fit 80 columns.
+    wide = similarity or max((len(r["path"]) for r in artefacts.values()), default=0) > 25
     rows = [
         [
-            str(record["path"]),
+            str(record["path"]).removesuffix(".tflite" if wide else ""),
             f"{record['bytes'] / 1e6:.1f}",
             f"{record['cosine_mean']:.5f}",
             f"{record['cosine_min']:.5f}",
-            f"{min(f['accuracy_change_points'] for f in record['languages'].values()):+.1f}",
+            _worst(record["languages"], "accuracy"),
+            *([_worst(record["similarity"], "spearman")] if similarity else []),
             f"{record['latency_ms']:.3f}",
         ]
         for record in artefacts.values()
     ]
+    title = "Artefacts against Keras, on held-out sentences"
+    if similarity:
+        columns = ["artefact", "MB", "cosine", "least", "points", "STS", "ms"]
+        return table(columns, rows, title=f"{title}; points and STS: worst")
     columns = ["artefact", "MB", "cosine", "least", "points, worst", "ms"]
-    return table(columns, rows, title="Artefacts against Keras, on held-out sentences")
+    return table(columns, rows, title=title)
+
+
+def _worst(figures: Mapping[str, Mapping[str, float]], name: str) -> str:
+    return f"{min(figure[f'{name}_change_points'] for figure in figures.values()):+.1f}"
 
 
 def size_table(sizes: Mapping[str, Any]) -> Table:

@@ -15,7 +15,7 @@ from kdkeras import replicas
 from kdkeras.cli.fit_progress import FitProgress, StopAt
 from kdkeras.cli.progress import bar
 from kdkeras.data import DistillationSet, Vocabulary, load_vocabulary
-from kdkeras.distillation import Backup, Distiller, StopOnTermination
+from kdkeras.distillation import Backup, Distiller, QuantizationInTheLoop, StopOnTermination
 from kdkeras.distribution import choose_strategy, distribute_batches
 from kdkeras.errors import InputError, WorkerLostError
 from kdkeras.files import atomic_write, refuse_existing
@@ -85,7 +85,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         every = min(arguments.checkpoint_every or once, steps)
-        termination = _fit(distiller, batches, backup, steps, every)
+        rounding = _rounding(arguments.quantize_in_the_loop, steps)
+        termination = _fit(distiller, batches, backup, steps, every, rounding)
     except KeyboardInterrupt:
         _save(student, output, strategy, back)
         done = int(distiller.optimizer.iterations.numpy())
@@ -174,8 +175,21 @@ def _start(
             rotate_projection(student, axes)
 
 
+def _rounding(chosen: tuple[str, float] | None, steps: int) -> list[keras.callbacks.Callback]:
+    """The callback of --quantize-in-the-loop, if it is asked for."""
+    if chosen is None:
+        return []
+    scheme, fraction = chosen
+    return [QuantizationInTheLoop(scheme, start_step=round(fraction * steps))]
+
+
 def _fit(
-    distiller: Distiller, batches: Any, backup: Backup, steps: int, every: int
+    distiller: Distiller,
+    batches: Any,
+    backup: Backup,
+    steps: int,
+    every: int,
+    rounding: list[keras.callbacks.Callback],
 ) -> StopOnTermination:
     """Trains from the backup's step to the last, in rounds of `every` steps."""
     with StopOnTermination() as termination, FitProgress(steps) as progress:
@@ -183,7 +197,7 @@ def _fit(
             batches,
             epochs=-(-steps // every),
             steps_per_epoch=every,
-            callbacks=[StopAt(steps), termination, progress],
+            callbacks=[StopAt(steps), termination, progress, *rounding],
             backup=backup,
             verbose=0,
         )

@@ -7,7 +7,15 @@ from enum import StrEnum
 
 from kdkeras.errors import InputError
 
-__all__ = ["MANIFEST", "PARITY", "TOKENIZER", "ExportFormat", "read_formats", "signature_name"]
+__all__ = [
+    "DEFAULT_FORMATS",
+    "MANIFEST",
+    "PARITY",
+    "TOKENIZER",
+    "ExportFormat",
+    "read_formats",
+    "signature_name",
+]
 
 MANIFEST = "export.json"
 """What the folder holds: the contract between exporter and runtimes."""
@@ -23,7 +31,10 @@ class ExportFormat(StrEnum):
     SAVED_MODEL = "saved_model"
     SAVED_MODEL_TEXT = "saved_model_text"
     TFLITE_FLOAT32 = "tflite_float32"
+    TFLITE_FLOAT16 = "tflite_float16"
     TFLITE_INT8 = "tflite_int8"
+    TFLITE_INT8_WEIGHT_ONLY = "tflite_int8_weight_only"
+    TFLITE_INT4 = "tflite_int4"
 
     @property
     def path(self) -> str:
@@ -40,7 +51,21 @@ class ExportFormat(StrEnum):
     @property
     def is_exact(self) -> bool:
         """Whether it holds the student's own float32 weights."""
-        return self is not ExportFormat.TFLITE_INT8
+        return self.precision == "float32"
+
+    @property
+    def precision(self) -> str:
+        """Type of its weights: `float32`, `float16`, `int8` or `int4`; there is a gate for each."""
+        return next((name for name in ("float16", "int8", "int4") if name in self), "float32")
+
+
+DEFAULT_FORMATS = (
+    ExportFormat.SAVED_MODEL,
+    ExportFormat.SAVED_MODEL_TEXT,
+    ExportFormat.TFLITE_FLOAT32,
+    ExportFormat.TFLITE_INT8,
+)
+"""What is written unless asked otherwise: needs no extra, passes its gates nearly always."""
 
 
 def read_formats(formats: str | Iterable[str]) -> tuple[ExportFormat, ...]:

@@ -17,7 +17,10 @@ _TITLES = {
     ExportFormat.SAVED_MODEL: "SavedModel, token ids",
     ExportFormat.SAVED_MODEL_TEXT: "SavedModel, strings",
     ExportFormat.TFLITE_FLOAT32: "TFLite, float32",
+    ExportFormat.TFLITE_FLOAT16: "TFLite, float16",
     ExportFormat.TFLITE_INT8: "TFLite, int8",
+    ExportFormat.TFLITE_INT8_WEIGHT_ONLY: "TFLite, int8 weights",
+    ExportFormat.TFLITE_INT4: "TFLite, int4 table",
 }
 
 
@@ -48,6 +51,7 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     if parity:
         yield _artefacts(parity)
         yield _parity(parity)
+        yield _similarity(parity)
     if content["sizes"]:
         yield _sizes(content["sizes"])
     if content["details"]:
@@ -190,6 +194,28 @@ def _sizes(sizes: Mapping[str, Any]) -> str:
         f"{before['vocabulary_size']:,} tokens, the student reaches {_percent(before['accuracy'])} "
         f"and {_percent(before['worst'])} ({escape(before['worst_language'])}).",
         _table([*head, "Worst", ""], rows),
+    )
+
+
+def _similarity(parity: Mapping[str, Any]) -> str:
+    pairs = parity["keras"].get("similarity", {})
+    if not pairs:
+        return ""
+    names = list(parity["artefacts"])
+    rows = []
+    for code, keras in pairs.items():
+        changes = [
+            parity["artefacts"][name]["similarity"][code]["spearman_change_points"]
+            for name in names
+        ]
+        row = [escape(code), f"{keras['num_pairs']:,}", _percent(keras["spearman"])]
+        rows.append(row + [f"{change + 0.0:+.2f}" for change in changes])
+    titles = [_TITLES[ExportFormat(name)] for name in names]
+    return _section(
+        "Similarity (STS) by language",
+        "Spearman's correlation of cosines and people's scores, times 100: Keras', and its change "
+        "in each artefact, in points.",
+        _table(["Pairs of sentences", "Pairs", "Keras", *titles], rows),
     )
 
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     artefact = ExportFormat(name)
     texts = json.loads(Path(texts_file).read_text(encoding="utf-8"))
     started = time.perf_counter()
-    encode = _ENCODERS[artefact](folder, artefact)
+    encode = _ENCODERS.get(artefact, _lite_encoder)(folder, artefact)
     encode(texts[:1])
     load_seconds = time.perf_counter() - started
     batches = [encode(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
@@ -114,8 +114,6 @@ def _lite_encoder(folder: Path, artefact: ExportFormat) -> Encode:
 _ENCODERS: dict[ExportFormat, Callable[[Path, ExportFormat], Encode]] = {
     ExportFormat.SAVED_MODEL: _ids_encoder,
     ExportFormat.SAVED_MODEL_TEXT: _text_encoder,
-    ExportFormat.TFLITE_FLOAT32: _lite_encoder,
-    ExportFormat.TFLITE_INT8: _lite_encoder,
 }
 
 if __name__ == "__main__":

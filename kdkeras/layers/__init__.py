@@ -1,5 +1,6 @@
 """Layers that students are made of."""
 
+from kdkeras.layers.dense import Dense
 from kdkeras.layers.embedding_table import EmbeddingTable
 from kdkeras.layers.factorized_embedding import FactorizedEmbedding
 from kdkeras.layers.feature_model import FeatureModel
@@ -7,6 +8,7 @@ from kdkeras.layers.pooling import MaskedMean, UnitNorm
 from kdkeras.layers.transformer_block import TransformerBlock
 
 __all__ = [
+    "Dense",
     "EmbeddingTable",
     "FactorizedEmbedding",
     "FeatureModel",

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kdkeras.layers.dense import Dense
 from kdkeras.layers.embedding_table import EmbeddingTable
 
 __all__ = ["FactorizedEmbedding", "low_rank_factors"]
@@ -94,7 +95,7 @@ class FactorizedEmbedding(keras.layers.Layer):
         self.rows = EmbeddingTable(
             vocabulary_size, rank, self.initializer, dtype=policy, name="rows"
         )
-        self.expand = keras.layers.Dense(dim, use_bias=False, dtype=policy, name="expand")
+        self.expand = Dense(dim, use_bias=False, dtype=policy, name="expand")
 
     def build(self, input_shape: Any) -> None:
         """Creates both matrices."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from kdkeras.layers import EmbeddingTable, MaskedMean, UnitNorm
+from kdkeras.layers import Dense, EmbeddingTable, MaskedMean, UnitNorm
+from kdkeras.layers.fake_quantization import quantized_rows
 from kdkeras.students.student import Student
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class StaticStudent(Student):
             else None
         )
         self.pooling = MaskedMean(dtype=policy, name="pooling")
-        self.projection = keras.layers.Dense(output_dim, dtype=policy, name="projection")
+        self.projection = Dense(output_dim, dtype=policy, name="projection")
         self.unit_norm = UnitNorm(name="unit_norm")
         self.build()
 
@@ -112,13 +113,22 @@ class StaticStudent(Student):
         token_ids = inputs["token_ids"]
         vectors = self.token_embedding(token_ids)
         weights = None if self.token_weight is None else ops.exp(self.token_weight(token_ids))
+        if self.fake_quantization is not None:
+            # Files hold the vectors with their weights multiplied in.
+            vectors = vectors if weights is None else vectors * weights
+            vectors, weights = quantized_rows(vectors, self.fake_quantization), None
+            vectors = ops.cast(vectors, self.compute_dtype)
         return self.pooling(vectors, inputs["padding_mask"], weights=weights)
+
+    def _quantizable_layers(self) -> list[Any]:
+        """All but the tables: they are rounded together."""
+        return [self.projection]
 
     def features(
         self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
     ) -> dict[str, Any]:
         """Returns the sentences' embeddings."""
-        return {"embedding": self._projected(self.pooled(inputs, training=training))}
+        return {"embedding": self.embed_pooled(self.pooled(inputs, training=training))}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -11,6 +11,7 @@ from keras import ops
 
 from kdkeras.errors import InputError
 from kdkeras.layers import (
+    Dense,
     EmbeddingTable,
     FactorizedEmbedding,
     MaskedMean,
@@ -136,9 +137,7 @@ class TransformerStudent(Student):
             for i in range(num_layers)
         ]
         self.pooling = MaskedMean(dtype=policy, name="pooling")
-        self.projection = (
-            keras.layers.Dense(output_dim, dtype=policy, name="projection") if project else None
-        )
+        self.projection = Dense(output_dim, dtype=policy, name="projection") if project else None
         self.unit_norm = UnitNorm(name="unit_norm")
         self.build()
 
@@ -208,7 +207,7 @@ class TransformerStudent(Student):
         """Returns what is asked for by name, from one pass through the blocks."""
         states, attention = self._run_blocks(inputs, training, "attention" in names)
         every = states if "layer_embeddings" in names else states[-1:]
-        embeddings = [self._projected(self._mean(hidden, inputs)) for hidden in every]
+        embeddings = [self.embed_pooled(self._mean(hidden, inputs)) for hidden in every]
         found = {
             "embedding": embeddings[-1],
             "hidden_states": states,

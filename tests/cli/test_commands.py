@@ -284,6 +284,60 @@ def test_export_of_languages_alone_prunes(command, student, few_held_out, tmp_pa
     assert {name: figures["num_pairs"] for name, figures in languages.items()} == {"de": 20}
 
 
+@pytest.fixture
+def graded(tmp_path):
+    """Real pairs with a score: 1 for a translation, 0 for another sentence."""
+    rows = [
+        row.split("\t") for row in (held_out_folder() / "de.tsv").read_text("utf-8").splitlines()
+    ]
+    others = [*rows[1:], rows[0]]
+    lines = [f"{foreign}\t{english}\t1" for foreign, english in rows]
+    lines += [f"{row[0]}\t{other[1]}\t0" for row, other in zip(rows, others, strict=True)]
+    path = tmp_path / "de-en.test.tsv"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def test_export_verifies_similarity_and_names_what_loses_it(
+    command, student, graded, tmp_path, capsys
+):
+    from kdkeras.evaluation import read_similarity
+    from kdkeras.export import LiteStudent
+
+    arguments = ("export", student[0], "--output", tmp_path / "out", "--overwrite")
+    arguments += ("--held-out", held_out_folder(), "--sts", graded, "--sequence-lengths", 64)
+    # Random pairs of a student that was hardly trained: the gates are for another test.
+    loose = ("--int4-cosine-mean", 0, "--int4-accuracy-loss", 100, "--int4-spearman-loss", 100)
+    result = command(*arguments, "--format", "tflite_int4", *loose)
+    figures = result["parity"]["artefacts"]["tflite_int4"]["similarity"]["de_en_test"]
+    expected = read_similarity(graded)(LiteStudent(tmp_path / "out"))["de_en_test_spearman"]
+    assert figures["spearman"] == pytest.approx(expected)
+    gate = ("--format", "tflite_int4", "--int4-cosine-mean", 1, *loose[2:])
+    assert main([str(item) for item in (*arguments, *gate)]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "tflite_int4 in de_en_test: mean cosine" in line and "below 1" in line
+
+
+def test_quantisation_in_the_loop_trains_another_float32_student(
+    command, targets, vocabulary, student, tmp_path
+):
+    import kdkeras
+
+    found = {}
+    for fraction in ("0.5", "1"):
+        path = tmp_path / f"{fraction}.keras"
+        command(
+            *("distill", targets[0], "--vocabulary", vocabulary[0], "--student", "static_128"),
+            *("--output", path, "--batch-size", 16, "--steps", 10, "--start", "random"),
+            *("--quantize-in-the-loop", f"int4:{fraction}"),
+        )
+        loaded = kdkeras.load(path)
+        assert loaded.fake_quantization is None
+        found[fraction] = loaded.get_weights()
+    moved = max(np.abs(a - b).max() for a, b in zip(*found.values(), strict=True))
+    assert 1e-5 < moved < 0.5
+
+
 def test_a_failed_gate_is_status_1_and_names_the_language(student, tmp_path, capsys):
     arguments = ["export", str(student[0]), "--output", str(tmp_path / "out"), "--format"]
     gate = ["tflite_int8", "--held-out", str(held_out_folder()), "--int8-cosine-mean", "1"]

@@ -47,7 +47,11 @@ def run(case, strategy):
         history = distiller.fit_stages(data, case.stages, verbose=0).history
     else:
         history = fit(
-            distiller, x, y, batch_size=case.batch_size, epochs=2, sample_weight=sample_weight
+            *(distiller, x, y),
+            batch_size=case.batch_size,
+            epochs=2,
+            sample_weight=sample_weight,
+            callbacks=case.callbacks(),
         )
     evaluated = distiller.evaluate(
         x, y, batch_size=case.batch_size, sample_weight=sample_weight, verbose=0, return_dict=True

@@ -17,7 +17,7 @@ def copy(folders, tmp_path):
     return folder
 
 
-def test_smallest_artefact_is_the_default(exported):
+def test_int8_is_the_default(exported):
     student, folder = exported
     lite = LiteStudent(folder)
     assert lite.artefact is ExportFormat.TFLITE_INT8
