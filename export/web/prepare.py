@@ -18,7 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SAMPLE = HERE.parents[1] / "kdkeras" / "sample" / "held_out"
 SAMPLE_ATTRIBUTION = (
-    "Sentences © the contributors of tatoeba.org, CC BY 2.0 FR, through manythings.org/anki and OPUS."
+    "Sentences © the contributors of tatoeba.org, CC BY 2.0 FR, "
+    "through manythings.org/anki and OPUS."
 )
 PACKAGES = HERE / "node_modules" / "@litertjs"
 # In the site, from the package. Of four builds of the runtime LiteRT.js takes the first pair where

@@ -12,7 +12,7 @@ MANDATORY = "KDKERAS_EDGE_REQUIRED"
 
 
 def require(found, missing):
-    """Returns `found`; without it the test fails in CI and is skipped, with the reason, elsewhere."""
+    """Returns `found`; without it the test fails in CI, and is skipped elsewhere, saying why."""
     if found:
         return found
     if os.environ.get(MANDATORY):
