@@ -34,6 +34,7 @@ from kdkeras.growth.maps import Width
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.sizes import check_names, transformer_sizes
 from kdkeras.growth.table import transformer_values
+from kdkeras.layers import FactorizedEmbedding
 from kdkeras.students import StaticStudent, Student, TransformerStudent
 
 __all__ = ["grow"]
@@ -71,6 +72,7 @@ def grow(
     (32, True)
     """
     axes = describe(model)
+    _refuse_factorized(model)
     check_names(model, plan)
     batch, source = probe_batch(model, probe)
     width = Width.of(model, axes, plan)
@@ -89,6 +91,17 @@ def grow(
     # Not a part of the model: neither tracked nor saved.
     object.__setattr__(grown, "certificate", certificate)
     return grown
+
+
+def _refuse_factorized(model: Student) -> None:
+    static = isinstance(model, StaticStudent)
+    if isinstance(model.token_embedding, FactorizedEmbedding) or (
+        static and model.token_weight is None
+    ):
+        raise InputError(
+            "A student grows from a table of its own width with its token weights. Received: "
+            f"{model.name!r} with a factorised table. Grow first, and factorise the larger one."
+        )
 
 
 def _array(variable: Any) -> np.ndarray:
