@@ -173,14 +173,12 @@ def _grow_static(
     values = widen(old, axes, width.maps)
     if width.rows is not None:
         # A row counts with its token's weight, and pieces are added up so.
-        weighted = {"token_embedding.table": old["token_embedding.table"]}
-        weighted["token_embedding.table"] = (
-            np.exp(old["token_weight.table"]) * (weighted["token_embedding.table"])
-        )
-        rows = widen(weighted, axes, width.maps)["token_embedding.table"]
-        rows /= np.exp(values["token_weight.table"])
+        weighted = np.exp(old["token_weight.table"]) * old["token_embedding.table"]
+        rows = widen({"token_embedding.table": weighted}, axes, width.maps)
         values["token_embedding.table"] = np.where(
-            width.rows.composed[:, None], rows, values["token_embedding.table"]
+            width.rows.composed[:, None],
+            rows["token_embedding.table"] / np.exp(values["token_weight.table"]),
+            values["token_embedding.table"],
         )
     config = {
         **model.get_config(),
@@ -203,7 +201,7 @@ def _put_layers_on(
     values: Values,
     config: dict[str, Any],
 ) -> tuple[Student, tuple[Step, ...]]:
-    if plan.keeps_function and not isinstance(plan.depth, IdentityBlocks):
+    if not isinstance(plan.depth, IdentityBlocks):
         raise InputError(
             "Layers on a table are identities at first. "
             f"Received: depth={plan.depth.name}(). Use IdentityBlocks()."

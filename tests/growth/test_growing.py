@@ -113,7 +113,7 @@ def test_what_breaks_the_function_is_measured_and_refused(trained, texts, sizes,
     certificate = grow(trained, plan, probe=texts).certificate
     assert not certificate.keeps_function
     assert not all(step.keeps_function for step in certificate.steps)
-    assert certificate.maximum_error > 0.005
+    assert certificate.maximum_error > 0.001  # a hundred times the tolerance
     with pytest.raises(kdkeras.InputError, match="keep"):
         grow(trained, GrowthPlan(sizes=sizes, **settings), probe=texts)
 
@@ -126,7 +126,7 @@ def test_zeros_alone_are_no_identity_behind_a_norm(trained, batch):
     np.testing.assert_array_equal(below.output_norm.gamma, 1)
     for norm in (below.output_norm, block.attention_norm, block.output_norm):
         norm.set_weights(moved)
-    assert np.abs(grown(batch).numpy() - trained(batch).numpy()).max() > 0.005
+    assert np.abs(grown(batch).numpy() - trained(batch).numpy()).max() > 0.001
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +262,7 @@ def test_growth_leaves_the_old_model_and_is_repeatable(exact):
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(first, other_seed, strict=True))
 
 
+@pytest.mark.slow  # A quick one is in `test_growing_tables`.
 def test_a_grown_student_survives_saving(trained, texts, tmp_path):
     grown = grow(trained, GrowthPlan(sizes=EVERYTHING), probe=texts)
     grown.save(tmp_path / "grown.keras")

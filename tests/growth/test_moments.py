@@ -114,7 +114,7 @@ EXACT = {
 }
 
 
-SLOW = {"copies_of_some", "padding", "heads", "head_size"}
+SLOW = {"copies_of_some", "padding", "heads", "padded_heads", "head_size", "padded_head_size"}
 CASES = [
     pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in SLOW))
     for name, case in EXACT.items()

@@ -45,7 +45,7 @@ def copies_of(model):
     ]
 
 
-SLOW = {"lemon"}
+SLOW = {"lemon", "unequal_shares"}
 CASES = [
     pytest.param(operators, id=name, marks=[pytest.mark.slow] * (name in SLOW))
     for name, operators in BREAKING.items()
@@ -69,6 +69,7 @@ def test_copies_with_equal_shares_and_no_noise_never_separate(trained, lessons):
     assert max(apart(grown, copies)) < 1e-3
 
 
+@pytest.mark.slow
 def test_net2wider_breaks_the_symmetry_of_the_units_it_copies(trained, lessons):
     grown = grow(trained, GrowthPlan(sizes={"intermediate_dim": 36}, operators=Net2Wider()))
     copies = copies_of(grown)
