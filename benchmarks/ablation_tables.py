@@ -57,8 +57,8 @@ guide_margin={GUIDE_MARGIN}. *Matryoshka*: widths d, {", ".join(map(str, DIMS))}
 share of the embedding's weight; embedding and similarity in the teacher's principal axes,
 and the start's projection rotated with them.
 """
-CUT_CAPTION = """The first components of the embeddings. *Rotated* is the student of the three losses
-as it is, its embeddings turned into the teacher's principal axes after training: what needs no
+CUT_CAPTION = """The first components of the embeddings. *Rotated* is the student of the three
+losses as it is, its embeddings turned into the teacher's principal axes after training: what needs no
 Matryoshka.
 """
 

@@ -25,8 +25,8 @@ __all__ = ["Candidate", "Compressor", "bits_of", "tokenizer_file_bytes"]
 _TABLE_SHARES = (1, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 5 / 16, 1 / 4, 3 / 16, 1 / 8)
 _OUTPUT_SHARES = (1, 1 / 2, 1 / 4, 1 / 8)
 _MULTIPLE = 8
-# float32 scale and int64 zero point.
-_BYTES_A_SCALE = 12
+# float32 scale and int64 zero point; of an int8 table that a static student gathers, an int32.
+_BYTES_A_SCALE, _BYTES_A_STEP = 12, 4
 # A gain below this says nothing: a smaller student is tried if it has more of something.
 _GAIN = 1.1
 
@@ -116,9 +116,12 @@ class Compressor:
 
     def model_bytes(self, candidate: Candidate) -> float:
         """What the weights of a candidate take, estimated."""
-        quantized = not candidate.format.is_exact
         bits = bits_of(candidate.format)
-        row = candidate.table_width * bits / 8 + (_BYTES_A_SCALE if quantized else 0)
+        scale = 0
+        if bits <= 8:
+            gathered = bits == 8 and isinstance(self.student, StaticStudent)
+            scale = _BYTES_A_STEP if gathered else _BYTES_A_SCALE
+        row = candidate.table_width * bits / 8 + scale
         # Formats below 8 bits are for tables.
         return candidate.vocabulary_size * row + self._other_weights(candidate) * max(bits, 8) / 8
 

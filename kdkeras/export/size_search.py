@@ -19,7 +19,7 @@ from kdkeras.errors import InputError
 from kdkeras.evaluation.metrics import retrieval_accuracy
 from kdkeras.export.candidates import Candidate, Compressor, tokenizer_file_bytes
 from kdkeras.export.exporter import DEFAULT_SEQUENCE_LENGTHS, export
-from kdkeras.export.formats import ExportFormat
+from kdkeras.export.formats import DEFAULT_FORMATS, ExportFormat
 from kdkeras.export.lite import LiteStudent
 from kdkeras.students import Student
 
@@ -59,7 +59,7 @@ def fit_size(
     sentences: Iterable[str],
     *,
     prune: bool = True,
-    formats: Iterable[ExportFormat] = tuple(ExportFormat),
+    formats: Iterable[ExportFormat] = DEFAULT_FORMATS,
     sequence_lengths: Iterable[int] | None = None,
     progress: Progress | None = None,
 ) -> FittedStudent:
