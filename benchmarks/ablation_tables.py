@@ -58,7 +58,7 @@ share of the embedding's weight; embedding and similarity in the teacher's princ
 and the start's projection rotated with them.
 """
 CUT_CAPTION = """The first components of the embeddings. *Rotated* is the student of the three
-losses as it is, its embeddings turned into the teacher's principal axes after training: what needs no
+losses as it is, its embeddings turned into the teacher's principal axes after training, without
 Matryoshka.
 """
 

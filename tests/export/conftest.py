@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -29,6 +30,7 @@ def _randomize(student):
 
 @pytest.fixture(scope="session")
 def static_student(unigram):
+    keras.utils.set_random_seed(7)
     student = StaticStudent(
         unigram.size, 48, 64, sequence_length=SEQUENCE_LENGTH, vocabulary=unigram
     )
@@ -37,6 +39,7 @@ def static_student(unigram):
 
 @pytest.fixture(scope="session")
 def transformer_student(wordpiece):
+    keras.utils.set_random_seed(7)
     student = TransformerStudent(
         wordpiece.size,
         32,

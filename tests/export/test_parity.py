@@ -16,12 +16,18 @@ LEAST = {
     "tflite_int8_weight_only": 0.999,
     "tflite_int4": 0.98,
 }
+RANDOM_WEIGHTS = Gates(
+    int8_spearman_change_points=-5.0,
+    int4_spearman_change_points=-10.0,
+    int4_accuracy_change_points=-10.0,
+)
 
 
 @pytest.fixture(scope="module")
 def parity(exported, few_pairs, graded_pairs):
     student, folder = exported
-    return verify(folder, student, few_pairs, similarity=[graded_pairs])
+    # The weights are random: so is the order of their cosines, which rounding changes.
+    return verify(folder, student, few_pairs, RANDOM_WEIGHTS, similarity=[graded_pairs])
 
 
 def test_every_artefact_equals_keras_in_every_language(parity, few_pairs):
