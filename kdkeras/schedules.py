@@ -8,6 +8,7 @@ lacks. The step is the number of updates that are done.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,11 +25,15 @@ __all__ = [
     "Piecewise",
     "Schedule",
     "as_value",
+    "is_number",
     "is_schedule",
     "sampled",
     "serialized",
     "value_at",
 ]
+
+_MANY = 2**20
+"""Steps that a training hardly takes."""
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
@@ -235,10 +240,24 @@ def value_at(value: Any, step: Any) -> Any:
 
 
 def as_value(value: Any) -> Any:
-    """Returns a float or a schedule, also from what `serialized` made of it."""
+    """Returns a float or a schedule, also from what `serialized` made of it.
+
+    Raises:
+        InputError: If it is neither.
+    """
     if isinstance(value, dict):
         value = keras.saving.deserialize_keras_object(value)
+    if not is_schedule(value) and not is_number(value):
+        raise InputError(
+            f"A value must be a number, or a schedule of the step. Received: {value!r}. "
+            "Use 1.0 if in doubt."
+        )
     return value if is_schedule(value) else float(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value is a real number, of Python or NumPy."""
+    return isinstance(value, numbers.Real)
 
 
 def serialized(value: Any) -> Any:
@@ -249,19 +268,22 @@ def serialized(value: Any) -> Any:
 def sampled(schedule: Any) -> Iterator[tuple[int, float]]:
     """Yields steps at which a schedule turns, as its configuration names them, and its values.
 
-    A schedule's extremes are there, if it is one of Keras' or of this module.
+    A schedule's extremes are there, if it is one of Keras' or of this module;
+    for others' sake the powers of two up to a million are there too.
     """
-    numbers = sorted({int(n) for n in _numbers(serialized(schedule)) if n >= 1})
-    for step in sorted({0, *numbers, *(n + 1 for n in numbers), sum(numbers)}):
+    named = sorted({int(n) for n in _numbers(serialized(schedule)) if 1 <= n < _MANY})
+    turns = sorted({0, *named, *(n + 1 for n in named), sum(named)})
+    powers = [2**k for k in range(_MANY.bit_length() - 1)]
+    for step in [*turns, *(n for n in powers if n not in turns)]:
         yield step, float(schedule(step))
 
 
-def _numbers(config: Any) -> Iterator[int]:
+def _numbers(config: Any) -> Iterator[float]:
     values = config.values() if isinstance(config, dict) else config
     for value in values:
         if isinstance(value, (dict, list, tuple)):
             yield from _numbers(value)
-        elif isinstance(value, int) and not isinstance(value, bool):
+        elif is_number(value) and not isinstance(value, bool):
             yield value
 
 

@@ -12,6 +12,7 @@ from kdkeras import replicas
 from kdkeras.distillation.terms import Terms, weighted_total
 from kdkeras.distillation.weights import WEIGHT_LOG
 from kdkeras.errors import InputError
+from kdkeras.losses.base import ExampleLoss
 
 __all__ = ["Balancing", "RunningMagnitude", "UncertaintyWeighting", "Weighed", "weigh"]
 
@@ -62,6 +63,13 @@ class Balancing(keras.layers.Layer):
     def add_name(self, name: str) -> None:
         """Creates the state of one loss."""
         raise NotImplementedError(f"{type(self).__name__} must implement `add_name`.")
+
+    def check_losses(self, losses: Mapping[str, ExampleLoss]) -> None:
+        """Refuses losses that cannot be balanced so.
+
+        Raises:
+            InputError: Naming the loss.
+        """
 
     def trained(self, name: str) -> list[keras.Variable]:
         """Returns what is trained for a loss."""
@@ -200,7 +208,7 @@ class UncertaintyWeighting(Balancing):
     loss = sum_k(weight_k * (exp(-s_k) * term_k + s_k)),    s_k trained, 0 at first
     ```
 
-    For terms that are not negative.
+    For terms that are not negative; others are refused.
 
     References:
         Kendall, Gal, Cipolla (2018), arXiv:1705.07115, equation 7 with
@@ -216,6 +224,20 @@ class UncertaintyWeighting(Balancing):
         self.log_variances[name] = self.add_weight(
             shape=(), initializer="zeros", name=f"log_variance_{name}"
         )
+
+    def check_losses(self, losses: Mapping[str, ExampleLoss]) -> None:
+        """Refuses losses with a negative least value: their weights would grow without end.
+
+        Raises:
+            InputError: Naming the first.
+        """
+        for name, loss in losses.items():
+            if loss.may_be_negative:
+                raise InputError(
+                    "Uncertainty weighting takes losses that are not negative. Received: "
+                    f"{name!r}, a {type(loss).__name__} that may be. Use RunningMagnitude, or for "
+                    'cosines EmbeddingDistillation("cosine").'
+                )
 
     def trained(self, name: str) -> list[keras.Variable]:
         """Returns the trained number of a loss."""

@@ -21,7 +21,7 @@ from kdkeras.distillation.batches import (
     unpack_data,
 )
 from kdkeras.distillation.chunks import fits
-from kdkeras.distillation.features import asked_outputs, check_models
+from kdkeras.distillation.features import asked_outputs, check_student, check_teacher
 from kdkeras.distillation.fitting import Fitting
 from kdkeras.distillation.forward_pass import ChunkedPass, ForwardPass, refuse_unfit_parts
 from kdkeras.distillation.keras_hooks import (
@@ -29,7 +29,8 @@ from kdkeras.distillation.keras_hooks import (
     differ_by_replica,
     require_tested_keras,
 )
-from kdkeras.distillation.keras_losses import our_losses
+from kdkeras.distillation.keras_losses import alignment_only, our_losses
+from kdkeras.distillation.lone_rows import refuse_lone_rows
 from kdkeras.distillation.random_states import load_random_states, save_random_states
 from kdkeras.distillation.step_sum import StepSum
 from kdkeras.distillation.term_logs import TermLogs
@@ -150,11 +151,12 @@ class Distiller(Fitting, TermLogs):
         super().__init__(**kwargs)
         self.student = student
         self.distillation_losses = our_losses(distillation_losses or {})
-        self.alignment_losses = dict(alignment_losses or {})
+        self.alignment_losses = alignment_only(alignment_losses or {})
         losses = [*self.distillation_losses, *self.alignment_losses]
         self.term_weights = self.active_weights = all_weights(losses, loss_weights or {})
         self.balancing = balancing
         if balancing is not None:
+            balancing.check_losses({**self.distillation_losses, **self.alignment_losses})
             balancing.add_names(list(self.term_weights))
         refuse_unfit_parts(micro_batches, chunk_size, student)
         self.micro_batches = int(micro_batches)
@@ -163,8 +165,9 @@ class Distiller(Fitting, TermLogs):
         self._track_terms(list(self.term_weights))
         asked_outputs(student, self._names_read())
         if teacher is not None:
-            check_models(student, teacher, self.distillation_losses)
+            check_teacher(student, teacher, self.distillation_losses)
             teacher.trainable = False
+        check_student(student, {**self.distillation_losses, **self.alignment_losses})
         # Hidden from Keras: neither tracked nor trained (nor saved, see __dir__).
         object.__setattr__(self, "_teacher_holder", (teacher,))
         object.__setattr__(self, "_forward", student)
@@ -235,6 +238,7 @@ class Distiller(Fitting, TermLogs):
         count = replicas.total(rows.count)
         variables = [v.value for v in self.trainable_weights]
         step = StepSum()
+        refuse_lone_rows(rows, self.micro_batches, self._given_losses(), self.step)
         for part in rows.parts(self.micro_batches):
             targets = self._targets(part.batch)
             student = self._student_pass(part.batch, training=True)

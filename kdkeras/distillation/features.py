@@ -10,9 +10,16 @@ import keras
 from kdkeras.errors import InputError
 from kdkeras.layers import FeatureModel
 from kdkeras.losses import DistillationLoss
-from kdkeras.losses.base import EMBEDDING, FEATURES
+from kdkeras.losses.base import EMBEDDING, FEATURES, ExampleLoss
 
-__all__ = ["Asked", "asked_outputs", "check_models", "named_outputs", "refuse_other_tokens"]
+__all__ = [
+    "Asked",
+    "asked_outputs",
+    "check_student",
+    "check_teacher",
+    "named_outputs",
+    "refuse_other_tokens",
+]
 
 Asked = dict[str, str]
 """The name by which a loss reads an output, and the name by which the model offers it."""
@@ -59,7 +66,25 @@ def output_specs(model: Any) -> Any:
     return model.output if getattr(model, "outputs", None) else None
 
 
-def check_models(student: Any, teacher: Any, distillation: Mapping[str, DistillationLoss]) -> None:
+def check_student(student: Any, losses: Mapping[str, ExampleLoss]) -> None:
+    """Refuses losses that cannot read the student's outputs, whatever the targets are.
+
+    Raises:
+        InputError: Naming the loss, what it wants, and what the student gives.
+    """
+    specs = output_specs(student)
+    if specs is None:
+        return
+    for name, loss in losses.items():
+        output = getattr(loss, "student_output", EMBEDDING)
+        ours = _spec(specs, output, isinstance(student, FeatureModel))
+        _refuse_logits(name, output, student, specs)
+        _refuse_whole_numbers(name, ours, student)
+        if ours is not None:
+            loss.check_student(ours)
+
+
+def check_teacher(student: Any, teacher: Any, distillation: Mapping[str, DistillationLoss]) -> None:
     """Refuses a live teacher whose outputs no loss could compare with the student's.
 
     Where one of the shapes is not known before a batch is, the loss itself
@@ -69,18 +94,21 @@ def check_models(student: Any, teacher: Any, distillation: Mapping[str, Distilla
         InputError: Naming both sides with their shapes.
     """
     student_specs, teacher_specs = output_specs(student), output_specs(teacher)
-    if student_specs is None or teacher_specs is None:
+    if teacher_specs is None:
         return
     targets = {loss.target for loss in distillation.values()}
     for name, loss in distillation.items():
         if loss.source_only:
             _refuse_other_ids(name, student, teacher)
-        ours = _spec(student_specs, loss.student_output, isinstance(student, FeatureModel))
         # A teacher's only tensor is read by every loss whose target is not cached.
         theirs = _spec(teacher_specs, loss.target, False)
         if isinstance(teacher_specs, keras.KerasTensor) and len(targets) > 1:
             theirs = None
-        if ours is not None and theirs is not None:
+        _refuse_whole_numbers(name, theirs, teacher)
+        if student_specs is None or theirs is None:
+            continue
+        ours = _spec(student_specs, loss.student_output, isinstance(student, FeatureModel))
+        if ours is not None:
             loss.check_shapes(theirs, loss.project(ours))
 
 
@@ -88,6 +116,26 @@ def _spec(specs: Any, name: str, embedding_else: bool) -> Any:
     if not isinstance(specs, dict):
         return specs
     return specs.get(name, specs[EMBEDDING] if embedding_else else None)
+
+
+def _refuse_logits(name: str, output: str, student: Any, specs: Any) -> None:
+    # What is not told by another name is the embedding; of logits that would be no distribution.
+    if output == "logits" and isinstance(student, FeatureModel) and output not in specs:
+        raise InputError(
+            f"A loss on logits needs a student with logits. Received: {name!r}, "
+            f"{type(student).__name__} {student.name!r} offering {list(specs)}. Put a head on it: "
+            'keras.Model(inputs, {"embedding": e, "logits": keras.layers.Dense(classes)(e)}).'
+        )
+
+
+def _refuse_whole_numbers(name: str, outputs: Any, model: Any) -> None:
+    for spec in keras.tree.flatten(outputs):
+        if spec is not None and "float" not in str(spec.dtype):
+            raise InputError(
+                f"A loss reads real numbers. Received: {name!r} on an output of "
+                f"{type(model).__name__} {model.name!r} of shape {tuple(spec.shape)} and type "
+                f"{spec.dtype}. Give floats."
+            )
 
 
 def _refuse_other_ids(name: str, student: Any, teacher: Any) -> None:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kdkeras.distillation.backup import Backup, endless_batches
 from kdkeras.distillation.keras_hooks import StrategyHooks
+from kdkeras.distillation.lone_rows import lone_rows_refused
 from kdkeras.distillation.monitor import StopOnNonFinite
 from kdkeras.distillation.stages import Stage, StagedTraining
 from kdkeras.errors import InputError
@@ -50,17 +51,20 @@ class Fitting(StrategyHooks):
         Raises:
             NonFiniteLossError: At the step at which a term became NaN or
                 infinite, naming it.
-            InputError: If there is a `sample_weight` and nothing in `y`, or a backup
+            InputError: If there is a `sample_weight` and nothing in `y`, `y` holds
+                text, a loss compares rows and there is one a batch, or a backup
                 is wanted and `x` is no dataset, or of unknown length without
                 `steps_per_epoch`.
         """
         _refuse_lost_weights(y, named)
+        _refuse_strings(y)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [StopOnNonFinite(), *keras.tree.flatten(callbacks or [])]
         # Keras warns that it cannot shuffle a dataset; nobody asked it to.
         named.setdefault("shuffle", not isinstance(x, tf.data.Dataset))
         if backup is None:
-            return super().fit(x, y, callbacks=callbacks, **named)
+            with lone_rows_refused():
+                return super().fit(x, y, callbacks=callbacks, **named)
         if not isinstance(backup, Backup):
             backup = Backup(backup)
         with self.distribute_strategy.scope():
@@ -68,7 +72,7 @@ class Fitting(StrategyHooks):
         batches, steps = endless_batches(x, named.pop("steps_per_epoch", None))
         named.update(backup.first_epoch())
         callbacks.append(backup)
-        with backup.passing_over(self, steps):
+        with lone_rows_refused(), backup.passing_over(self, steps):
             return super().fit(batches, y, callbacks=callbacks, steps_per_epoch=steps, **named)
 
     def evaluate(self, x: Any = None, y: Any = None, **named: Any) -> Any:
@@ -141,3 +145,12 @@ def _refuse_lost_weights(y: Any, named: dict[str, Any]) -> None:
             "`sample_weight` needs targets or labels in `y`: Keras leaves it out otherwise. "
             f"Received: y={y}. Give a tf.data.Dataset of (x, {{}}, sample_weight)."
         )
+
+
+def _refuse_strings(y: Any) -> None:
+    for name, array in y.items() if isinstance(y, dict) else ():
+        if getattr(getattr(array, "dtype", None), "kind", "f") in "OSU":
+            raise InputError(
+                f"Targets are numbers. Received: y[{name!r}] of shape {tuple(array.shape)} and "
+                f"type {array.dtype}. Give what the teacher said of the text, not the text."
+            )

@@ -10,9 +10,9 @@ import keras
 from keras.distillation import FeatureDistillation, LogitsDistillation
 
 from kdkeras.errors import InputError
-from kdkeras.losses import DistillationLoss, KerasLoss, SoftTargets
+from kdkeras.losses import AlignmentLoss, DistillationLoss, KerasLoss, SoftTargets
 
-__all__ = ["our_losses"]
+__all__ = ["alignment_only", "our_losses"]
 
 
 def our_losses(losses: Mapping[str, Any]) -> dict[str, DistillationLoss]:
@@ -31,6 +31,22 @@ def our_losses(losses: Mapping[str, Any]) -> dict[str, DistillationLoss]:
     for name, loss in losses.items():
         ours[name] = _our_loss(name, loss)
     return ours
+
+
+def alignment_only(losses: Mapping[str, Any]) -> dict[str, AlignmentLoss]:
+    """Returns the alignment losses.
+
+    Raises:
+        InputError: If one is of another kind.
+    """
+    for name, loss in losses.items():
+        if not isinstance(loss, AlignmentLoss):
+            raise InputError(
+                "An alignment loss compares the student's two sides. Received: "
+                f"{type(loss).__name__} as {name!r}. Pass it as one of `distillation_losses`, or "
+                "derive from kdkeras.losses.AlignmentLoss."
+            )
+    return dict(losses)
 
 
 def _our_loss(name: str, loss: Any) -> DistillationLoss:

@@ -101,7 +101,7 @@ def loss_terms(
             for output, inputs in sides[: 1 if loss.source_only else 2]
             if output is not None
         ]
-        terms[name] = rows.sum(sum(values[1:], values[0]))
+        terms[name] = rows.sum(_one_a_row(name, sum(values[1:], values[0])))
     for name, alignment_loss in alignment.items():
         if outputs.translation is None:
             raise InputError(
@@ -110,8 +110,17 @@ def loss_terms(
             )
         source, translation = (named_output(side, "embedding") for side in outputs)
         parts = _parts(name, alignment_loss, batch, batch.source, targets, step)
-        terms[name] = rows.sum(alignment_loss(source, translation, **parts))
+        terms[name] = rows.sum(_one_a_row(name, alignment_loss(source, translation, **parts)))
     return terms
+
+
+def _one_a_row(name: str, values: Any) -> Any:
+    if len(values.shape) != 1:
+        raise InputError(
+            f"A loss gives one value a row, `(B,)`. Received: {tuple(values.shape)} from {name!r}. "
+            "Average its other axes, and not the batch."
+        )
+    return values
 
 
 def _parts(

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from kdkeras.errors import InputError
-from kdkeras.schedules import as_value, is_schedule, sampled
+from kdkeras.schedules import as_value, is_number, is_schedule, sampled
 
 __all__ = ["not_negative", "positive", "scheduled"]
 
@@ -17,22 +17,24 @@ def positive(name: str, value: float) -> float:
     Raises:
         InputError: If it is not.
     """
-    if not 0 < value < math.inf:
+    if not is_number(value) or not 0 < value < math.inf:
         raise InputError(
-            f"`{name}` must be positive and finite. Received: {name}={value}. Use 1.0 if in doubt."
+            f"`{name}` must be positive and finite. Received: {name}={value!r}. Use 1.0 if in "
+            "doubt."
         )
     return float(value)
 
 
 def not_negative(name: str, value: float) -> float:
-    """Returns `value` if it is 0 or more.
+    """Returns `value` if it is 0 or more, and finite.
 
     Raises:
         InputError: If it is not.
     """
-    if not value >= 0:
+    if not is_number(value) or not 0 <= value < math.inf:
         raise InputError(
-            f"`{name}` must be 0 or more. Received: {name}={value}. Use 1.0 if in doubt."
+            f"`{name}` must be 0 or more, and finite. Received: {name}={value!r}. Use 1.0 if in "
+            "doubt."
         )
     return float(value)
 

@@ -90,6 +90,16 @@ class AttentionRelations(DistillationLoss):
         """The student's queries, keys and values, whatever the target is called."""
         return "attention"
 
+    def check_student(self, student: Any) -> None:
+        """Refuses a layer that is not there, and widths that cannot be split."""
+        chosen = self._layer(student, self.student_layer, "student")
+        if any((chosen[part].shape[-1] or 0) % self.num_relation_heads for part in PARTS):
+            raise InputError(
+                "`num_relation_heads` must divide the widths of teacher and student. Received: "
+                f"num_relation_heads={self.num_relation_heads}, student "
+                f"{tuple(chosen['query'].shape)} in `{self.name}`. Use a divisor of both."
+            )
+
     def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuses layers that are not there, other lengths, and widths that cannot be split."""
         sides = self._chosen(teacher, student)
@@ -127,18 +137,20 @@ class AttentionRelations(DistillationLoss):
         return ops.log_softmax(ops.where(real, scores, _MASKED), axis=-1)
 
     def _chosen(self, teacher: Any, student: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        chosen = (
-            pick(teacher, self.teacher_layer, "teacher", self.name, first=1),
-            pick(student, self.student_layer, "student", self.name, first=1),
+        return (
+            self._layer(teacher, self.teacher_layer, "teacher"),
+            self._layer(student, self.student_layer, "student"),
         )
-        for side, layer in zip(("teacher", "student"), chosen, strict=True):
-            if not isinstance(layer, dict) or not set(PARTS) <= set(layer):
-                raise InputError(
-                    f"A layer's attention must be a dict of {list(PARTS)}. Received: "
-                    f"{sorted(layer) if isinstance(layer, dict) else 'a tensor'} from the {side} "
-                    f"in `{self.name}`. Give each as (B, L, d)."
-                )
-        return chosen
+
+    def _layer(self, layers: Any, layer: Layer, side: str) -> dict[str, Any]:
+        found = pick(layers, layer, side, self.name, first=1)
+        if not isinstance(found, dict) or not set(PARTS) <= set(found):
+            raise InputError(
+                f"A layer's attention must be a dict of {list(PARTS)}. Received: "
+                f"{sorted(found) if isinstance(found, dict) else 'a tensor'} from the {side} "
+                f"in `{self.name}`. Give each as (B, L, d)."
+            )
+        return found
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

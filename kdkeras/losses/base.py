@@ -74,6 +74,10 @@ class ExampleLoss(keras.layers.Layer):
     """The same for what is left out where the batch lacks it."""
     has_memory = False
     """Whether the loss keeps something of the batches: `after_step` must then be called."""
+    compares_rows = False
+    """Whether the loss reads a row beside the others of its batch: of one row it says nothing."""
+    may_be_negative = False
+    """Whether the least value is below zero."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
@@ -90,6 +94,16 @@ class ExampleLoss(keras.layers.Layer):
                 with `micro_batches` the parts come one after the other.
             kept: Scalar bool, the same on all replicas: false where the step
                 was not finite and must leave no trace.
+        """
+
+    def check_student(self, student: Any) -> None:
+        """Refuses an output of the student that the loss cannot read, whatever the teacher says.
+
+        Args:
+            student: Tensors, or `keras.KerasTensor`s where there is no batch yet.
+
+        Raises:
+            InputError: If the shapes do not fit the loss.
         """
 
 
@@ -116,6 +130,8 @@ class DistillationLoss(ExampleLoss, KerasInterface):
 
     same_width = True
     """Whether teacher and student must have the same shape; False for relations between rows."""
+    of_vectors = False
+    """Whether it compares one vector a row, and not one a token."""
     source_only = False
     """Whether the loss reads single tokens: a translation's are not those that the teacher read."""
 
@@ -143,14 +159,14 @@ class DistillationLoss(ExampleLoss, KerasInterface):
         Raises:
             InputError: If the shapes cannot match.
         """
-        if not self.same_width:
-            if len(teacher.shape) != 2 or len(student.shape) != 2:
-                raise InputError(
-                    "Relations are those of one vector a sentence. Received: teacher "
-                    f"{tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
-                    "Pool the tokens first."
-                )
-        elif not may_match(teacher.shape[1:], student.shape[1:]):
+        ranks = {len(teacher.shape), len(student.shape)}
+        if self.of_vectors and ranks != {2}:
+            raise InputError(
+                "The loss compares one vector a sentence, `(B, d)`. Received: teacher "
+                f"{tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
+                "Pool the tokens first, or take a loss on tokens or hidden states."
+            )
+        if self.same_width and not may_match(teacher.shape[1:], student.shape[1:]):
             raise InputError(
                 "The teacher's target and the student's output must have equal shapes. "
                 f"Received: teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in "

@@ -55,6 +55,7 @@ class CorrelationDistillation(DistillationLoss):
     """
 
     takes = {"step": "step"}
+    of_vectors = True
 
     def __init__(
         self,
@@ -90,9 +91,11 @@ class CorrelationDistillation(DistillationLoss):
 
 def _pearson(a: Any, b: Any, axis: int) -> Any:
     """Correlation along an axis; 0 where a side does not vary, without a slope there."""
+    # Of what is left after the mean, so much of the whole is rounding.
+    least_a, least_b = (1e-12 * ops.sum(ops.square(x), axis=axis) for x in (a, b))
     a, b = (x - ops.mean(x, axis=axis, keepdims=True) for x in (a, b))
     spread_a, spread_b = (ops.sum(ops.square(x), axis=axis) for x in (a, b))
-    varies = ops.logical_and(spread_a > 1e-14, spread_b > 1e-14)
+    varies = ops.logical_and(spread_a > least_a + 1e-30, spread_b > least_b + 1e-30)
     scale = ops.rsqrt(ops.where(varies, spread_a, 1.0)) * ops.rsqrt(
         ops.where(varies, spread_b, 1.0)
     )

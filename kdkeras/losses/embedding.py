@@ -71,6 +71,8 @@ class EmbeddingDistillation(DistillationLoss):
         LEAF, arXiv:2509.12539.
     """
 
+    of_vectors = True
+
     def __init__(
         self,
         metric: str = EmbeddingMetric.COSINE,
@@ -108,6 +110,10 @@ class EmbeddingDistillation(DistillationLoss):
                 f"`{self.name}`. Use ({student.shape[-1]}, {self.kernel.shape[1]})."
             )
         return ops.matmul(student, self.kernel)
+
+    def check_student(self, student: Any) -> None:
+        """Refuses a width that the projection does not begin with."""
+        self.project(student)
 
     def loss(self, teacher: Any, student: Any) -> Any:
         """Returns the distance of each example, `(B,)`."""

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import DistillationLoss, real_token_mean
+from kdkeras.losses.base import DistillationLoss, may_match, real_token_mean
 from kdkeras.losses.token_layers import (
     Layer,
     evenly_spaced,
@@ -100,6 +100,17 @@ class HiddenStateDistillation(DistillationLoss):
     def student_output(self) -> str:
         """The student's layers, whatever the target is called."""
         return "hidden_states"
+
+    def check_student(self, student: Any) -> None:
+        """Refuses layers that are not there, and another width than the projection's."""
+        for ours in [0] if self.layers is None else [pair[0] for pair in self.layers]:
+            chosen = pick(student, ours, "student", self.name)
+            if self.projection and not may_match(chosen.shape[-1:], self.projection[:1]):
+                raise InputError(
+                    "`projection` must begin with the student's width. Received: projection="
+                    f"{self.projection}, student {tuple(chosen.shape)} in `{self.name}`. Use "
+                    f"projection=({chosen.shape[-1]}, {self.projection[1]})."
+                )
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuses layers that are not there, and widths and lengths that differ."""

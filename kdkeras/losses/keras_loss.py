@@ -81,6 +81,7 @@ class KerasLoss(DistillationLoss):
         self.temperature = scheduled("temperature", temperature)
         formula = getattr(self.function, "fn", self.function)
         named = getattr(formula, "__name__", type(formula).__name__)
+        self.may_be_negative = formula is keras.losses.cosine_similarity
         if getattr(self.function, "reduction", None) == "sum":
             raise InputError(
                 "The Distiller takes the mean over the batch. Received: "

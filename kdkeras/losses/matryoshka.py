@@ -57,8 +57,8 @@ class Matryoshka(DistillationLoss):
             are loaded. None (the default) leaves the vectors as they are.
 
     Call arguments:
-        y_true: `(B, ..., d)` float, the teacher's embeddings, not rotated.
-        y_pred: `(B, ..., d)` float, the student's.
+        y_true: `(B, d)` float, the teacher's embeddings, not rotated.
+        y_pred: `(B, d)` float, the student's.
         **parts: What `inner` needs and takes.
 
     Returns:
@@ -111,6 +111,20 @@ class Matryoshka(DistillationLoss):
     def source_only(self) -> bool:  # type: ignore[override]
         """Whether the inner loss reads single tokens."""
         return self.inner.source_only
+
+    @property
+    def compares_rows(self) -> bool:  # type: ignore[override]
+        """Whether the inner loss does."""
+        return self.inner.compares_rows
+
+    @property
+    def may_be_negative(self) -> bool:  # type: ignore[override]
+        """Whether the inner loss may."""
+        return self.inner.may_be_negative
+
+    def check_student(self, student: Any) -> None:
+        """Refuses vectors that are narrower than a width."""
+        _check_width(self.dims, student)
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuses vectors that are narrower than a width, or that the rotation does not fit.
@@ -209,6 +223,20 @@ class MatryoshkaAlignment(AlignmentLoss):
         """What the inner loss takes."""
         return self.inner.takes
 
+    @property
+    def compares_rows(self) -> bool:  # type: ignore[override]
+        """Whether the inner loss does."""
+        return self.inner.compares_rows
+
+    @property
+    def may_be_negative(self) -> bool:  # type: ignore[override]
+        """Whether the inner loss may."""
+        return self.inner.may_be_negative
+
+    def check_student(self, student: Any) -> None:
+        """Refuses vectors that are narrower than a width."""
+        _check_width(self.dims, student)
+
     def call(self, source: Any, translation: Any, **parts: Any) -> Any:
         """Returns the weighted sum over the widths, `(B,)`."""
         source, translation = (ops.cast(side, "float32") for side in (source, translation))
@@ -295,8 +323,8 @@ def _checked_rotation(rotation: Any) -> np.ndarray:
 
 
 def _check_width(dims: list[int], vectors: Any) -> None:
-    if max(dims) > vectors.shape[-1]:
+    if vectors.shape[-1] is not None and max(dims) > vectors.shape[-1]:
         raise InputError(
-            f"`dims` must not exceed the vectors' width. Received: dims={dims}, vectors of width "
-            f"{vectors.shape[-1]}. Use at most {vectors.shape[-1]}."
+            f"`dims` must not exceed the vectors' width. Received: dims={dims}, student "
+            f"{tuple(vectors.shape)}. Use at most {vectors.shape[-1]}."
         )

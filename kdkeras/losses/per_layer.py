@@ -83,6 +83,21 @@ class PerLayer(DistillationLoss):
         """An embedding for each layer."""
         return "layer_embeddings"
 
+    @property
+    def compares_rows(self) -> bool:  # type: ignore[override]
+        """Whether the inner loss does."""
+        return self.inner.compares_rows
+
+    @property
+    def may_be_negative(self) -> bool:  # type: ignore[override]
+        """Whether the inner loss may."""
+        return self.inner.may_be_negative
+
+    def check_student(self, student: Any) -> None:
+        """Refuses layers that are not there, and what `inner` refuses of each."""
+        for embedding in self._chosen(student):
+            self.inner.check_student(embedding)
+
     def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuses layers that are not there, and what `inner` refuses of each."""
         for embedding in self._chosen(student):

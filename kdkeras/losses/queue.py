@@ -10,7 +10,7 @@ from keras import ops
 
 from kdkeras.errors import InputError
 from kdkeras.losses.arguments import scheduled
-from kdkeras.losses.base import DistillationLoss, l2_normalize
+from kdkeras.losses.base import DistillationLoss, l2_normalize, may_match
 from kdkeras.replicas import all_rows, own_rows
 from kdkeras.schedules import serialized, value_at
 
@@ -29,6 +29,7 @@ class _TeacherQueue(DistillationLoss):
 
     has_memory = True
     takes = {"step": "step"}
+    of_vectors = True
 
     def __init__(self, dim: int, size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -66,6 +67,15 @@ class _TeacherQueue(DistillationLoss):
         # Moved up instead of written at a pointer: replicas have any number of rows.
         moved = ops.slice(both, (ops.shape(every)[0], 0), (self.size, self.dim))
         self.queue.assign(ops.where(kept, moved, ops.convert_to_tensor(self.queue)))
+
+    def check_student(self, student: Any) -> None:
+        """Refuses other widths than the queue's."""
+        if not may_match(student.shape[-1:], (self.dim,)):
+            raise InputError(
+                "A queue holds vectors of the student's width. Received: student "
+                f"{tuple(student.shape)}, dim={self.dim} in `{self.name}`. Set "
+                f"dim={student.shape[-1]}, the teacher's width."
+            )
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuses other widths than the queue's.

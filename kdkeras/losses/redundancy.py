@@ -64,6 +64,8 @@ class VarianceCovariance(AlignmentLoss):
         Bardes et al. (2022), arXiv:2105.04906, equations 1 to 6.
     """
 
+    compares_rows = True
+
     def __init__(
         self,
         invariance_weight: float = 25.0,
@@ -144,6 +146,8 @@ class CrossCorrelation(AlignmentLoss):
     References:
         Zbontar et al. (2021), arXiv:2103.03230, equations 1 and 2.
     """
+
+    compares_rows = True
 
     def __init__(
         self, redundancy_weight: float = 0.005, name: str = "cross_correlation", **kwargs: Any

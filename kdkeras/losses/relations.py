@@ -45,7 +45,7 @@ class SimilarityMatrix(DistillationLoss):
         row-normalised products.
     """
 
-    same_width = False
+    same_width, of_vectors, compares_rows = False, True, True
 
     def __init__(
         self, target: str = "embedding", name: str = "similarity_matrix", **kwargs: Any
@@ -88,7 +88,7 @@ class RelationalDistance(DistillationLoss):
         Park et al. (2019), arXiv:1904.05068, equations 5 to 7.
     """
 
-    same_width = False
+    same_width, of_vectors, compares_rows = False, True, True
 
     def __init__(
         self, target: str = "embedding", name: str = "relational_distance", **kwargs: Any
@@ -135,7 +135,7 @@ class RelationalAngle(DistillationLoss):
         Park et al. (2019), arXiv:1904.05068, equations 8 and 9.
     """
 
-    same_width = False
+    same_width, of_vectors, compares_rows = False, True, True
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ class SimilarityDistillation(DistillationLoss):
     """
 
     takes = {"step": "step"}
+    of_vectors, compares_rows = True, True
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class SpreadOut(AlignmentLoss):
     """
 
     takes = {"source_id": "source_id"}
+    compares_rows = True
 
     def __init__(self, name: str = "spread_out", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)

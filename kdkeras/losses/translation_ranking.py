@@ -8,9 +8,9 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.arguments import scheduled
+from kdkeras.losses.arguments import not_negative, scheduled
 from kdkeras.losses.base import AlignmentLoss, l2_normalize
-from kdkeras.replicas import all_rows, num_replicas, own_rows
+from kdkeras.replicas import all_rows, own_rows
 from kdkeras.schedules import serialized, value_at
 
 __all__ = ["TranslationRanking"]
@@ -63,6 +63,7 @@ class TranslationRanking(AlignmentLoss):
     """
 
     takes = {"source_id": "source_id", "step": "step"}
+    compares_rows = True
 
     def __init__(
         self,
@@ -73,14 +74,11 @@ class TranslationRanking(AlignmentLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
-        for key, value in (("margin", margin), ("guide_margin", guide_margin)):
-            if value is not None and not value >= 0:
-                raise InputError(
-                    f"`{key}` must be 0 or more. Received: {key}={value}. Use 0.0 for no margin."
-                )
-        self.margin = float(margin)
+        self.margin = not_negative("margin", margin)
         self.scale = scheduled("scale", scale)
-        self.guide_margin = None if guide_margin is None else float(guide_margin)
+        self.guide_margin = None
+        if guide_margin is not None:
+            self.guide_margin = not_negative("guide_margin", guide_margin)
 
     @property
     def needs(self) -> dict[str, str]:  # type: ignore[override]
@@ -98,11 +96,6 @@ class TranslationRanking(AlignmentLoss):
         """Returns the loss of each pair, `(B,)`."""
         source = l2_normalize(ops.cast(source, "float32"))
         translation = l2_normalize(ops.cast(translation, "float32"))
-        if source.shape[0] == 1 and num_replicas() == 1:
-            raise InputError(
-                "A ranking needs at least two pairs in a batch. Received: batch size 1. "
-                "Raise the batch size, or leave the ranking loss out."
-            )
         every_source, every_translation = all_rows(source), all_rows(translation)
         own = own_rows(source, every_source)  # (own batch, batch of all replicas)
         mask = _MASKED * (1.0 - own) * self._not_negative(source_id, teacher)

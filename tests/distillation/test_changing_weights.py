@@ -181,6 +181,16 @@ def test_a_scaled_loss_keeps_its_scale_from_fit_to_fit():
         assert float(optimizer.dynamic_scale) == 2.0**scale
 
 
+class Falling(keras.optimizers.schedules.LearningRateSchedule):
+    """Says nothing of where it turns."""
+
+    def __call__(self, step):
+        return 1.0 - 0.4 * keras.ops.cast(step, "float32")
+
+    def get_config(self):
+        return {}
+
+
 BAD = {
     "negative weight": ({"embedding": Linear(1.0, 5, -0.5)}, "embedding=-0.5 at step 5", "Use 0"),
     "negative at first": ({"embedding": LinearWarmup(1.0, 5, -0.1)}, "embedding=-0.1 at step 0"),
@@ -188,6 +198,11 @@ BAD = {
         {"embedding": keras.optimizers.schedules.PiecewiseConstantDecay([7], [1.0, -1.0])},
         "embedding=-1 at step 8",
     ),
+    "float steps": (
+        {"embedding": keras.optimizers.schedules.PolynomialDecay(1.0, 4.0, -1.0)},
+        "embedding=-1 at step 4",
+    ),
+    "a schedule of one's own": ({"embedding": Falling()}, "embedding=-0.6 at step 4"),
     "infinite": ({"embedding": np.inf}, "embedding=inf", "finite"),
 }
 

@@ -52,8 +52,8 @@ CASES = {
     "reserved total": (build(distillation_losses={"loss": SoftTargets()}), "'loss'", "reserved"),
     "missing target": (train(y={}), "target 'embedding'", "targets []", "teacher="),
     "other target": (
-        train(distillation_losses={"logits": SoftTargets()}),
-        "target 'logits'",
+        train(distillation_losses={"pull": EmbeddingDistillation(target="pooled")}),
+        "target 'pooled'",
         "['embedding']",
     ),
     "missing translations": (

@@ -30,7 +30,7 @@ from test_backup import StopAt
 import kdkeras
 from kdkeras.distillation import Stage, UncertaintyWeighting
 from kdkeras.errors import InputError
-from kdkeras.losses import EmbeddingDistillation, SoftTargets
+from kdkeras.losses import EmbeddingDistillation
 from kdkeras.optimizers import FusedAdam
 from kdkeras.schedules import DecayToZero, LinearWarmup
 
@@ -394,8 +394,12 @@ BAD = {
     ),
     "arrays": (lambda: distiller().fit_stages(pairs()[0], [TWO]), "backup or stages", "dict"),
     "missing target": (
-        stages(TWO, distillation_losses={"logits": SoftTargets()}, loss_weights={}),
-        "target 'logits'",
+        stages(
+            TWO,
+            distillation_losses={"pull": EmbeddingDistillation(target="pooled")},
+            loss_weights={},
+        ),
+        "target 'pooled'",
     ),
 }
 

@@ -317,7 +317,7 @@ def test_impossible_widths_are_refused(dims):
 def test_a_width_beyond_the_vectors_is_refused(loss):
     with pytest.raises(InputError) as error:
         loss(AXES, AXES)
-    assert_one_line(str(error.value), "`dims`", "width 2", "at most 2")
+    assert_one_line(str(error.value), "`dims`", f"student {AXES.shape}", "at most 2")
 
 
 def test_weights_of_other_number_or_sign_are_refused():
