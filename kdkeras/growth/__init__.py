@@ -10,6 +10,7 @@ from kdkeras.growth.copies import (
     Net2Wider,
 )
 from kdkeras.growth.depth import DepthOperator, IdentityBlocks, Interleaving, Stacking
+from kdkeras.growth.factorization import factorize, merge
 from kdkeras.growth.flops import forward_flops
 from kdkeras.growth.growing import grow
 from kdkeras.growth.moments import grow_optimizer
@@ -34,7 +35,9 @@ __all__ = [
     "Stacking",
     "WidthOperator",
     "ZeroPadding",
+    "factorize",
     "forward_flops",
     "grow",
     "grow_optimizer",
+    "merge",
 ]

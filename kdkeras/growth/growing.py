@@ -78,6 +78,8 @@ def grow(
     width = Width.of(model, axes, plan)
     old = {path: _array(v) for path, v in variables(model, axes).items()}
     if isinstance(model, StaticStudent):
+        # Where they were multiplied into the table, they start anew.
+        old.setdefault("token_weight.table", np.zeros((int(model.vocabulary_size or 0), 1)))
         grown, steps = _grow_static(model, plan, width, old)
     else:
         grown, steps = _grow_transformer(model, plan, width, old)
@@ -93,14 +95,13 @@ def grow(
     return grown
 
 
-def _refuse_factorized(model: Student) -> None:
-    static = isinstance(model, StaticStudent)
-    if isinstance(model.token_embedding, FactorizedEmbedding) or (
-        static and model.token_weight is None
-    ):
+def _refuse_factorized(model: Any) -> None:
+    tables = ["table"] if isinstance(model.token_embedding, FactorizedEmbedding) else []
+    products = [*tables, *(getattr(model, "kernel_ranks", None) or {})]
+    if products:
         raise InputError(
-            "A student grows from a table of its own width with its token weights. Received: "
-            f"{model.name!r} with a factorised table. Grow first, and factorise the larger one."
+            "A student grows from plain kernels and a table of its own width. Received: "
+            f"{model.name!r} with products in {products}. Multiply them first: merge(student)."
         )
 
 
@@ -184,6 +185,7 @@ def _grow_static(
         **model.get_config(),
         EMBEDDING: width.sizes[EMBEDDING],
         VOCABULARY: width.sizes[VOCABULARY],
+        "token_weights": True,
         "name": f"{model.name}_grown",
     }
     if LAYERS in plan.sizes:
@@ -208,7 +210,7 @@ def _put_layers_on(
         )
     sizes = transformer_sizes(width.sizes[EMBEDDING], plan)
     del config[EMBEDDING]
-    grown = TransformerStudent.from_config({**config, **sizes, "token_weights": True})
+    grown = TransformerStudent.from_config({**config, **sizes})
     grown._hold(plan.vocabulary or model.vocabulary)
     fresh = _values(grown)
     outside = transformer_values(values, fresh, sizes[HEADS], plan.random(HIDDEN))

@@ -2,6 +2,7 @@
 
 from kdkeras.layers.dense import Dense
 from kdkeras.layers.embedding_table import EmbeddingTable
+from kdkeras.layers.factorized_dense import FactorizedDense
 from kdkeras.layers.factorized_embedding import FactorizedEmbedding
 from kdkeras.layers.feature_model import FeatureModel
 from kdkeras.layers.pooling import MaskedMean, UnitNorm
@@ -10,6 +11,7 @@ from kdkeras.layers.transformer_block import TransformerBlock
 __all__ = [
     "Dense",
     "EmbeddingTable",
+    "FactorizedDense",
     "FactorizedEmbedding",
     "FeatureModel",
     "MaskedMean",

@@ -12,6 +12,7 @@ from contracts import assert_config_round_trip, assert_one_line
 from kdkeras.errors import InputError
 from kdkeras.layers import (
     EmbeddingTable,
+    FactorizedDense,
     FactorizedEmbedding,
     MaskedMean,
     TransformerBlock,
@@ -167,7 +168,7 @@ def test_heads_must_divide_width():
 
 def test_block_configuration_survives():
     sizes = {"hidden_dim": 6, "num_heads": 3, "intermediate_dim": 5}
-    arguments = {**sizes, "dropout": 0.3, "layer_norm_epsilon": 1e-5}
+    arguments = {**sizes, "dropout": 0.3, "layer_norm_epsilon": 1e-5, "kernel_ranks": {"qkv": 2}}
     assert_config_round_trip(TransformerBlock, arguments)
 
 
@@ -189,6 +190,34 @@ def test_factorized_embedding_configuration_survives(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again(IDS), model(IDS))
+
+
+def test_factorized_dense_is_the_product_of_its_matrices():
+    layer = FactorizedDense(5, 2, activation="gelu")
+    inputs = random(3, 4, 6)
+    outputs = layer(inputs)
+    left, right, bias = layer.get_weights()
+    assert left.shape == (6, 2) and right.shape == (2, 5) and bias.shape == (5,)
+    layer.set_weights([left, right, random(5)])
+    expected = keras.activations.gelu(inputs @ (left @ right) + random(5))
+    np.testing.assert_allclose(layer(inputs), expected, atol=1e-6)
+    np.testing.assert_allclose(layer.product(), left.astype(float) @ right, atol=1e-12)
+    # Two draws of one initializer, not the same numbers twice.
+    assert not np.allclose(left.ravel()[:4], right.ravel()[:4]) and outputs.shape == (3, 4, 5)
+
+
+def test_factorized_dense_configuration_survives(tmp_path):
+    start = keras.initializers.Constant(0.5)
+    made = FactorizedDense(5, 2, activation="gelu", kernel_initializer=start, name="narrow")
+    copy = FactorizedDense.from_config(made.get_config())
+    assert (copy.units, copy.rank, copy.activation, copy.name) == (5, 2, made.activation, "narrow")
+    np.testing.assert_allclose(copy(np.ones((1, 6))), made(np.ones((1, 6))))
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, made(inputs))
+    made.assign(random(6, 5), random(5))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(random(3, 6)), model(random(3, 6)))
 
 
 def test_layers_work_in_a_functional_model(tmp_path):
