@@ -13,6 +13,8 @@ from kdkeras.growth.depth import DepthOperator, IdentityBlocks, Interleaving, St
 from kdkeras.growth.factorization import factorize, merge
 from kdkeras.growth.flops import forward_flops
 from kdkeras.growth.growing import grow
+from kdkeras.growth.learning import learn_operators
+from kdkeras.growth.ligo import LearnedOperators
 from kdkeras.growth.moments import grow_optimizer
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.tokens import ComposeTokens
@@ -30,6 +32,7 @@ __all__ = [
     "HyperCloning",
     "IdentityBlocks",
     "Interleaving",
+    "LearnedOperators",
     "Lemon",
     "Net2Wider",
     "Stacking",
@@ -39,5 +42,6 @@ __all__ = [
     "forward_flops",
     "grow",
     "grow_optimizer",
+    "learn_operators",
     "merge",
 ]

@@ -37,7 +37,17 @@ from kdkeras.growth.table import transformer_values
 from kdkeras.layers import FactorizedEmbedding
 from kdkeras.students import StaticStudent, Student, TransformerStudent
 
-__all__ = ["grow"]
+__all__ = [
+    "assign_values",
+    "certify",
+    "grow",
+    "larger_static",
+    "larger_transformer",
+    "new_layers",
+    "old_values",
+    "refuse_products",
+    "with_certificate",
+]
 
 
 def grow(
@@ -72,30 +82,37 @@ def grow(
     (32, True)
     """
     axes = describe(model)
-    _refuse_factorized(model)
+    refuse_products(model)
     check_names(model, plan)
     batch, source = probe_batch(model, probe)
     width = Width.of(model, axes, plan)
-    old = {path: _array(v) for path, v in variables(model, axes).items()}
+    old = old_values(model)
     if isinstance(model, StaticStudent):
-        # Where they were multiplied into the table, they start anew.
-        old.setdefault("token_weight.table", np.zeros((int(model.vocabulary_size or 0), 1)))
         grown, steps = _grow_static(model, plan, width, old)
     else:
         grown, steps = _grow_transformer(model, plan, width, old)
-    certificate = _certify(model, grown, plan, width, steps, (batch, source, probe))
+    certificate = certify(model, grown, plan, width, steps, (batch, source, probe))
     if plan.keeps_function and not certificate.keeps_function:
         raise InputError(
             "The plan says that it keeps the function, and it does not. Received: an error of "
             f"{certificate.maximum_error:.1e}, more than {certificate.tolerance:.1e}. "
             "Grow in float32, raise tolerance=..., or use keeps_function=False."
         )
-    # Not a part of the model: neither tracked nor saved.
+    return with_certificate(grown, certificate)
+
+
+def with_certificate(grown: Student, certificate: Certificate) -> Student:
+    """Returns the student with its certificate beside it, neither tracked nor saved."""
     object.__setattr__(grown, "certificate", certificate)
     return grown
 
 
-def _refuse_factorized(model: Any) -> None:
+def refuse_products(model: Any) -> None:
+    """Refuses a student whose kernels or table are products.
+
+    Raises:
+        InputError: If one is.
+    """
     tables = ["table"] if isinstance(model.token_embedding, FactorizedEmbedding) else []
     products = [*tables, *(getattr(model, "kernel_ranks", None) or {})]
     if products:
@@ -105,14 +122,20 @@ def _refuse_factorized(model: Any) -> None:
         )
 
 
-def _array(variable: Any) -> np.ndarray:
-    return variable.value.numpy().astype(np.float64)
-
-
 def _grow_transformer(
     model: TransformerStudent, plan: GrowthPlan, width: Width, old: Values
 ) -> tuple[TransformerStudent, tuple[Step, ...]]:
     layers, steps = new_layers(model.num_layers, plan)
+    grown, old = larger_transformer(model, plan, width, old)
+    wide = widen(old, TRANSFORMER, width.maps, width.from_above)
+    assign_values(grown, deepen(wide, TRANSFORMER, layers, _values(grown)))
+    return grown, (*width.steps, *steps)
+
+
+def larger_transformer(
+    model: TransformerStudent, plan: GrowthPlan, width: Width, old: Values
+) -> tuple[TransformerStudent, Values]:
+    """Returns a fresh student of the new sizes, and the old weights that it grows from."""
     grown = _larger(model, plan, width.sizes, model.project)
     if grown.projection is not None and model.projection is None:
         # What was read as it is must be contracted now: a projection that is F.
@@ -121,9 +144,7 @@ def _grow_transformer(
             "projection.kernel": np.eye(model.hidden_dim),
             "projection.bias": np.zeros(model.hidden_dim),
         }
-    wide = widen(old, TRANSFORMER, width.maps, width.from_above)
-    _assign(grown, deepen(wide, TRANSFORMER, layers, _values(grown)))
-    return grown, (*width.steps, *steps)
+    return grown, old
 
 
 def new_layers(num_layers: int, plan: GrowthPlan) -> tuple[list[NewLayer], tuple[Step, ...]]:
@@ -181,27 +202,32 @@ def _grow_static(
             rows["token_embedding.table"] / np.exp(values["token_weight.table"]),
             values["token_embedding.table"],
         )
-    config = {
+    if LAYERS in plan.sizes:
+        return _put_layers_on(model, plan, width, values)
+    grown = larger_static(model, plan, width)
+    assign_values(grown, values)
+    return grown, width.steps
+
+
+def larger_static(model: StaticStudent, plan: GrowthPlan, width: Width) -> StaticStudent:
+    """Returns a fresh static student of the new sizes."""
+    grown = StaticStudent.from_config(_static_config(model, width))
+    grown._hold(plan.vocabulary or model.vocabulary)
+    return grown
+
+
+def _static_config(model: StaticStudent, width: Width) -> dict[str, Any]:
+    return {
         **model.get_config(),
         EMBEDDING: width.sizes[EMBEDDING],
         VOCABULARY: width.sizes[VOCABULARY],
         "token_weights": True,
         "name": f"{model.name}_grown",
     }
-    if LAYERS in plan.sizes:
-        return _put_layers_on(model, plan, width, values, config)
-    grown = StaticStudent.from_config(config)
-    grown._hold(plan.vocabulary or model.vocabulary)
-    _assign(grown, values)
-    return grown, width.steps
 
 
 def _put_layers_on(
-    model: StaticStudent,
-    plan: GrowthPlan,
-    width: Width,
-    values: Values,
-    config: dict[str, Any],
+    model: StaticStudent, plan: GrowthPlan, width: Width, values: Values
 ) -> tuple[Student, tuple[Step, ...]]:
     if not isinstance(plan.depth, IdentityBlocks):
         raise InputError(
@@ -209,13 +235,14 @@ def _put_layers_on(
             f"Received: depth={plan.depth.name}(). Use IdentityBlocks()."
         )
     sizes = transformer_sizes(width.sizes[EMBEDDING], plan)
+    config = _static_config(model, width)
     del config[EMBEDDING]
     grown = TransformerStudent.from_config({**config, **sizes})
     grown._hold(plan.vocabulary or model.vocabulary)
     fresh = _values(grown)
     outside = transformer_values(values, fresh, sizes[HEADS], plan.random(HIDDEN))
     layers = IdentityBlocks().layers(0, sizes[LAYERS])
-    _assign(grown, deepen(outside, TRANSFORMER, layers, fresh))
+    assign_values(grown, deepen(outside, TRANSFORMER, layers, fresh))
     step = Step(
         size=LAYERS,
         operator="LayersOnTable",
@@ -227,10 +254,22 @@ def _put_layers_on(
 
 
 def _values(model: Any) -> Values:
-    return {path: _array(v) for path, v in variables(model, describe(model)).items()}
+    found = variables(model, describe(model))
+    return {path: v.value.numpy().astype(np.float64) for path, v in found.items()}
 
 
-def _assign(model: Any, values: Values) -> None:
+def old_values(model: Student) -> Values:
+    """Returns the weights that a student grows from, float64, by path."""
+    values = _values(model)
+    if isinstance(model, StaticStudent):
+        # Where they were multiplied into the table, they start anew.
+        rows = len(values["token_embedding.table"])
+        values.setdefault("token_weight.table", np.zeros((rows, 1)))
+    return values
+
+
+def assign_values(model: Any, values: Values) -> None:
+    """Sets every weight, by path."""
     targets = variables(model, describe(model))
     if set(targets) != set(values) or len(targets) != len(model.weights):
         raise RuntimeError(f"undescribed weights: {set(targets) ^ set(values)}")
@@ -238,7 +277,7 @@ def _assign(model: Any, values: Values) -> None:
         variable.assign(values[path].astype(variable.dtype))
 
 
-def _certify(
+def certify(
     model: Student,
     grown: Student,
     plan: GrowthPlan,
@@ -246,6 +285,16 @@ def _certify(
     steps: tuple[Step, ...],
     probe: tuple[dict[str, np.ndarray], str, Any],
 ) -> Certificate:
+    """Measures what growth did to a student.
+
+    Args:
+        model: The old student.
+        grown: The new one.
+        plan: By which plan.
+        width: The plan's axes.
+        steps: What each operator did.
+        probe: Token ids, what they are, and what the caller gave.
+    """
     batch, source, given = probe
     ids = batch["token_ids"]
     if width.rows is not None and plan.vocabulary is not None:
