@@ -140,6 +140,8 @@ def deepen(
         for name in axes.layer_weights:
             path = f"{stack}{layer.source}.{name}"
             grown[prefix + name] = fresh[prefix + name] if layer.source is None else values[path]
+            if layer.masked and kind != WEIGHT:
+                grown[prefix + name] = np.zeros_like(values[path])
         last = prefix + axes.last_norm
         if layer.identity:
             _silence(grown, axes, prefix, kind)

@@ -8,17 +8,7 @@ from typing import Any
 import numpy as np
 
 from kdkeras.errors import InputError
-from kdkeras.growth.axes import (
-    EMBEDDING,
-    HEADS,
-    HIDDEN,
-    INTERMEDIATE,
-    LAYERS,
-    TRANSFORMER,
-    VOCABULARY,
-    describe,
-    variables,
-)
+from kdkeras.growth.axes import EMBEDDING, HEADS, HIDDEN, LAYERS, TRANSFORMER, describe
 from kdkeras.growth.certificate import (
     Certificate,
     Step,
@@ -30,24 +20,23 @@ from kdkeras.growth.certificate import (
 from kdkeras.growth.depth import IdentityBlocks, NewLayer
 from kdkeras.growth.expand import Values, deepen, widen
 from kdkeras.growth.flops import forward_flops
+from kdkeras.growth.larger import (
+    assign_values,
+    larger_static,
+    larger_transformer,
+    model_values,
+    old_values,
+    refuse_unfinished,
+    static_config,
+)
 from kdkeras.growth.maps import Width
+from kdkeras.growth.masks import fill_masked
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.sizes import check_names, transformer_sizes
 from kdkeras.growth.table import transformer_values
-from kdkeras.layers import FactorizedEmbedding
 from kdkeras.students import StaticStudent, Student, TransformerStudent
 
-__all__ = [
-    "assign_values",
-    "certify",
-    "grow",
-    "larger_static",
-    "larger_transformer",
-    "new_layers",
-    "old_values",
-    "refuse_products",
-    "with_certificate",
-]
+__all__ = ["certify", "grow", "new_layers", "with_certificate"]
 
 
 def grow(
@@ -82,7 +71,7 @@ def grow(
     (32, True)
     """
     axes = describe(model)
-    refuse_products(model)
+    refuse_unfinished(model)
     check_names(model, plan)
     batch, source = probe_batch(model, probe)
     width = Width.of(model, axes, plan)
@@ -107,44 +96,16 @@ def with_certificate(grown: Student, certificate: Certificate) -> Student:
     return grown
 
 
-def refuse_products(model: Any) -> None:
-    """Refuses a student whose kernels or table are products.
-
-    Raises:
-        InputError: If one is.
-    """
-    tables = ["table"] if isinstance(model.token_embedding, FactorizedEmbedding) else []
-    products = [*tables, *(getattr(model, "kernel_ranks", None) or {})]
-    if products:
-        raise InputError(
-            "A student grows from plain kernels and a table of its own width. Received: "
-            f"{model.name!r} with products in {products}. Multiply them first: merge(student)."
-        )
-
-
 def _grow_transformer(
     model: TransformerStudent, plan: GrowthPlan, width: Width, old: Values
 ) -> tuple[TransformerStudent, tuple[Step, ...]]:
     layers, steps = new_layers(model.num_layers, plan)
-    grown, old = larger_transformer(model, plan, width, old)
+    masked = [number for number, layer in enumerate(layers) if layer.masked]
+    grown, old = larger_transformer(model, plan, width, old, masked)
     wide = widen(old, TRANSFORMER, width.maps, width.from_above)
-    assign_values(grown, deepen(wide, TRANSFORMER, layers, _values(grown)))
+    wide = fill_masked(wide, old, TRANSFORMER, width, plan)
+    assign_values(grown, deepen(wide, TRANSFORMER, layers, model_values(grown)))
     return grown, (*width.steps, *steps)
-
-
-def larger_transformer(
-    model: TransformerStudent, plan: GrowthPlan, width: Width, old: Values
-) -> tuple[TransformerStudent, Values]:
-    """Returns a fresh student of the new sizes, and the old weights that it grows from."""
-    grown = _larger(model, plan, width.sizes, model.project)
-    if grown.projection is not None and model.projection is None:
-        # What was read as it is must be contracted now: a projection that is F.
-        old = {
-            **old,
-            "projection.kernel": np.eye(model.hidden_dim),
-            "projection.bias": np.zeros(model.hidden_dim),
-        }
-    return grown, old
 
 
 def new_layers(num_layers: int, plan: GrowthPlan) -> tuple[list[NewLayer], tuple[Step, ...]]:
@@ -172,26 +133,15 @@ def new_layers(num_layers: int, plan: GrowthPlan) -> tuple[list[NewLayer], tuple
     return depth.layers(num_layers, new), (step,)
 
 
-def _larger(
-    model: TransformerStudent, plan: GrowthPlan, sizes: dict[str, int], project: bool
-) -> TransformerStudent:
-    wider = sizes[HIDDEN] != model.hidden_dim
-    names = (HIDDEN, HEADS, INTERMEDIATE, LAYERS, VOCABULARY)
-    config = {
-        **model.get_config(),
-        **{name: sizes[name] for name in names},
-        "project": project or wider,
-        "name": f"{model.name}_grown",
-    }
-    grown = TransformerStudent.from_config(config)
-    grown._hold(plan.vocabulary or model.vocabulary)
-    return grown
-
-
 def _grow_static(
     model: StaticStudent, plan: GrowthPlan, width: Width, old: Values
 ) -> tuple[Student, tuple[Step, ...]]:
     axes = describe(model)
+    if width.masked:
+        raise InputError(
+            "Masks belong to Transformers. Received: MaskedGrowth for the table of a static "
+            "student. Use ZeroPadding(), which keeps the function at any size."
+        )
     values = widen(old, axes, width.maps)
     if width.rows is not None:
         # A row counts with its token's weight, and pieces are added up so.
@@ -209,23 +159,6 @@ def _grow_static(
     return grown, width.steps
 
 
-def larger_static(model: StaticStudent, plan: GrowthPlan, width: Width) -> StaticStudent:
-    """Returns a fresh static student of the new sizes."""
-    grown = StaticStudent.from_config(_static_config(model, width))
-    grown._hold(plan.vocabulary or model.vocabulary)
-    return grown
-
-
-def _static_config(model: StaticStudent, width: Width) -> dict[str, Any]:
-    return {
-        **model.get_config(),
-        EMBEDDING: width.sizes[EMBEDDING],
-        VOCABULARY: width.sizes[VOCABULARY],
-        "token_weights": True,
-        "name": f"{model.name}_grown",
-    }
-
-
 def _put_layers_on(
     model: StaticStudent, plan: GrowthPlan, width: Width, values: Values
 ) -> tuple[Student, tuple[Step, ...]]:
@@ -235,11 +168,11 @@ def _put_layers_on(
             f"Received: depth={plan.depth.name}(). Use IdentityBlocks()."
         )
     sizes = transformer_sizes(width.sizes[EMBEDDING], plan)
-    config = _static_config(model, width)
+    config = static_config(model, width)
     del config[EMBEDDING]
     grown = TransformerStudent.from_config({**config, **sizes})
     grown._hold(plan.vocabulary or model.vocabulary)
-    fresh = _values(grown)
+    fresh = model_values(grown)
     outside = transformer_values(values, fresh, sizes[HEADS], plan.random(HIDDEN))
     layers = IdentityBlocks().layers(0, sizes[LAYERS])
     assign_values(grown, deepen(outside, TRANSFORMER, layers, fresh))
@@ -251,30 +184,6 @@ def _put_layers_on(
         keeps_function=True,
     )
     return grown, (*width.steps, step)
-
-
-def _values(model: Any) -> Values:
-    found = variables(model, describe(model))
-    return {path: v.value.numpy().astype(np.float64) for path, v in found.items()}
-
-
-def old_values(model: Student) -> Values:
-    """Returns the weights that a student grows from, float64, by path."""
-    values = _values(model)
-    if isinstance(model, StaticStudent):
-        # Where they were multiplied into the table, they start anew.
-        rows = len(values["token_embedding.table"])
-        values.setdefault("token_weight.table", np.zeros((rows, 1)))
-    return values
-
-
-def assign_values(model: Any, values: Values) -> None:
-    """Sets every weight, by path."""
-    targets = variables(model, describe(model))
-    if set(targets) != set(values) or len(targets) != len(model.weights):
-        raise RuntimeError(f"undescribed weights: {set(targets) ^ set(values)}")
-    for path, variable in targets.items():
-        variable.assign(values[path].astype(variable.dtype))
 
 
 def certify(

@@ -14,15 +14,13 @@ from kdkeras.growth.axes import LAYERS, ModelAxes, Pieces, Side, describe
 from kdkeras.growth.certificate import Step, probe_batch
 from kdkeras.growth.depth import NewLayer
 from kdkeras.growth.expand import Values, merged_shape
-from kdkeras.growth.growing import (
+from kdkeras.growth.growing import certify, new_layers, with_certificate
+from kdkeras.growth.larger import (
     assign_values,
-    certify,
     larger_static,
     larger_transformer,
-    new_layers,
     old_values,
-    refuse_products,
-    with_certificate,
+    refuse_unfinished,
 )
 from kdkeras.growth.maps import Width
 from kdkeras.growth.plan import GrowthPlan
@@ -73,16 +71,16 @@ class LearnedOperators:
 
     def __init__(self, model: Student, plan: GrowthPlan) -> None:
         axes = describe(model)
-        refuse_products(model)
+        refuse_unfinished(model)
         check_names(model, plan)
         _refuse_unfit(model, plan)
         self.losses: tuple[float, ...] = ()
         self._model, self._plan, self._axes = model, plan, axes
         self._width = Width.of(model, axes, plan)
-        if self._width.from_above:
+        if self._width.from_above or self._width.masked:
             raise InputError(
                 "Learned factors start at products. Received: an operator that takes units from "
-                "the layer above. Use Net2Wider()."
+                "the layer above, or masks them. Use Net2Wider()."
             )
         self._target, self._old = self._new_student()
         self._dtype = model.variable_dtype

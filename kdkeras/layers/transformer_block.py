@@ -145,7 +145,7 @@ class TransformerBlock(keras.layers.Layer):
         attention = self.output_dense(attended)
         attention = self.attention_dropout(attention, training=training)
         hidden = self.attention_norm(hidden + attention)
-        feedforward = self.feedforward_dense(self.intermediate_dense(hidden))
+        feedforward = self.feedforward_dense(self._activated(self.intermediate_dense(hidden)))
         feedforward = self.feedforward_dropout(feedforward, training=training)
         hidden = self.output_norm(hidden + feedforward)
         if not return_attention:
@@ -161,23 +161,36 @@ class TransformerBlock(keras.layers.Layer):
             "qkv": hidden,
             "attention_output": attended,
             "intermediate": middle,
-            "feedforward": self.intermediate_dense(middle),
+            "feedforward": self._activated(self.intermediate_dense(middle)),
         }
 
     def _attend(self, hidden: Any, padding_mask: Any) -> tuple[Any, Any]:
         batch, length = ops.shape(hidden)[0], ops.shape(hidden)[1]
         key_dim = self.hidden_dim // self.num_heads
-        qkv = self.qkv_dense(hidden)
+        qkv = self._projected(self.qkv_dense(hidden))
         heads = ops.reshape(qkv, (batch, length, 3 * self.num_heads, key_dim))
         heads = ops.transpose(heads, (0, 2, 1, 3))  # (batch, 3 * heads, length, key_dim)
         query, key, value = ops.split(heads, 3, axis=1)
-        scores = ops.matmul(query * key_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))
+        query = query * self._score_scale(key_dim, query.dtype)
+        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
         # (batch, heads, query, key)
         padding = 1.0 - ops.cast(padding_mask, scores.dtype)
         scores = scores + _MASKED * ops.expand_dims(ops.expand_dims(padding, 1), 1)
         attended = ops.matmul(ops.softmax(scores, axis=-1), value)
         attended = ops.transpose(attended, (0, 2, 1, 3))
         return ops.reshape(attended, (batch, length, self.hidden_dim)), qkv
+
+    def _projected(self, qkv: Any) -> Any:
+        """Queries, keys and values; for a subclass to change."""
+        return qkv
+
+    def _score_scale(self, size: int, dtype: Any) -> Any:
+        """What scores are multiplied by, for heads of a size."""
+        return size**-0.5
+
+    def _activated(self, units: Any) -> Any:
+        """Units of the feed-forward net; for a subclass to change."""
+        return units
 
     def compute_output_shape(self, hidden_shape: Any, padding_mask_shape: Any = None) -> Any:
         """Returns the shape of `hidden`."""

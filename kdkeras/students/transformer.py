@@ -137,20 +137,9 @@ class TransformerStudent(Student):
         self.position_embedding = keras_hub.layers.PositionEmbedding(
             sequence_length, initializer=start, dtype=policy, name="position_embedding"
         )
-        self.embedding_norm = keras.layers.LayerNormalization(
-            epsilon=1e-12, dtype=policy, name="embedding_norm"
-        )
+        self.embedding_norm = self._make_norm()
         self.embedding_dropout = keras.layers.Dropout(dropout, dtype=policy)
-        of_blocks = {name: rank for name, rank in ranks.items() if name in KERNELS}
-        self.blocks = [
-            TransformerBlock(
-                *(hidden_dim, num_heads, intermediate_dim, dropout),
-                kernel_ranks=of_blocks,
-                dtype=policy,
-                name=f"block_{i}",
-            )
-            for i in range(num_layers)
-        ]
+        self.blocks = [self._make_block(i) for i in range(num_layers)]
         self.pooling = MaskedMean(dtype=policy, name="pooling")
         self.projection = (
             dense(output_dim, ranks.get("projection"), dtype=policy, name="projection")
@@ -159,6 +148,26 @@ class TransformerStudent(Student):
         )
         self.unit_norm = UnitNorm(name="unit_norm")
         self.build()
+
+    def _make_norm(self) -> keras.layers.LayerNormalization:
+        return keras.layers.LayerNormalization(
+            epsilon=1e-12, dtype=self.dtype_policy, name="embedding_norm"
+        )
+
+    def _make_block(self, number: int) -> TransformerBlock:
+        return TransformerBlock(**self._block_arguments(number))
+
+    def _block_arguments(self, number: int) -> dict[str, Any]:
+        ranks = self.kernel_ranks or {}
+        return {
+            "hidden_dim": self.hidden_dim,
+            "num_heads": self.num_heads,
+            "intermediate_dim": self.intermediate_dim,
+            "dropout": self.dropout,
+            "kernel_ranks": {name: rank for name, rank in ranks.items() if name in KERNELS},
+            "dtype": self.dtype_policy,
+            "name": f"block_{number}",
+        }
 
     def _build_layers(self) -> None:
         hidden = (None, None, self.hidden_dim)

@@ -83,6 +83,48 @@ def transformer(w, num_layers, num_heads, ids):
     return x.mean(axis=0) @ w["projection.kernel"] + w["projection.bias"]
 
 
+def masked_norm(x, c, gamma, beta):
+    """A layer norm in which unit `i` counts `c[i]` times."""
+    mean = (x * c).sum(axis=1, keepdims=True) / c.sum()
+    variance = ((x - mean) ** 2 * c).sum(axis=1, keepdims=True) / c.sum()
+    return ((x - mean) / np.sqrt(variance) * gamma + beta) * c
+
+
+def masked_transformer(w, num_layers, ids, sizes, m):
+    """The embedding of a sentence by a model whose new units count `m`, before it is scaled.
+
+    `sizes`: (old, new) of hidden, heads, head_size and intermediate, and layers.
+    """
+
+    def counts(name):
+        old, new = sizes[name]
+        return np.where(np.arange(new) < old, 1.0, m)
+
+    hidden, heads, units = counts("hidden"), counts("heads"), counts("head_size")
+    x = w["token_embedding.table"][ids]
+    x = x + w["position_embedding.position_embeddings"][: len(ids)]
+    x = masked_norm(x, hidden, w["embedding_norm.gamma"], w["embedding_norm.beta"])
+    for number in range(num_layers):
+        prefix = f"blocks.{number}."
+        own = {k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)}
+        parts = np.split(x @ own["qkv_dense.kernel"] + own["qkv_dense.bias"], 3, axis=1)
+        parts = [p.reshape(len(ids), len(heads), len(units)) for p in parts]
+        attended = np.zeros_like(parts[0])
+        for h in range(len(heads)):
+            # A unit of an old head that is old counts 1, any other m.
+            c = np.where((heads[h] == 1.0) & (units == 1.0), 1.0, m)
+            query, key, value = (p[:, h] * c for p in parts)
+            attended[:, h] = softmax(query @ key.T / math.sqrt(units.sum())) @ value
+        y = attended.reshape(len(ids), -1) @ own["output_dense.kernel"] + own["output_dense.bias"]
+        y = masked_norm(x + y, hidden, own["attention_norm.gamma"], own["attention_norm.beta"])
+        inner = gelu(y @ own["intermediate_dense.kernel"] + own["intermediate_dense.bias"])
+        inner = inner * counts("intermediate")
+        z = y + inner @ own["feedforward_dense.kernel"] + own["feedforward_dense.bias"]
+        z = masked_norm(z, hidden, own["output_norm.gamma"], own["output_norm.beta"])
+        x = x + (m if number >= sizes["layers"][0] else 1.0) * (z - x)
+    return x.mean(axis=0) @ w["projection.kernel"] + w["projection.bias"]
+
+
 def doubled(w, n=2):
     """A model `n` times as wide, every unit and head copied, by the products of the paper.
 

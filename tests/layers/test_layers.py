@@ -15,6 +15,9 @@ from kdkeras.layers import (
     FactorizedDense,
     FactorizedEmbedding,
     MaskedMean,
+    MaskedNorm,
+    MaskedTransformerBlock,
+    MaskLevel,
     TransformerBlock,
     UnitNorm,
 )
@@ -218,6 +221,53 @@ def test_factorized_dense_configuration_survives(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again(random(3, 6)), model(random(3, 6)))
+
+
+def test_a_masked_block_survives_saving(tmp_path):
+    sizes = {"hidden_dim": 4, "num_heads": 1, "head_size": 3, "intermediate_dim": 5}
+    made = MaskedTransformerBlock(6, 2, 7, level=MaskLevel(), masked=sizes, whole=True)
+    inputs = [keras.Input((None, 6)), keras.Input((None,), dtype="int32")]
+    model = keras.Model(inputs, made(*inputs))
+    model.set_weights([random(*w.shape) for w in model.get_weights()])
+    made.level.level.assign(0.5)
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    block = copy.get_layer(made.name)
+    assert (block.masked, block.whole, float(block.level.level)) == (sizes, True, 0.5)
+    data = [random(2, 4, 6), MASK]
+    np.testing.assert_array_equal(copy(data), model(data))
+    assert np.abs(model(data) - data[0]).max() > 1e-3
+
+
+def test_masked_norm_at_one_is_keras_own_and_survives():
+    norm, reference = MaskedNorm(MaskLevel(), 2, epsilon=1e-5), keras.layers.LayerNormalization()
+    for layer in (norm, reference):
+        layer.build((None, 6))
+    reference.epsilon = 1e-5
+    reference.set_weights([random(6), random(6) + 1])
+    norm.gamma.assign(reference.gamma)
+    norm.beta.assign(reference.beta)
+    norm.level.level.assign(1.0)
+    np.testing.assert_allclose(norm(random(3, 6)), reference(random(3, 6)), atol=1e-6)
+    copy = MaskedNorm.from_config(norm.get_config())
+    assert (copy.old_size, copy.epsilon, type(copy.level)) == (2, 1e-5, MaskLevel)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_a_masked_block_in_half_precision_is_near_the_full_one(dtype):
+    masked = {"hidden_dim": 4, "num_heads": 1, "head_size": 3, "intermediate_dim": 5}
+    half, full = (
+        MaskedTransformerBlock(6, 2, 7, level=MaskLevel(), masked=masked, whole=True, dtype=d)
+        for d in (dtype, "float32")
+    )
+    for block in (half, full):
+        block.build((None, None, 6))
+    full.level.level.assign(0.5)
+    half.set_weights(full.get_weights())
+    outputs = half(random(2, 4, 6), MASK)
+    assert outputs.dtype == dtype.removeprefix("mixed_")
+    expected = full(random(2, 4, 6), MASK)
+    np.testing.assert_allclose(tf.cast(outputs, "float32"), expected, atol=0.05)
 
 
 def test_layers_work_in_a_functional_model(tmp_path):
