@@ -84,6 +84,8 @@ class LearnedOperators:
             )
         self._target, self._old = self._new_student()
         self._dtype = model.variable_dtype
+        # Made here: inside a graph they would be constants of it.
+        self._stacks = self._as_stacks(self._dtype)
         num_layers = getattr(model, LAYERS, 0)
         layers, self._depth_steps = new_layers(num_layers, plan)
         self._factors = self._start_factors()
@@ -123,13 +125,12 @@ class LearnedOperators:
         """Multiplies out: the weights of the larger model by path, tensors of `dtype`."""
         dtype = dtype or self._dtype
         axes, found = self._axes, {}
-        for path, array in self._old.items():
-            if path in axes.weights:
-                stack = ops.convert_to_tensor(array[None], dtype=dtype)
-                found[path] = self._wide(stack, axes.weights[path])[0]
+        stacks = self._stacks if dtype == self._dtype else self._as_stacks(dtype)
+        for path, pieces in axes.weights.items():
+            if path in stacks:
+                found[path] = self._wide(stacks[path], pieces)[0]
         for name, pieces in axes.layer_weights.items():
-            arrays = [self._old[path] for path in self._old if path.endswith(f".{name}")]
-            stack = self._wide(ops.convert_to_tensor(np.stack(arrays), dtype=dtype), pieces)
+            stack = self._wide(stacks[name], pieces)
             if name in self._mixing:
                 rows = ops.cast(self._mixing[name].value, dtype)
                 constant = ops.convert_to_tensor(self._constants[name], dtype=dtype)
@@ -164,6 +165,15 @@ class LearnedOperators:
         parts = (batch, source, probe)
         certificate = certify(self._model, grown, self._plan, self._width, steps, parts)
         return with_certificate(grown, certificate)
+
+    def _as_stacks(self, dtype: str) -> dict[str, Any]:
+        """The old weights by path, `(1, ...)`; of layers by kind, `(layers, ...)`."""
+        axes = self._axes
+        stacks = {path: a[None] for path, a in self._old.items() if path in axes.weights}
+        for name in axes.layer_weights:
+            paths = [path for path in self._old if path.endswith(f".{name}")]
+            stacks[name] = np.stack([self._old[path] for path in paths])
+        return {key: ops.convert_to_tensor(a, dtype=dtype) for key, a in stacks.items()}
 
     def _new_student(self) -> tuple[Student, Values]:
         old = old_values(self._model)

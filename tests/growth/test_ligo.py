@@ -57,11 +57,14 @@ def lesson_batches(lessons):
     ("depth", "sizes"),
     [
         (Stacking(), {"hidden_dim": 24, "intermediate_dim": 17, "num_layers": 4}),
-        (Interleaving(), {"hidden_dim": 16, "num_heads": 2, "num_layers": 3}),
         (IdentityBlocks(), {"hidden_dim": 12, "num_heads": 3, "num_layers": 4}),
-        (IdentityBlocks(where="spread"), {"num_layers": 5}),
+        pytest.param(
+            *(Interleaving(), {"hidden_dim": 16, "num_heads": 2, "num_layers": 3}),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(IdentityBlocks(where="spread"), {"num_layers": 5}, marks=pytest.mark.slow),
     ],
-    ids=["stacking", "interleaving", "identity", "spread"],
+    ids=["stacking", "identity", "interleaving", "spread"],
 )
 def test_learning_starts_where_the_plan_grows_to(exact, depth, sizes):
     start = LearnedOperators(exact, plan(depth, **sizes)).grow()
@@ -156,8 +159,8 @@ def test_learning_lowers_the_loss_on_other_sentences(trained, texts, lesson_batc
     recipe = plan(hidden_dim=24, num_heads=3, intermediate_dim=30, num_layers=3)
     before = trained.get_weights()
     loss = keras.losses.MeanSquaredError()
-    operators = learn_operators(trained, recipe, lesson_batches[:4], loss, 20, 3e-3)
-    assert len(operators.losses) == 20
+    operators = learn_operators(trained, recipe, lesson_batches[:4], loss, 16, 3e-3)
+    assert len(operators.losses) == 16
     grown, copied = operators.grow(probe=texts), grow(trained, recipe, probe=texts)
     assert operators.losses[0] == pytest.approx(float(mean_loss(copied, lesson_batches[:1])), 1e-4)
     others = lesson_batches[4:]
@@ -186,15 +189,16 @@ def test_the_loss_of_a_distiller_is_its_own(trained, lesson_batches):
     kept = GrowthPlan(
         sizes={"hidden_dim": 32, "intermediate_dim": 30, "num_layers": 3}, keeps_function=False
     )
-    operators = learn_operators(trained, kept, batches[:1], distiller, steps=6, learning_rate=3e-3)
+    operators = learn_operators(trained, kept, batches[:1], distiller, steps=4, learning_rate=3e-3)
     # The start is function-preserving, so the first loss is the small student's.
     dataset = tf.data.Dataset.from_tensors(batches[0])
     small = distiller.evaluate(dataset, verbose=0, return_dict=True)
     assert operators.losses[0] == pytest.approx(small["loss"], rel=1e-4)
-    assert operators.losses[-1] < 0.99 * operators.losses[0]
+    assert operators.losses[-1] < 0.995 * operators.losses[0]
     assert distiller.optimizer.iterations == 0
 
 
+@pytest.mark.slow
 def test_sample_weights_count(trained, lesson_batches):
     x, y = lesson_batches[0]
     weights_ = np.linspace(0, 2, len(y)).astype("float32")

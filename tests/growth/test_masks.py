@@ -65,7 +65,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("sizes", "settings", "masked"), CASES.values(), ids=CASES)
+# What these mask is masked in `all`, too.
+SLOW = {"head_size", "heads_copied", "layers"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "settings", "masked"),
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name, case in CASES.items()
+    ],
+)
 def test_any_size_keeps_the_function_at_first(trained, texts, batch, sizes, settings, masked):
     plan = GrowthPlan(sizes=sizes, **{"operators": MaskedGrowth(), **settings})
     grown = grow(trained, plan, probe=texts)
@@ -173,6 +183,7 @@ def test_at_first_only_old_weights_have_gradients_and_their_own(trained, lessons
     assert not large[kernel][:, 16:].any()
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_the_old_weights_alone(trained, lessons):
     student = TransformerStudent.from_config(trained.get_config())
     student.set_weights(trained.get_weights())
@@ -224,6 +235,16 @@ def test_a_schedule_fades_new_units_in_and_they_are_taken_for_plain(trained, les
         assert np.abs(now[path] - start[path])[..., 16:27].max() > 1e-4
     path = "blocks.2.output_dense.kernel"
     assert np.abs(now[path] - start[path]).max() > 1e-4
+
+
+def test_a_student_without_projection_grows_under_a_mask(vocabulary, texts, batch):
+    student = TransformerStudent(
+        *(vocabulary.size, 8, 1, 8, 2, 8), project=False, vocabulary=vocabulary, sequence_length=24
+    )
+    grown = grow(student, GrowthPlan(sizes={"hidden_dim": 12}, operators=MaskedGrowth()), texts)
+    assert grown.project and apart(grown, student, batch) < 1e-6
+    grown.mask = 1.0
+    assert apart(unmask(grown), grown, batch) < 1e-6 < apart(grown, student, batch)
 
 
 # ---- what is refused ----------------------------------------------------

@@ -118,6 +118,7 @@ def test_merging_keeps_the_function_of_a_narrow_student(trained, texts, batch):
     assert np.linalg.matrix_rank(left @ right) == 4
 
 
+@pytest.mark.slow
 def test_a_narrow_student_can_be_narrowed_again(trained, batch):
     once = factorize(trained, {"qkv": 9, "table": 7})
     twice = factorize(once, {"qkv": 4, "feedforward": 5})
@@ -173,6 +174,17 @@ def test_both_factors_are_trained(trained, batch):
     kernels = [layer.contract.kernel.value, layer.expand.kernel.value]
     for gradient in tape.gradient(loss, kernels):
         assert np.abs(gradient).max() > 1e-4
+
+
+def test_products_round_as_their_export_does(trained, batch):
+    narrow = factorize(trained, LOW)
+    exact = narrow(batch, training=False)
+    narrow.fake_quantization = "int8"
+    layer = narrow.blocks[0].qkv_dense
+    assert layer.contract.fake_quantization is layer.expand.fake_quantization is not None
+    assert 1e-4 < np.abs(narrow(batch, training=False) - exact).max() < 0.05
+    narrow.fake_quantization = None
+    np.testing.assert_array_equal(narrow(batch, training=False), exact)
 
 
 def test_flops_of_products_are_what_tensorflow_counts(trained):
