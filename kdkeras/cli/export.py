@@ -13,8 +13,12 @@ from typing import Any
 
 from kdkeras.cli.options import add_overwrite, fraction, percentage, positive_int
 
-HELP = "export a student as SavedModel and TFLite, and verify it"
-FORMATS = ["saved_model", "saved_model_text", "tflite_float32", "tflite_int8"]
+HELP = "export a student as SavedModel, TFLite and more, and verify it"
+DEFAULT_FORMATS = ["saved_model", "saved_model_text", "tflite_float32", "tflite_int8"]
+FORMATS = [
+    *DEFAULT_FORMATS,
+    *("mediapipe", "mediapipe_float32", "onnx", "sentence_transformers"),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         dest="formats",
         choices=FORMATS,
-        default=FORMATS,
+        default=DEFAULT_FORMATS,
         metavar="FORMAT",
-        help="saved_model (token ids), saved_model_text (strings), tflite_float32, tflite_int8",
+        help="saved_model (token ids), saved_model_text (strings), tflite_float32, tflite_int8 "
+        "(these four if left out); mediapipe (int8), mediapipe_float32, onnx, "
+        "sentence_transformers, which run with the extras of these names",
     )
     parser.add_argument(
         "--sequence-lengths",

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdkeras.errors import InputError
-from kdkeras.export.formats import MANIFEST, TOKENIZER, ExportFormat, read_formats
+from kdkeras.export.extras import require
+from kdkeras.export.formats import (
+    DEFAULT_FORMATS,
+    MANIFEST,
+    TOKENIZER,
+    ExportFormat,
+    read_formats,
+)
 from kdkeras.export.manifest import describe, write_json
 from kdkeras.export.serving import float32_student
 from kdkeras.files import atomic_folder
@@ -33,21 +40,23 @@ class Artefacts:
         folder: The exported folder.
         formats: The artefacts in it.
         sequence_lengths: Lengths of the TFLite signatures.
+        vocabulary_kind: The vocabulary's kind, which MediaPipe's file is called by.
     """
 
     folder: Path
     formats: tuple[ExportFormat, ...]
     sequence_lengths: tuple[int, ...]
+    vocabulary_kind: str
 
     def path(self, name: str) -> Path:
         """Path of one artefact, e.g. of `"tflite_int8"`."""
-        return self.folder / ExportFormat(name).path
+        return self.folder / ExportFormat(name).path_for(self.vocabulary_kind)
 
 
 def export(
     student: Student,
     folder: str | os.PathLike[str],
-    formats: str | Iterable[str] = tuple(ExportFormat),
+    formats: str | Iterable[str] = DEFAULT_FORMATS,
     sequence_lengths: Iterable[int] | None = None,
     overwrite: bool = False,
     name: str | None = None,
@@ -66,15 +75,23 @@ def export(
     | `saved_model_text` | `saved_model_text/` | strings | TensorFlow, tensorflow_text |
     | `tflite_float32` | `model.float32.tflite` | token ids | LiteRT |
     | `tflite_int8` | `model.int8.tflite` | token ids | LiteRT |
+    | `mediapipe` | `mediapipe/embedder.tflite` or `.task`, int8 | strings | MediaPipe Tasks |
+    | `mediapipe_float32` | `mediapipe/embedder.float32.*` | strings | MediaPipe Tasks |
+    | `onnx` | `model.onnx` | token ids | ONNX Runtime |
+    | `sentence_transformers` | `sentence_transformers/` | strings | PyTorch |
 
     TFLite files have one signature a length, `embed_16` and so on, taking
     `token_ids` and `padding_mask` int32 `(1, length)`, sharing the weights.
+    MediaPipe's file is a `.task` for SentencePiece vocabularies. Writing ONNX
+    needs the extra `[onnx]`; the other writers need no extra, their runtimes
+    do: `[mediapipe]`, `[sentence-transformers]`.
 
     Args:
         student: A student with a vocabulary. One that trains in half precision
             is exported in float32.
         folder: Folder to create.
-        formats: Names out of the table above; all by default.
+        formats: Names out of the table above; by default those that need no
+            extra, the first four.
         sequence_lengths: Tokens of each TFLite signature, at most the
             student's; 16, 32, 64 and 128 as far as the student reads if None.
             The student's own length is always added, so that every artefact
@@ -87,11 +104,13 @@ def export(
         What was written.
 
     Raises:
-        InputError: If a format is unknown, the student has no vocabulary or
-            one of another size, a length is out of range, the folder exists,
-            or the file system refuses.
+        InputError: If a format is unknown or its writer is not installed, the
+            student has no vocabulary or one of another size, a length is out
+            of range, the folder exists, or the file system refuses.
     """
     chosen = read_formats(formats)
+    if ExportFormat.ONNX in chosen:
+        require("onnx", "tf2onnx", "Writing model.onnx")
     vocabulary = _vocabulary_of(student)
     lengths = _read_lengths(sequence_lengths, student.sequence_length)
     say = progress or (lambda line: None)
@@ -99,14 +118,20 @@ def export(
     with atomic_folder(folder, overwrite) as temporary:
         exact = float32_student(student)
         for item in chosen:
-            say(f"Writing {item.path}")
-            _write(item, exact, vocabulary, temporary / item.path, lengths)
+            path = item.path_for(vocabulary.kind)
+            say(f"Writing {path}")
+            _write(item, exact, vocabulary, temporary / path, lengths)
         vocabulary.save(temporary / TOKENIZER)
         manifest = describe(
             student, vocabulary, temporary, chosen, lengths, name or folder.resolve().name
         )
         write_json(temporary / MANIFEST, manifest)
-    return Artefacts(folder=folder, formats=chosen, sequence_lengths=lengths)
+    return Artefacts(
+        folder=folder,
+        formats=chosen,
+        sequence_lengths=lengths,
+        vocabulary_kind=vocabulary.kind,
+    )
 
 
 def _write(
@@ -124,6 +149,18 @@ def _write(
         from kdkeras.export.saved_model import write_text_saved_model
 
         write_text_saved_model(student, vocabulary, path)
+    elif item.is_mediapipe:
+        from kdkeras.export.mediapipe import write_mediapipe
+
+        write_mediapipe(student, vocabulary, path, quantize=item is ExportFormat.MEDIAPIPE)
+    elif item is ExportFormat.ONNX:
+        from kdkeras.export.onnx import write_onnx
+
+        write_onnx(student, path)
+    elif item is ExportFormat.SENTENCE_TRANSFORMERS:
+        from kdkeras.export.sentence_transformers import write_sentence_transformers
+
+        write_sentence_transformers(student, vocabulary, path)
     else:
         from kdkeras.export.tflite import write_tflite
 

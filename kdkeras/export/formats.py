@@ -7,7 +7,15 @@ from enum import StrEnum
 
 from kdkeras.errors import InputError
 
-__all__ = ["MANIFEST", "PARITY", "TOKENIZER", "ExportFormat", "read_formats", "signature_name"]
+__all__ = [
+    "DEFAULT_FORMATS",
+    "MANIFEST",
+    "PARITY",
+    "TOKENIZER",
+    "ExportFormat",
+    "read_formats",
+    "signature_name",
+]
 
 MANIFEST = "export.json"
 """What the folder holds: the contract between exporter and runtimes."""
@@ -24,23 +32,60 @@ class ExportFormat(StrEnum):
     SAVED_MODEL_TEXT = "saved_model_text"
     TFLITE_FLOAT32 = "tflite_float32"
     TFLITE_INT8 = "tflite_int8"
+    MEDIAPIPE = "mediapipe"
+    MEDIAPIPE_FLOAT32 = "mediapipe_float32"
+    ONNX = "onnx"
+    SENTENCE_TRANSFORMERS = "sentence_transformers"
 
     @property
     def path(self) -> str:
         """Name of the artefact's file or folder."""
         if self.is_tflite:
             return f"model.{self.removeprefix('tflite_')}.tflite"
-        return str(self)
+        return _PATHS.get(self, str(self))
+
+    def path_for(self, kind: str) -> str:
+        """Name of the artefact of a student whose vocabulary is of a kind."""
+        if self.is_mediapipe and kind == "sentencepiece":
+            return self.path.removesuffix(".tflite") + ".task"
+        return self.path
 
     @property
     def is_tflite(self) -> bool:
-        """Whether LiteRT runs it; TensorFlow runs the others."""
+        """Whether LiteRT runs it."""
         return self.startswith("tflite")
+
+    @property
+    def is_mediapipe(self) -> bool:
+        """Whether MediaPipe Tasks runs it."""
+        return self.startswith("mediapipe")
+
+    @property
+    def extra(self) -> str | None:
+        """The extra of kdkeras with the runtime, if that is not a part of kdkeras' own."""
+        if self.is_mediapipe:
+            return "mediapipe"
+        return {"onnx": "onnx", "sentence_transformers": "sentence-transformers"}.get(self)
 
     @property
     def is_exact(self) -> bool:
         """Whether it holds the student's own float32 weights."""
-        return self is not ExportFormat.TFLITE_INT8
+        return self not in (ExportFormat.TFLITE_INT8, ExportFormat.MEDIAPIPE)
+
+
+_PATHS = {
+    ExportFormat.MEDIAPIPE: "mediapipe/embedder.tflite",
+    ExportFormat.MEDIAPIPE_FLOAT32: "mediapipe/embedder.float32.tflite",
+    ExportFormat.ONNX: "model.onnx",
+}
+
+DEFAULT_FORMATS = (
+    ExportFormat.SAVED_MODEL,
+    ExportFormat.SAVED_MODEL_TEXT,
+    ExportFormat.TFLITE_FLOAT32,
+    ExportFormat.TFLITE_INT8,
+)
+"""What is written if nothing is asked for: all that runs without an extra."""
 
 
 def read_formats(formats: str | Iterable[str]) -> tuple[ExportFormat, ...]:

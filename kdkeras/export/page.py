@@ -18,6 +18,10 @@ _TITLES = {
     ExportFormat.SAVED_MODEL_TEXT: "SavedModel, strings",
     ExportFormat.TFLITE_FLOAT32: "TFLite, float32",
     ExportFormat.TFLITE_INT8: "TFLite, int8",
+    ExportFormat.MEDIAPIPE: "MediaPipe, int8",
+    ExportFormat.MEDIAPIPE_FLOAT32: "MediaPipe, float32",
+    ExportFormat.ONNX: "ONNX",
+    ExportFormat.SENTENCE_TRANSFORMERS: "sentence-transformers",
 }
 
 

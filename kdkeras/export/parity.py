@@ -11,6 +11,7 @@ import numpy as np
 
 from kdkeras.errors import InputError
 from kdkeras.evaluation.metrics import retrieval_accuracy
+from kdkeras.export.extras import require_runtime
 from kdkeras.export.formats import PARITY, ExportFormat
 from kdkeras.export.gates import Gates, check_gates, failures
 from kdkeras.export.manifest import read_manifest, write_json
@@ -64,13 +65,16 @@ def verify(
 
     Raises:
         InputError: If the folder is not an exported one, it holds another
-            student's export, or a language has no pairs.
+            student's export, the runtime of an artefact is not installed, or
+            a language has no pairs.
         GateError: If an artefact does not run, or (with `enforce`) fails a
             gate: artefact, language and figure are named.
     """
     folder, gates, say = Path(folder), gates or Gates(), progress or (lambda line: None)
     manifest = read_manifest(folder)
     _check_input(manifest, student, pairs, folder)
+    for name, record in manifest["artefacts"].items():
+        require_runtime(ExportFormat(name), record["path"])
     texts = list(dict.fromkeys(t for sides in pairs.values() for side in sides for t in side))
     say(f"Embedding {len(texts)} sentences with Keras")
     rows = {text: row for row, text in enumerate(texts)}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -17,7 +17,7 @@ from kdkeras.export.serving import ServingModule
 if TYPE_CHECKING:
     from kdkeras.students import Student
 
-__all__ = ["write_tflite"]
+__all__ = ["convert", "write_tflite"]
 
 
 def write_tflite(
@@ -37,6 +37,13 @@ def write_tflite(
     """
     module = ServingModule(student)
     signatures = {signature_name(n): module.trace(1, n) for n in sequence_lengths}
+    path.write_bytes(convert(module, signatures, path, quantize=quantize))
+
+
+def convert(
+    module: ServingModule, signatures: Mapping[str, Any], path: Path, *, quantize: bool
+) -> bytes:
+    """Returns the TFLite file of traced functions, to be written at `path`."""
     # Of the converter's three entrances only this one keeps the weights,
     # shares them between signatures, and keeps the signatures' names. The
     # intermediate model stands beside the output: one disk to fill.
@@ -50,4 +57,4 @@ def write_tflite(
         if quantize:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         content = converter.convert()
-    path.write_bytes(share_quantization(content) if quantize else content)
+    return share_quantization(content) if quantize else content
