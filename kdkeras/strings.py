@@ -6,14 +6,20 @@ import re
 
 __all__ = ["well_formed"]
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# Surrogates that stand for no byte; `surrogateescape` uses U+DC80 to U+DCFF.
+_LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def well_formed(text: str) -> str:
     """Returns a text as every runtime can read it.
 
     It ends at its first NUL, because runtimes on phones take C strings.
-    Lone surrogates, which Python makes of bytes that are no UTF-8 (in file
-    names and arguments, and with `errors="surrogateescape"`), become U+FFFD.
+    Bytes that are no UTF-8, which Python keeps as surrogates in arguments,
+    file names and with `errors="surrogateescape"`, become U+FFFD as
+    `errors="replace"` makes them; so do other lone surrogates.
     """
-    return _LONE_SURROGATE.sub("\ufffd", text.partition("\0")[0])
+    text = text.partition("\0")[0]
+    if text.isascii():
+        return text
+    text = _LONE_SURROGATE.sub("\ufffd", text)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

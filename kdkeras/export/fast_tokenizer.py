@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["fast_tokenizer", "write_tokenizer"]
 
 _SPACE = "▁"
-# Code points that are never characters mark places while a text is normalised.
-_TWO_SPACES, _APART = "\ufdd0", "\ufdd1"
+# Code points that are never characters mark places while a text is normalised;
+# where a text has them, another such takes their place.
+_TWO_SPACES, _APART, _OTHER = "\ufdd0", "\ufdd1", "\ufdd2"
 # What Unicode's grapheme clusters are continued with.
 _CONTINUATION = r"[\p{M}\x{200C}\x{200D}\x{1F3FB}-\x{1F3FF}]"
 # Like a C string, a text ends at its first NUL.
@@ -61,6 +62,7 @@ def _normalizer(content: bytes, characters: bytes) -> normalizers.Normalizer:
     return normalizers.Sequence(
         [
             _FROM_NUL,
+            normalizers.Replace(Regex(f"[{_TWO_SPACES}{_APART}]"), _OTHER),
             *doubled,
             normalizers.NFC(),
             normalizers.Replace(Regex(f"(?={_CONTINUATION})"), _APART),

@@ -26,9 +26,9 @@ _MINIMUM_VERSIONS = {
     "saved_model": {"tensorflow": "2.20"},
     "saved_model_text": {"tensorflow": "2.20", "tensorflow-text": "2.20"},
     "tflite": {"ai-edge-litert": "2.1"},
-    "mediapipe": {"mediapipe": "1.2"},
-    "onnx": {"onnxruntime": "1.20"},
-    "sentence_transformers": {"sentence-transformers": "5.0"},
+    "mediapipe": {"mediapipe": "1.2.3"},
+    "onnx": {"onnxruntime": "1.32"},
+    "sentence_transformers": {"sentence-transformers": "6.2"},
 }
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["write_onnx"]
 
-# The newest set of operations that tf2onnx writes and every ONNX Runtime since 1.14 reads.
 _OPSET = 17
 
 

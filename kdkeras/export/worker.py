@@ -110,7 +110,8 @@ def _text_encoder(folder: Path, artefact: ExportFormat) -> Encode:
     signature = model.signatures["serving_default"]
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        return model and signature(texts=tf.constant(list(texts)))["embedding"].numpy()
+        given = [text.encode("utf-8", "surrogateescape") for text in texts]
+        return model and signature(texts=tf.constant(given))["embedding"].numpy()
 
     return encode
 
