@@ -26,12 +26,12 @@ from typing import Any
 
 from ablation_tables import (
     CUT_MEANS,
-    DEFAULT,
     DIMS,
     GUIDE_MARGIN,
     MEANS,
     MSE,
     PUD,
+    RANKING,
     SETTINGS,
     START,
     means,
@@ -41,9 +41,11 @@ from static_student import evaluators, fit, vocabulary, write_targets
 
 from kdkeras import config
 
-STUDENTS = {"static_256": (1000, config.LEARNING_RATE), "mini": (300, 5e-4)}
-"""Steps and highest learning rate by preset."""
-AXES_FROM = 20_000
+STUDENTS = {
+    "static_256": (1000, config.LEARNING_RATE, list(MEANS)),
+    "mini": (100, 5e-4, ["STS across", "Tatoeba 12", "PUD 20"]),
+}
+"""Steps, highest learning rate and figures by preset: `mini` takes longer to read than to train."""
 
 
 def pud_evaluators(data: Path) -> list[Any]:
@@ -87,15 +89,6 @@ class Rotated:
     def encode(self, texts: list[str]) -> Any:
         """Returns `(len(texts), d)`."""
         return self.encoder.encode(texts) @ self.axes
-
-
-def teacher_axes(dataset: Any) -> Any:
-    """The principal axes of the first cached vectors; they are stored in random order."""
-    import numpy as np
-
-    from kdkeras.losses import principal_axes
-
-    return principal_axes(np.stack([vector for _, vector in islice(dataset.records(), AXES_FROM)]))
 
 
 def least_squares_start(dataset: Any, words: Any, path: Path) -> Any:
@@ -191,21 +184,27 @@ def train(student: Any, dataset: Any, run: dict[str, Any], axes: Any) -> dict[st
     return fit(distiller, batches, run["steps"], STUDENTS[run["student"]][1])
 
 
-def evaluate(student: Any, setting: str, found: list[Any], axes: Any) -> dict[str, Any]:
-    """All figures by language; for the default and Matryoshka, means of narrower embeddings."""
+def evaluate(
+    student: Any, setting: str, found: list[Any], axes: Any, names: list[str]
+) -> dict[str, Any]:
+    """Figures by language; with the ranking and with Matryoshka, means of narrower embeddings."""
     from kdkeras.evaluation import TruncatedEncoder, evaluate_all
 
     started, encoder = time.perf_counter(), Remembered(student)
-    figures: dict[str, Any] = evaluate_all(found, encoder)
+
+    def of(names: list[str]) -> list[Any]:
+        wanted = {f"{kind}_{x}" for kind, languages in map(MEANS.get, names) for x in languages}
+        return [evaluator for evaluator in found if evaluator.name in wanted]
+
+    figures: dict[str, Any] = evaluate_all(of(names), encoder)
     encoders = {
-        DEFAULT: {DEFAULT: encoder, f"{DEFAULT}_rotated": Rotated(encoder, axes)},
+        RANKING: {RANKING: encoder, f"{RANKING}_rotated": Rotated(encoder, axes)},
         "matryoshka": {"matryoshka": encoder},
     }.get(setting, {})
-    kinds = tuple({MEANS[name][0] for name in CUT_MEANS})
-    cut = [evaluator for evaluator in found if evaluator.name.startswith(kinds)]
+    cut_names = [name for name in CUT_MEANS if name in names]
     figures["cut"] = {
         name: {
-            str(dim): means(evaluate_all(cut, TruncatedEncoder(one, dim)), CUT_MEANS)
+            str(dim): means(evaluate_all(of(cut_names), TruncatedEncoder(one, dim)), cut_names)
             for dim in [len(axes), *DIMS]
         }
         for name, one in encoders.items()
@@ -242,7 +241,7 @@ def arguments_given() -> argparse.Namespace:
         default=[],
         metavar="[STUDENT=]N",
         help="batches of 256 pairs; "
-        + " ".join(f"{student}={steps}" for student, (steps, _) in STUDENTS.items()),
+        + " ".join(f"{student}={steps}" for student, (steps, *_) in STUDENTS.items()),
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
@@ -266,6 +265,8 @@ def main() -> None:
     if missing:
         import keras
 
+        from kdkeras.recipe import teacher_axes
+
         dataset = write_targets(arguments.data, arguments.teacher, output)
         words = vocabulary(dataset, arguments.vocabulary, output)
         name = f"start-{arguments.vocabulary.replace(':', '-')}.keras"
@@ -276,12 +277,14 @@ def main() -> None:
     for number, (key, run) in enumerate(missing.items(), 1):
         print(f"{number} of {len(missing)}: {key}", flush=True)
         keras.utils.set_random_seed(run["seed"])
+        names = STUDENTS[run["student"]][2]
         student = new_student(run["student"], run["setting"], start, axes, texts)
         trained = train(student, dataset, run, axes)
-        results[key] = {**run, **trained, **evaluate(student, run["setting"], found, axes)}
+        figures = evaluate(student, run["setting"], found, axes, names)
+        results[key] = {**run, **trained, **figures}
         write(results_file, json.dumps(results, indent=1))
         write(output / "table.md", table(list(results.values())))
-        figures = means(results[key], list(MEANS))
+        figures = means(results[key], names)
         print(
             f"{key}: training {trained['seconds']:.0f} s, evaluation "
             f"{results[key]['evaluation_seconds']:.0f} s, "

@@ -13,16 +13,16 @@ from kdkeras import config
 
 START = "start"
 MSE = "embedding_mse"
-DEFAULT = "ranking"
+RANKING = "ranking"
 SETTINGS = {
     START: "none: the start, untrained",
     MSE: "embedding alone, squared error",
     "embedding": "embedding alone, cosine",
     "similarity": "embedding + similarity",
-    DEFAULT: "embedding + similarity + ranking (default)",
-    "guided": "default, ranking guided by the teacher",
-    "matryoshka": "default, embedding as Matryoshka",
-    "balanced": "default, balanced by RunningMagnitude",
+    RANKING: "embedding + similarity + ranking",
+    "guided": "the three, ranking guided by the teacher",
+    "matryoshka": "the three, embedding as Matryoshka (default)",
+    "balanced": "the three, balanced by RunningMagnitude",
 }
 GUIDE_MARGIN = 0.1
 DIMS = [256, 128, 64, 32]
@@ -36,8 +36,8 @@ MEANS = {
     "PUD 20": ("pud", PUD),
 }
 CUT_TITLES = {
-    DEFAULT: SETTINGS[DEFAULT],
-    f"{DEFAULT}_rotated": "the same, rotated",
+    RANKING: SETTINGS[RANKING],
+    f"{RANKING}_rotated": "the same, rotated",
     "matryoshka": SETTINGS["matryoshka"],
 }
 CUT_MEANS = [name for name in MEANS if name.startswith(("STS across", "Tatoeba"))]
@@ -57,13 +57,23 @@ guide_margin={GUIDE_MARGIN}. *Matryoshka*: widths d, {", ".join(map(str, DIMS))}
 share of the embedding's weight; embedding and similarity in the teacher's principal axes,
 and the start's projection rotated with them.
 """
-CUT_CAPTION = """The first components of the embeddings. *Rotated* is the default student as it is,
-its embeddings turned into the teacher's principal axes after training: what needs no Matryoshka.
+CUT_CAPTION = """The first components of the embeddings. *Rotated* is the student of the three
+losses as it is, its embeddings turned into the teacher's principal axes after training, without
+Matryoshka.
 """
 
 
 def means(figures: dict[str, Any], names: list[str]) -> dict[str, float]:
     return {name: statistics.mean(percentages(figures, *MEANS[name])) for name in names}
+
+
+def measured(run: dict[str, Any]) -> list[str]:
+    """The means that a run has the figures of: a small student has all, a slow one fewer."""
+    return [
+        name
+        for name, (kind, xs) in MEANS.items()
+        if any(f.startswith(f"{kind}_{xs[0]}_") for f in run)
+    ]
 
 
 def cell(values: list[float]) -> str:
@@ -84,10 +94,11 @@ def groups(results: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any
 
 
 def losses_table(group: dict[str, list[dict[str, Any]]]) -> list[str]:
-    lines = [f"| losses | {' | '.join(MEANS)} | seconds | seeds |", "|---" * (len(MEANS) + 3) + "|"]
+    names = measured(next(iter(group.values()))[0])
+    lines = [f"| losses | {' | '.join(names)} | seconds | seeds |", "|---" * (len(names) + 3) + "|"]
     for setting, runs in group.items():
-        found = [means(run, list(MEANS)) for run in runs]
-        cells = [cell([one[name] for one in found]) for name in MEANS]
+        found = [means(run, names) for run in runs]
+        cells = [cell([one[name] for one in found]) for name in names]
         seconds = statistics.mean(run["seconds"] for run in runs)
         lines.append(f"| {SETTINGS[setting]} | {' | '.join(cells)} | {seconds:.0f} | {len(runs)} |")
     return lines
@@ -101,9 +112,10 @@ def cut_table(group: dict[str, list[dict[str, Any]]]) -> list[str]:
                 found.setdefault(name, []).append(by_width)
     if not found:
         return []
-    dims = list(next(iter(found.values()))[0])
+    first = next(iter(found.values()))[0]
+    dims, figures = list(first), list(next(iter(first.values())))
     lines = [f"| figure | losses | {' | '.join(dims)} |", "|---" * (len(dims) + 2) + "|"]
-    for figure in CUT_MEANS:
+    for figure in figures:
         for name, seeds in found.items():
             cells = " | ".join(cell([one[dim][figure] for one in seeds]) for dim in dims)
             lines.append(f"| {figure} | {CUT_TITLES[name]} | {cells} |")

@@ -130,13 +130,19 @@ def train(
     if arguments.start == "teacher":
         students.initialize_from_teacher(student, teachers.load(arguments.teacher))
     start_seconds = time.perf_counter() - started
+    dims = recipe.default_dims(student) if arguments.dims is None else arguments.dims
+    axes = recipe.teacher_axes(dataset)
+    if dims:
+        students.rotate_projection(student, axes)
     weights = {k: float(v) for k, v in (item.split("=") for item in arguments.losses)}
     figures = fit(
-        recipe.build_distiller(student, weights),
+        recipe.build_distiller(student, weights, dims=dims, axes=axes),
         dataset.batches(config.BATCH_SIZE, words, seed=arguments.seed),
         arguments.steps,
         arguments.learning_rate,
     )
+    if dims:
+        students.rotate_projection(student, axes.T)
     student.save(folder / "student.keras")
     return {
         "start_seconds": round(start_seconds, 1),
@@ -207,6 +213,7 @@ def main() -> None:
         default=[f"{name}={weight}" for name, weight in config.LOSS_WEIGHTS.items()],
         metavar="NAME=WEIGHT",
     )
+    parser.add_argument("--dims", nargs="*", type=int, metavar="WIDTH")
     parser.add_argument("--start", choices=["targets", "teacher", "random"], default="targets")
     parser.add_argument("--tag", default="", help="added to the run's name")
     parser.add_argument("--seed", type=int, default=0)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdkeras import (
+        compression,
         data,
         evaluation,
         export,
+        growth,
         layers,
         losses,
         optimizers,
@@ -34,10 +36,12 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "NonFiniteLossError",
+    "compression",
     "data",
     "distribution",
     "evaluation",
     "export",
+    "growth",
     "layers",
     "load",
     "losses",

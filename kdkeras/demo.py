@@ -18,8 +18,14 @@ from kdkeras.errors import InputError
 from kdkeras.evaluation import EvaluationCallback, RetrievalEvaluator, evaluate_all
 from kdkeras.export.model_card import TrainingData
 from kdkeras.files import atomic_write
-from kdkeras.recipe import build_distiller, build_optimizer
-from kdkeras.students import StaticStudent, Student, from_preset, initialize_from_targets
+from kdkeras.recipe import build_distiller, build_optimizer, default_dims, teacher_axes
+from kdkeras.students import (
+    StaticStudent,
+    Student,
+    from_preset,
+    initialize_from_targets,
+    rotate_projection,
+)
 
 __all__ = ["run_demo"]
 
@@ -181,12 +187,16 @@ def _train(sample: Sample, preset: str, epochs: int, seed: int, say: Say) -> Tra
         BATCH_SIZE, sample.vocabulary, sequence_length=SEQUENCE_LENGTH, seed=seed
     )
     steps = epochs * int(batches.cardinality())
-    distiller = build_distiller(student, LOSS_WEIGHTS)
+    dims = default_dims(student)
+    axes = teacher_axes(dataset)
+    distiller = build_distiller(student, LOSS_WEIGHTS, dims=dims, axes=axes)
     distiller.compile(build_optimizer(LEARNING_RATE, 100, steps), jit_compile=False)
     started = time.perf_counter()
     if isinstance(student, StaticStudent):
         with bar("Start", "sentences, read and fitted") as report:
             initialize_from_targets(student, dataset, progress=report)
+    if dims:
+        rotate_projection(student, axes)
     with FitProgress(steps) as progress:
         history = distiller.fit(
             batches,
@@ -194,6 +204,8 @@ def _train(sample: Sample, preset: str, epochs: int, seed: int, say: Say) -> Tra
             callbacks=[EvaluationCallback(evaluators), progress],
             verbose=0,
         )
+    if dims:  # Back into the teacher's space.
+        rotate_projection(student, axes.T)
     last = {name: values[-1] for name, values in history.history.items()}
     return Training(
         student=student,

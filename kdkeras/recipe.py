@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import keras
+import numpy as np
 
+from kdkeras import config
+from kdkeras.data import DistillationSet
 from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
-from kdkeras.losses import EmbeddingDistillation, SimilarityDistillation, TranslationRanking
+from kdkeras.losses import (
+    EmbeddingDistillation,
+    Matryoshka,
+    SimilarityDistillation,
+    TranslationRanking,
+    principal_axes,
+)
 from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.schedules import DecayToZero
+from kdkeras.students import Student
 
-__all__ = ["build_distiller", "build_optimizer", "decaying"]
+__all__ = ["build_distiller", "build_optimizer", "decaying", "default_dims", "teacher_axes"]
 
 _DISTILLATION = {"embedding": EmbeddingDistillation, "similarity": SimilarityDistillation}
 _ALIGNMENT = {"ranking": TranslationRanking}
 
 
-def build_distiller(student: Any, weights: Mapping[str, Any], **arguments: Any) -> Distiller:
+def build_distiller(
+    student: Any,
+    weights: Mapping[str, Any],
+    *,
+    dims: Sequence[int] = (),
+    axes: np.ndarray | None = None,
+    **arguments: Any,
+) -> Distiller:
     """Joins a student and the losses that have a weight.
 
     Args:
         student: The student.
         weights: Weight by name: `"embedding"`, `"similarity"`, `"ranking"`;
             a float or a schedule. A loss that is left out is not computed.
+        dims: Widths that embeddings can be cut to after the training, besides
+            the whole one; none by default. The whole width and these have
+            equal shares of the embedding's weight (`Matryoshka`).
+        axes: `(d, d)`, the teacher's principal axes; with `dims`. The student
+            learns the vectors turned into them, the first of which say the
+            most.
         **arguments: More of `Distiller`'s arguments.
 
     Raises:
-        InputError: For an unknown name.
+        InputError: For an unknown name, or as `Matryoshka`.
     """
     known = {**_DISTILLATION, **_ALIGNMENT}
     for name in weights:
@@ -38,13 +62,41 @@ def build_distiller(student: Any, weights: Mapping[str, Any], **arguments: Any) 
                 f"A loss must be one of {sorted(known)}. Received: {name!r}. "
                 "Write for example embedding=1 similarity=0.5."
             )
+    distillation: dict[str, Any] = {n: make() for n, make in _DISTILLATION.items() if n in weights}
+    if dims:
+        widths = {"embedding": [student.output_dim, *dims], "similarity": [student.output_dim]}
+        distillation = {
+            name: Matryoshka(loss, widths[name], [1 / len(widths[name])] * len(widths[name]), axes)
+            for name, loss in distillation.items()
+        }
     return Distiller(
         student,
-        distillation_losses={n: make() for n, make in _DISTILLATION.items() if n in weights},
+        distillation_losses=distillation,
         alignment_losses={n: make() for n, make in _ALIGNMENT.items() if n in weights},
         loss_weights=weights,
         **arguments,
     )
+
+
+def default_dims(student: Student) -> list[int]:
+    """Returns the narrower widths that a student is trained for unless told otherwise.
+
+    None for a student without a projection, which could not be turned into the
+    teacher's principal axes and back.
+    """
+    if student.projection is None:
+        return []
+    return [dim for dim in config.DIMS if dim < student.output_dim]
+
+
+def teacher_axes(dataset: DistillationSet, limit: int = 20_000) -> np.ndarray:
+    """Returns the principal axes of a set's cached vectors, `(d, d)`.
+
+    Args:
+        dataset: The set, whose records are in random order.
+        limit: Vectors that are read, the first ones.
+    """
+    return principal_axes(np.stack([vector for _, vector in islice(dataset.records(), limit)]))
 
 
 def decaying(

@@ -21,6 +21,8 @@ LAYERS = [
     {"data"},
     {"teachers"},
     {"students"},
+    {"growth"},
+    {"compression"},
     {"distillation"},
     {"recipe", "distribution"},
     {"evaluation"},

@@ -21,9 +21,10 @@ from kdkeras.cli.options import (
     non_negative_int,
     positive_float,
     positive_int,
+    scheme_and_start,
     weight,
 )
-from kdkeras.config import BATCH_SIZE, LANGUAGE_TEMPERATURE, LEARNING_RATE, LOSS_WEIGHTS
+from kdkeras.config import BATCH_SIZE, DIMS, LANGUAGE_TEMPERATURE, LEARNING_RATE, LOSS_WEIGHTS
 
 HELP = "train a student from a distillation set"
 
@@ -66,6 +67,12 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
         default=64,
         metavar="TOKENS",
         help="tokens read of a sentence; the rest is cut off",
+    )
+    group.add_argument(
+        "--table-rank",
+        type=positive_int,
+        metavar="N",
+        help="columns of the stored token table, below the preset's width: a smaller file",
     )
     start = group.add_mutually_exclusive_group()
     start.add_argument(
@@ -123,6 +130,21 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="losses and their weights: embedding, similarity, ranking",
     )
     group.add_argument(
+        "--dims",
+        nargs="*",
+        type=positive_int,
+        metavar="WIDTH",
+        help="narrower widths whose place counts in the training as well (Matryoshka, in the "
+        f"teacher's principal axes); {' '.join(map(str, DIMS))} as far as the teacher is wider if "
+        "left out, none if nothing follows",
+    )
+    group.add_argument(
+        "--keep-axes",
+        action="store_true",
+        help="leave the student in the teacher's principal axes, so that its embeddings can be cut "
+        "to the first components; otherwise it is turned back, to be compared with the teacher",
+    )
+    group.add_argument(
         "--decay",
         nargs="+",
         type=weight,
@@ -136,6 +158,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         default=LANGUAGE_TEMPERATURE,
         metavar="ALPHA",
         help="languages are drawn in proportion to pairs^ALPHA: 1 as they come, 0 all alike",
+    )
+    group.add_argument(
+        "--quantize-in-the-loop",
+        type=scheme_and_start,
+        metavar="int4|int8[:FRACTION]",
+        help="train the last part, from this fraction of all steps on (0.7 if left out), with the "
+        "token table and the dense layers rounded as in the exported file of that format",
     )
     group.add_argument(
         "--mixed-precision",

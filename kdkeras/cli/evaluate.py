@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="`foreign<TAB>English` rows (.tsv, .tsv.gz); accuracy is the mean of both directions",
     )
+    parser.add_argument(
+        "--index-teacher",
+        metavar="TEACHER",
+        help="with --bitext: also search an index of this teacher's English vectors with the "
+        "model's foreign queries (a folder, hf://NAME, or any other model)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -43,6 +49,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "There must be something to evaluate on. Received: neither --sts nor --bitext. "
             "Pass at least one file."
         )
+    if arguments.index_teacher and not arguments.bitext:
+        raise InputError(
+            "An index is made of translations. Received: --index-teacher without --bitext. "
+            "Pass at least one file of `foreign<TAB>English` rows."
+        )
     from kdkeras import evaluation
     from kdkeras.cli.models import load_encoder
 
@@ -50,6 +61,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         *(evaluation.read_similarity(path) for path in arguments.sts),
         *(evaluation.read_retrieval(path) for path in arguments.bitext),
     ]
+    if arguments.index_teacher:
+        teacher = load_encoder(arguments.index_teacher)
+        evaluators += [
+            evaluation.read_asymmetric_retrieval(path, teacher) for path in arguments.bitext
+        ]
     encoder = load_encoder(arguments.model)
     return {
         "model": arguments.model,

@@ -2,6 +2,7 @@
 
 With --held-out each artefact is compared with Keras on sentences of every language; a language
 that fails a gate makes the command exit with status 1 and is named.
+With --languages and --max-size a smaller student is made first, and reported in report.html.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from kdkeras.cli.options import add_overwrite, fraction, percentage, positive_int
+from kdkeras.cli.smaller import add_size_arguments, make_smaller
+from kdkeras.errors import InputError
 
 HELP = "export a student as SavedModel, TFLite and more, and verify it"
 DEFAULT_FORMATS = ["saved_model", "saved_model_text", "tflite_float32", "tflite_int8"]
 FORMATS = [
     *DEFAULT_FORMATS,
+    *("tflite_float16", "tflite_int8_weight_only", "tflite_int4"),
     *("mediapipe", "mediapipe_float32", "onnx", "sentence_transformers"),
 ]
 
@@ -34,9 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         default=DEFAULT_FORMATS,
         metavar="FORMAT",
-        help="saved_model (token ids), saved_model_text (strings), tflite_float32, tflite_int8 "
-        "(these four if left out); mediapipe (int8), mediapipe_float32, onnx, "
-        "sentence_transformers, which run with the extras of these names",
+        help="saved_model (token ids), saved_model_text (strings), tflite_float32, tflite_int8: "
+        "these are the default; tflite_float16, tflite_int8_weight_only, tflite_int4 (an int4 "
+        "token table; the last two need the extra quantize); mediapipe (int8), mediapipe_float32, "
+        "onnx, sentence_transformers, which are run with the extras of these names",
     )
     parser.add_argument(
         "--sequence-lengths",
@@ -53,36 +58,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="{language}.tsv files of `foreign<TAB>English` rows to verify with",
     )
     parser.add_argument(
-        "--int8-cosine-mean",
-        type=fraction,
-        default=0.99,
-        metavar="COSINE",
-        help="gate: least mean cosine between int8 and Keras in every language",
+        "--sts",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="`sentence<TAB>sentence<TAB>score` rows (.tsv, .tsv.gz), 100 or more a file, to "
+        "verify similarity with; needs --held-out",
     )
-    parser.add_argument(
-        "--int8-accuracy-loss",
-        type=percentage,
-        default=1.0,
-        metavar="POINTS",
-        help="gate: most retrieval accuracy that int8 may lose in a language, percentage points",
-    )
+    _add_gates(parser)
     parser.add_argument(
         "--name", metavar="NAME", help="name in export.json; the file's if left out"
     )
+    add_size_arguments(parser)
     add_overwrite(parser)
+
+
+def _add_gates(parser: argparse.ArgumentParser) -> None:
+    for name, cosine, loss in (("int8", 0.99, 0.5), ("int4", 0.95, 1.5)):
+        parser.add_argument(
+            f"--{name}-cosine-mean",
+            type=fraction,
+            default=cosine,
+            metavar="COSINE",
+            help=f"gate: least mean cosine between {name} and Keras in every language",
+        )
+        also = " (and float16)" if name == "int8" else ""
+        for option, what in (
+            ("accuracy", "retrieval accuracy"),
+            ("spearman", "STS correlation, times 100,"),
+        ):
+            parser.add_argument(
+                f"--{name}-{option}-loss",
+                type=percentage,
+                default=loss,
+                metavar="POINTS",
+                help=f"gate: most {what} that {name}{also} may lose in a language, points",
+            )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Exports and verifies."""
+    if arguments.sts and not arguments.held_out:
+        raise InputError(
+            "STS files are verified together with translations. "
+            f"Received: --sts {arguments.sts[0]} without --held-out. Add --held-out FOLDER."
+        )
     from kdkeras import data
     from kdkeras import export as exporting
     from kdkeras.cli.models import load_student
     from kdkeras.cli.progress import say
+    from kdkeras.evaluation import read_similarity
+    from kdkeras.export.parity import check_similarity
     from kdkeras.files import refuse_existing
 
     refuse_existing(arguments.output, arguments.overwrite)
     pairs = data.read_retrieval_pairs(arguments.held_out) if arguments.held_out else None
+    similarity = [read_similarity(path) for path in arguments.sts]
+    check_similarity(similarity)  # Before the work.
     student = load_student(arguments.model)
+    student, pairs, smaller = make_smaller(arguments, student, pairs)
     artefacts = exporting.export(
         student,
         arguments.output,
@@ -95,15 +129,36 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "output": str(arguments.output),
         "artefacts": {str(name): str(artefacts.path(name)) for name in artefacts.formats},
+        **smaller,
     }
     if pairs is not None:
         gates = exporting.Gates(
-            int8_cosine_mean=arguments.int8_cosine_mean,
-            int8_accuracy_change_points=-arguments.int8_accuracy_loss,
+            **{
+                f"{name}_{figure}": sign * getattr(arguments, f"{name}_{option}")
+                for name in ("int8", "int4")
+                for figure, option, sign in (
+                    ("cosine_mean", "cosine_mean", 1),
+                    ("accuracy_change_points", "accuracy_loss", -1),
+                    ("spearman_change_points", "spearman_loss", -1),
+                )
+            }
         )
-        result["parity"] = exporting.verify(
-            arguments.output, student, pairs, gates=gates, progress=say
+        parity = exporting.verify(
+            arguments.output,
+            student,
+            pairs,
+            gates=gates,
+            similarity=similarity,
+            enforce=False,
+            progress=say,
         )
+        if "sizes" in smaller:
+            title = arguments.name or Path(arguments.model).stem
+            exporting.write_report(
+                arguments.output, title=title, parity=parity, sizes=smaller["sizes"]
+            )
+        exporting.check_gates(parity)
+        result["parity"] = parity
     return result
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 
 __all__ = [
     "add_overwrite",
     "add_seed",
+    "byte_size",
+    "comma_separated",
     "fraction",
     "non_negative_int",
     "percentage",
     "positive_float",
     "positive_int",
+    "scheme_and_start",
     "weight",
 ]
 
@@ -39,11 +43,42 @@ fraction = _number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 percentage = _number(float, "a number from 0 to 100", lambda value: 0 <= value <= 100)
 
 
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def byte_size(text: str) -> int:
+    """Reads a size such as `8MB` (10^6), `800kB`, `4MiB` (2^20) or a number of bytes."""
+    form = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", text.strip())
+    unit = _UNITS.get((form[2] or "b").lower()) if form else None
+    size = int(float(form[1]) * unit) if form and unit else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a size above 0 such as 8MB, 800kB or 4MiB, received {text!r}"
+        )
+    return size
+
+
+def comma_separated(text: str) -> list[str]:
+    """Reads `de,fr,ja`."""
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise argparse.ArgumentTypeError(f"must be names between commas, received {text!r}")
+    return list(dict.fromkeys(items))
+
+
 def weight(text: str) -> tuple[str, float]:
     """Reads `NAME=WEIGHT`."""
     name, _, value = text.partition("=")
     number = _number(float, "a number of at least 0", lambda v: 0 <= v < float("inf"))(value)
     return name, number
+
+
+def scheme_and_start(text: str) -> tuple[str, float]:
+    """Reads `SCHEME[:FRACTION]`, the fraction 0.7 if left out."""
+    scheme, colon, start = text.partition(":")
+    if scheme not in ("int4", "int8"):
+        raise argparse.ArgumentTypeError(f"must be int4 or int8, received {text!r}")
+    return scheme, fraction(start) if colon else 0.7
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -15,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["bar", "progress_bars", "say"]
+__all__ = ["bar", "progress_bars", "say", "show"]
 
 
 def progress_bars() -> Progress:
@@ -54,3 +55,8 @@ def bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 def say(line: str) -> None:
     """Writes one line to stderr."""
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(line)
+
+
+def show(part: Any) -> None:
+    """Draws a table on stderr."""
+    Console(stderr=True).print(part)

@@ -8,23 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kdkeras import replicas
 from kdkeras.cli.fit_progress import FitProgress, StopAt
 from kdkeras.cli.progress import bar
 from kdkeras.data import DistillationSet, Vocabulary, load_vocabulary
-from kdkeras.distillation import Backup, Distiller, StopOnTermination
+from kdkeras.distillation import Backup, Distiller, QuantizationInTheLoop, StopOnTermination
 from kdkeras.distribution import choose_strategy, distribute_batches
 from kdkeras.errors import InputError, WorkerLostError
 from kdkeras.files import atomic_write, refuse_existing
-from kdkeras.recipe import build_distiller, build_optimizer, decaying
+from kdkeras.recipe import build_distiller, build_optimizer, decaying, default_dims, teacher_axes
 from kdkeras.students import (
     StaticStudent,
     Student,
     from_preset,
     initialize_from_targets,
     initialize_from_teacher,
+    rotate_projection,
 )
 
 __all__ = ["train"]
@@ -53,13 +55,17 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     vocabulary = load_vocabulary(arguments.vocabulary)
     with strategy.scope():
         student = _new_student(arguments, dataset, vocabulary)
+        dims = default_dims(student) if arguments.dims is None else arguments.dims
+        axes = teacher_axes(dataset) if dims else None
         if not backup.step:  # Else its weights are in the backup.
-            _start(student, arguments, dataset)
+            _start(student, arguments, dataset, axes)
         once = dataset.num_pairs // arguments.batch_size
         steps = arguments.steps or arguments.epochs * once
         weights = decaying(arguments.losses, arguments.decay, max(1, steps))
         # The Distiller's own policy makes Keras scale float16 losses.
-        distiller = build_distiller(student, weights, dtype=student.dtype_policy)
+        distiller = build_distiller(
+            student, weights, dims=dims, axes=axes, dtype=student.dtype_policy
+        )
         batches = distribute_batches(
             strategy,
             dataset,
@@ -75,12 +81,14 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             ),
             jit_compile=arguments.jit,
         )
+    back = None if axes is None or arguments.keep_axes else axes.T
     started = time.perf_counter()
     try:
         every = min(arguments.checkpoint_every or once, steps)
-        termination = _fit(distiller, batches, backup, steps, every)
+        rounding = _rounding(arguments.quantize_in_the_loop, steps)
+        termination = _fit(distiller, batches, backup, steps, every, rounding)
     except KeyboardInterrupt:
-        _save(student, output, strategy)
+        _save(student, output, strategy, back)
         done = int(distiller.optimizer.iterations.numpy())
         raise KeyboardInterrupt(
             f"The student as trained for {done} of {steps} steps is in {output}. The same "
@@ -94,7 +102,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         ) from error
     if termination.asked and backup.step < steps:
         return {"stopped_at": backup.step, "steps": steps, "backup": str(backup.folder)}
-    _save(student, output, strategy)
+    _save(student, output, strategy, back)
     history_file = output.parent / "history.json"
     history = backup.finish(history_file)
     return {
@@ -135,19 +143,25 @@ def _new_student(
         vocabulary=vocabulary,
         output_dim=dataset.embedding_dim,
         normalize=dataset.normalized,
+        table_rank=arguments.table_rank,
         sequence_length=arguments.sequence_length,
         dtype=f"mixed_{precision}" if precision else "float32",
     )
 
 
-def _start(student: Student, arguments: argparse.Namespace, dataset: DistillationSet) -> None:
+def _start(
+    student: Student,
+    arguments: argparse.Namespace,
+    dataset: DistillationSet,
+    axes: np.ndarray | None,
+) -> None:
     """Gives the untrained student the weights that training begins with."""
     if arguments.init_from_teacher:
         from kdkeras import teachers
 
         teacher = teachers.load(arguments.init_from_teacher)
         initialize_from_teacher(student, teacher, seed=arguments.seed)
-        return
+        return  # Its last layer is random, and need not be turned.
     default = "targets" if isinstance(student, StaticStudent) else "random"
     if (arguments.start or default) == "targets":
         with bar("Start", "sentences, read and fitted") as progress:
@@ -157,10 +171,25 @@ def _start(student: Student, arguments: argparse.Namespace, dataset: Distillatio
                 language_temperature=arguments.language_temperature,
                 progress=progress,
             )
+        if axes is not None:
+            rotate_projection(student, axes)
+
+
+def _rounding(chosen: tuple[str, float] | None, steps: int) -> list[keras.callbacks.Callback]:
+    """The callback of --quantize-in-the-loop, if it is asked for."""
+    if chosen is None:
+        return []
+    scheme, fraction = chosen
+    return [QuantizationInTheLoop(scheme, start_step=round(fraction * steps))]
 
 
 def _fit(
-    distiller: Distiller, batches: Any, backup: Backup, steps: int, every: int
+    distiller: Distiller,
+    batches: Any,
+    backup: Backup,
+    steps: int,
+    every: int,
+    rounding: list[keras.callbacks.Callback],
 ) -> StopOnTermination:
     """Trains from the backup's step to the last, in rounds of `every` steps."""
     with StopOnTermination() as termination, FitProgress(steps) as progress:
@@ -168,20 +197,27 @@ def _fit(
             batches,
             epochs=-(-steps // every),
             steps_per_epoch=every,
-            callbacks=[StopAt(steps), termination, progress],
+            callbacks=[StopAt(steps), termination, progress, *rounding],
             backup=backup,
             verbose=0,
         )
     return termination
 
 
-def _save(student: Student, output: Path, strategy: tf.distribute.Strategy) -> None:
-    """Saves the student, if no other worker does; after mixed precision as a float32 model."""
+def _save(
+    student: Student, output: Path, strategy: tf.distribute.Strategy, back: np.ndarray | None
+) -> None:
+    """Saves the student, if no other worker does; after mixed precision as a float32 model.
+
+    `back` is the rotation from the axes it was trained in to the teacher's space.
+    """
     if not replicas.is_chief(strategy):
         return
     copy = type(student)(
         **{**student.get_config(), "dtype": "float32"}, vocabulary=student.vocabulary
     )
     copy.set_weights(student.get_weights())
+    if back is not None:
+        rotate_projection(copy, back)
     with atomic_write(output) as temporary:
         copy.save(temporary)

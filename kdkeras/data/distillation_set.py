@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,29 +140,50 @@ class DistillationSet:
             for batch in read_shard(path):
                 yield from _rows(batch)
 
-    def sentences(self, language_temperature: float = 1.0) -> Iterator[str]:
-        """Yields every sentence of both sides, the source before its translations.
+    def sentences(
+        self, language_temperature: float = 1.0, languages: Iterable[str] | None = None
+    ) -> Iterator[str]:
+        """Yields the sentences of both sides, a source before its translations.
 
         Args:
             language_temperature: 1.0 yields each sentence once. Below it, the
                 sentences of language l are repeated, on average
                 `(n_max / n_l) ** (1 - language_temperature)` times, so that
                 what is learned from them does not forget small languages.
+            languages: Languages of the translations; None (the default) for all.
+                Sources come in any case.
+
+        Raises:
+            InputError: If the set does not have a language.
         """
-        largest = max(self.counts.values())
+        wanted = self._checked_languages(languages)
+        largest = max((n for name, n in self.counts.items() if name in wanted), default=1)
         copies = {
             language: (largest / count) ** (1 - language_temperature)
             for language, count in self.counts.items()
+            if language in wanted
         }
         owed = dict.fromkeys(copies, 0.0)
         for group, _ in self.records():
             yield group.source
             for language, translation in zip(group.languages, group.translations, strict=True):
+                if language not in wanted:
+                    continue
                 owed[language] += copies[language]
                 # Fractions are carried over: 1.5 copies are 1, 2, 1, 2, ...
                 for _ in range(int(owed[language])):
                     yield translation
                 owed[language] %= 1.0
+
+    def _checked_languages(self, languages: Iterable[str] | None) -> set[str]:
+        wanted = set(self.languages if languages is None else languages)
+        known = {*self.languages, *self.source_languages}
+        if not wanted or not wanted <= known:
+            raise InputError(
+                f"`languages` must be of {sorted(known)}, which the set has. "
+                f"Received: {sorted(wanted - known) or 'none'}. Leave it out for all."
+            )
+        return wanted
 
     def batches(
         self,

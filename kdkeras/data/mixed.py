@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from kdkeras.data.sentencepiece import (
     MODEL,
+    NORMAL,
     WORD_START,
     SentencePieceVocabulary,
     train_sentencepiece,
@@ -44,7 +45,6 @@ _CANDIDATES = 1.7
 _GENEROUS = 1.25
 _ROUNDS = 4
 _CHUNK = 100_000
-_NORMAL = 1  # sentencepiece's type of a piece that is neither special nor a byte.
 
 
 def train_mixed(sentences: list[str], size: int) -> SentencePieceVocabulary:
@@ -64,7 +64,7 @@ def train_mixed(sentences: list[str], size: int) -> SentencePieceVocabulary:
     """
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString(train_sentencepiece(sentences, size).files[MODEL])
-    unigrams = {p.piece: p.score for p in model.pieces if p.type == _NORMAL}
+    unigrams = {p.piece: p.score for p in model.pieces if p.type == NORMAL}
     characters = {c for piece in unigrams for c in piece}
     texts = _normalized(model, sentences)
     words = [piece for piece in _merged_words(texts, size) if characters.issuperset(piece)]
@@ -163,13 +163,13 @@ def _encoded(
 
 def _assembled(model: Any, scores: dict[str, float]) -> bytes:
     """The model with these pieces in place of its own, the likeliest first."""
-    special = [piece for piece in model.pieces if piece.type != _NORMAL]
+    special = [piece for piece in model.pieces if piece.type != NORMAL]
     made = type(model)()
     made.CopyFrom(model)
     del made.pieces[:]
     made.pieces.extend(special)
     for text in sorted(scores, key=lambda p: (-scores[p], p)):
-        made.pieces.add(piece=text, score=scores[text] + _bonus(text), type=_NORMAL)
+        made.pieces.add(piece=text, score=scores[text] + _bonus(text), type=NORMAL)
     made.trainer_spec.vocab_size = len(made.pieces)
     return made.SerializeToString(deterministic=True)
 

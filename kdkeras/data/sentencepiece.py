@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 import tensorflow as tf
@@ -24,6 +25,8 @@ MODEL = "sentencepiece.model"
 WORD_START = "▁"
 SPACES = "\t\n\r\x0b\x0c"
 # Zero-width space, direction marks, byte order mark, soft hyphen, word joiner, variation selectors.
+NORMAL = 1
+"""sentencepiece's type of a piece that is neither special nor a byte."""
 INVISIBLE = "\u200b\u200e\u200f\ufeff\u00ad\u2060\ufe0e\ufe0f"
 
 
@@ -125,12 +128,50 @@ class SentencePieceVocabulary(Vocabulary):
         tokenizer = tf_text.SentencepieceTokenizer(self.files[MODEL], out_type=tf.int32)
         return tokenizer.tokenize(texts)
 
+    @property
+    def essential_ids(self) -> list[int]:
+        """See `Vocabulary.essential_ids`.
+
+        What an unknown character costs is counted from the lowest score, and what
+        a user's own piece is worth from the highest: both pieces have to stay.
+        """
+        pieces = list(_read_model(self.files[MODEL]).pieces)
+        normal = [i for i, piece in enumerate(pieces) if piece.type == NORMAL]
+        by_score = sorted(normal, key=lambda i: pieces[i].score)
+        others = [i for i, piece in enumerate(pieces) if piece.type != NORMAL]
+        return sorted({*others, *by_score[:1], *by_score[-1:]})
+
+    def _subset(self, ids: list[int]) -> SentencePieceVocabulary:
+        model = _read_model(self.files[MODEL])
+        if model.trainer_spec.model_type == model.trainer_spec.BPE:
+            raise InputError(
+                "A subset keeps its cuts in a unigram model only: a merge needs the merges before "
+                "it. Received: a BPE model. Train a vocabulary with train_vocabulary()."
+            )
+        kept = [model.pieces[i] for i in ids]
+        # Without `self_test_data`, which this schema does not name: its examples may be cut
+        # otherwise now, and a model that fails them does not load.
+        made = type(model)(
+            pieces=kept,
+            trainer_spec=model.trainer_spec,
+            normalizer_spec=model.normalizer_spec,
+            denormalizer_spec=model.denormalizer_spec,
+        )
+        made.trainer_spec.vocab_size = len(kept)
+        return SentencePieceVocabulary({MODEL: made.SerializeToString(deterministic=True)})
+
     def surface(self, token: str) -> tuple[str, bool]:
         """See `Vocabulary.surface`."""
         if token in self._without_surface:
             return "", False
         starts = token.startswith(WORD_START)
         return token[starts:].replace(WORD_START, " "), starts
+
+
+def _read_model(data: bytes) -> Any:
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    model.ParseFromString(data)
+    return model
 
 
 def _write_rules(path: Path) -> None:
@@ -195,8 +236,7 @@ def train_sentencepiece(sentences: list[str], size: int) -> SentencePieceVocabul
 
 def _without_paths(data: bytes) -> bytes:
     """Removes the temporary file's name, so that equal input gives equal bytes."""
-    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
-    model.ParseFromString(data)
+    model = _read_model(data)
     model.trainer_spec.ClearField("input")
     model.normalizer_spec.ClearField("normalization_rule_tsv")
     return model.SerializeToString(deterministic=True)

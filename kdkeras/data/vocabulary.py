@@ -91,6 +91,40 @@ class Vocabulary(abc.ABC):
         of text. A token that spells nothing has the surface `""`.
         """
 
+    @property
+    @abc.abstractmethod
+    def essential_ids(self) -> list[int]:
+        """Ids that `subset` cannot do without: special tokens, and what costs hang on."""
+
+    def subset(self, ids: Iterable[int]) -> Vocabulary:
+        """Returns the vocabulary of some of the tokens, in their order.
+
+        A text without an unknown token, all of whose tokens are kept, is cut as
+        before: what is gone was not part of the best cut, so that the best cut is
+        still there and still the best.
+
+        Args:
+            ids: The tokens to keep, `essential_ids` among them.
+
+        Raises:
+            InputError: If one is no id of this vocabulary, an essential one is
+                missing, or the vocabulary is a SentencePiece model of merges (BPE).
+        """
+        kept = sorted(set(ids))
+        wrong = [i for i in kept if not 0 <= i < self.size]
+        missing = sorted(set(self.essential_ids).difference(kept))
+        if wrong or missing:
+            what = f"ids {wrong[:3]}" if wrong else f"none of {missing[:3]}"
+            raise InputError(
+                f"A subset must be of the ids 0 to {self.size - 1}, with the essential ones. "
+                f"Received: {what}. Add vocabulary.essential_ids."
+            )
+        return self._subset(kept)
+
+    @abc.abstractmethod
+    def _subset(self, ids: list[int]) -> Vocabulary:
+        """The vocabulary of these tokens; `ids` ascend and are complete."""
+
     def encode(self, texts: Sequence[str], sequence_length: int = 64) -> dict[str, np.ndarray]:
         """Tokenizes a list of strings into one padded batch.
 

@@ -139,6 +139,14 @@ class WordPieceVocabulary(Vocabulary):
         edge = tf.ones([ids.nrows(), 1], tf.int32)
         return tf.concat([self._start * edge, ids, self._end * edge], axis=1)
 
+    @property
+    def essential_ids(self) -> list[int]:
+        """See `Vocabulary.essential_ids`."""
+        return [i for i, token in enumerate(self.tokens) if token in SPECIAL]
+
+    def _subset(self, ids: list[int]) -> WordPieceVocabulary:
+        return WordPieceVocabulary(_files([self.tokens[i] for i in ids]))
+
     def surface(self, token: str) -> tuple[str, bool]:
         """See `Vocabulary.surface`."""
         if token in SPECIAL:
@@ -196,11 +204,14 @@ def train_wordpiece(sentences: list[str], size: int) -> WordPieceVocabulary:
             f"These sentences cannot give a vocabulary of that size. Received: size={size}, "
             f"{len(sentences)} sentences. The {side} possible size is {len(tokens)}."
         )
-    files = {
+    return WordPieceVocabulary(_files(tokens))
+
+
+def _files(tokens: list[str]) -> dict[str, bytes]:
+    return {
         "vocab.txt": ("\n".join(tokens) + "\n").encode("utf-8"),
         "tokenizer.json": _tokenizer_json(tokens),
     }
-    return WordPieceVocabulary(files)
 
 
 def _tokenizer_json(tokens: list[str]) -> bytes:

@@ -3,6 +3,7 @@
 from kdkeras.distillation.backup import Backup
 from kdkeras.distillation.balancing import Balancing, RunningMagnitude, UncertaintyWeighting
 from kdkeras.distillation.distiller import Distiller
+from kdkeras.distillation.quantization import QuantizationInTheLoop
 from kdkeras.distillation.stages import Stage, StagedTraining
 from kdkeras.distillation.termination import StopOnTermination
 
@@ -10,6 +11,7 @@ __all__ = [
     "Backup",
     "Balancing",
     "Distiller",
+    "QuantizationInTheLoop",
     "RunningMagnitude",
     "Stage",
     "StagedTraining",

@@ -13,6 +13,7 @@ from kdkeras.distillation.backup import Backup, endless_batches
 from kdkeras.distillation.keras_hooks import StrategyHooks
 from kdkeras.distillation.monitor import StopOnNonFinite
 from kdkeras.distillation.stages import Stage, StagedTraining
+from kdkeras.errors import InputError
 
 if TYPE_CHECKING:
     from kdkeras.distillation.distiller import Distiller
@@ -49,9 +50,11 @@ class Fitting(StrategyHooks):
         Raises:
             NonFiniteLossError: At the step at which a term became NaN or
                 infinite, naming it.
-            InputError: If a backup is wanted and `x` is no dataset, or of
-                unknown length without `steps_per_epoch`.
+            InputError: If there is a `sample_weight` and nothing in `y`, or a backup
+                is wanted and `x` is no dataset, or of unknown length without
+                `steps_per_epoch`.
         """
+        _refuse_lost_weights(y, named)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [StopOnNonFinite(), *keras.tree.flatten(callbacks or [])]
         # Keras warns that it cannot shuffle a dataset; nobody asked it to.
@@ -67,6 +70,15 @@ class Fitting(StrategyHooks):
         callbacks.append(backup)
         with backup.passing_over(self, steps):
             return super().fit(batches, y, callbacks=callbacks, steps_per_epoch=steps, **named)
+
+    def evaluate(self, x: Any = None, y: Any = None, **named: Any) -> Any:
+        """Evaluates as `keras.Model.evaluate` does.
+
+        Raises:
+            InputError: If there is a `sample_weight` and nothing in `y`.
+        """
+        _refuse_lost_weights(y, named)
+        return super().evaluate(x, y, **named)
 
     def fit_stages(
         self,
@@ -119,3 +131,13 @@ class Fitting(StrategyHooks):
         if self._stages is not None:
             self._stages.enter()
         return super().make_train_function(force)
+
+
+def _refuse_lost_weights(y: Any, named: dict[str, Any]) -> None:
+    """Keras repeats the weights for every tensor in `y`, and drops them where there is none."""
+    empty = all(part is None for part in keras.tree.flatten(y))
+    if empty and named.get("sample_weight") is not None:
+        raise InputError(
+            "`sample_weight` needs targets or labels in `y`: Keras leaves it out otherwise. "
+            f"Received: y={y}. Give a tf.data.Dataset of (x, {{}}, sample_weight)."
+        )

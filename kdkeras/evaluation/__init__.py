@@ -2,6 +2,7 @@
 
 from kdkeras.evaluation.callback import EvaluationCallback
 from kdkeras.evaluation.evaluators import (
+    AsymmetricRetrievalEvaluator,
     Encoder,
     Evaluator,
     RetrievalEvaluator,
@@ -15,10 +16,11 @@ from kdkeras.evaluation.metrics import (
     spearman,
     teacher_match,
 )
-from kdkeras.evaluation.read import read_retrieval, read_similarity
+from kdkeras.evaluation.read import read_asymmetric_retrieval, read_retrieval, read_similarity
 from kdkeras.evaluation.truncated_encoder import TruncatedEncoder
 
 __all__ = [
+    "AsymmetricRetrievalEvaluator",
     "Encoder",
     "EvaluationCallback",
     "Evaluator",
@@ -28,6 +30,7 @@ __all__ = [
     "TeacherMatchEvaluator",
     "TruncatedEncoder",
     "evaluate_all",
+    "read_asymmetric_retrieval",
     "read_retrieval",
     "read_similarity",
     "retrieval_accuracy",

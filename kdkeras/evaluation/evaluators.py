@@ -12,6 +12,7 @@ from kdkeras.errors import InputError
 from kdkeras.evaluation.metrics import cosine_by_row, retrieval_accuracy, spearman, teacher_match
 
 __all__ = [
+    "AsymmetricRetrievalEvaluator",
     "Encoder",
     "Evaluator",
     "RetrievalEvaluator",
@@ -108,6 +109,79 @@ class RetrievalEvaluator:
             f"{self.name}_to_english_accuracy": accuracy.forward,
             f"{self.name}_from_english_accuracy": accuracy.backward,
         }
+
+
+class AsymmetricRetrievalEvaluator:
+    """Measures a student's queries against an index of its teacher's vectors.
+
+    A student that was taught its teacher's vectors (not turned ones) can search
+    what the teacher indexed: the large model runs once a document on a server, the
+    small one once a query on a phone.
+
+    | figure | queries by | index by |
+    |---|---|---|
+    | `{name}_asymmetric_accuracy` | the student | the teacher |
+    | `{name}_student_accuracy` | the student | the student |
+    | `{name}_teacher_accuracy` | the teacher | the teacher |
+
+    Each is the share of queries whose document is the nearest of all; equal texts
+    and ties count as in `retrieval_accuracy`.
+
+    Args:
+        name: Start of the figures' names.
+        queries: Sentences that are looked for, e.g. of a foreign language.
+        documents: What is to be found, as many, row by row.
+        index: The teacher, or its vectors of `documents`, `(n, d)`.
+        teacher_queries: With vectors as `index`, the teacher's vectors of `queries`,
+            `(n, d)`; without them the third figure is left out.
+
+    Raises:
+        InputError: If the name, the lengths or the vectors do not fit; while
+            evaluating, if the student's embeddings have another width than the index.
+
+    References:
+        Vujanic, Rückstieß (2025), LEAF, arXiv:2509.12539.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        index: Encoder | np.ndarray,
+        teacher_queries: np.ndarray | None = None,
+    ) -> None:
+        self.name = _checked_name(name)
+        self.queries, self.documents = list(queries), list(documents)
+        _check_lengths(name, len(self.queries), len(self.documents))
+        if not isinstance(index, np.ndarray):
+            teacher_queries, index = _encode(
+                f"{name} (teacher)", index, self.queries, self.documents
+            )
+        for vectors in (index, *(() if teacher_queries is None else (teacher_queries,))):
+            _check_lengths(f"{name} (teacher)", len(vectors), len(self.documents))
+            _check_finite(f"{name} (teacher)", vectors)
+        self.index, self.teacher_queries = index, teacher_queries
+
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
+        """Returns the figures of the table, in [0, 1]."""
+        queries, documents = _encode(self.name, encoder, self.queries, self.documents)
+        if queries.shape[1] != self.index.shape[1]:
+            raise InputError(
+                f"Evaluator {self.name}: queries must be as wide as the index. Received: "
+                f"{queries.shape[1]} and {self.index.shape[1]}. Use the student's own teacher, or "
+                "cut the index as the student was cut."
+            )
+        figures = {
+            "asymmetric": self._accuracy(queries, self.index),
+            "student": self._accuracy(queries, documents),
+        }
+        if self.teacher_queries is not None:
+            figures["teacher"] = self._accuracy(self.teacher_queries, self.index)
+        return {f"{self.name}_{key}_accuracy": value for key, value in figures.items()}
+
+    def _accuracy(self, queries: np.ndarray, documents: np.ndarray) -> float:
+        return retrieval_accuracy(queries, documents, self.queries, self.documents).forward
 
 
 class TeacherMatchEvaluator:

@@ -10,9 +10,14 @@ from pathlib import Path
 
 from kdkeras.data.corpus_files import read_lines
 from kdkeras.errors import InputError
-from kdkeras.evaluation.evaluators import RetrievalEvaluator, SimilarityEvaluator
+from kdkeras.evaluation.evaluators import (
+    AsymmetricRetrievalEvaluator,
+    Encoder,
+    RetrievalEvaluator,
+    SimilarityEvaluator,
+)
 
-__all__ = ["read_retrieval", "read_similarity"]
+__all__ = ["read_asymmetric_retrieval", "read_retrieval", "read_similarity"]
 
 
 def read_similarity(path: str | os.PathLike[str], name: str | None = None) -> SimilarityEvaluator:
@@ -52,6 +57,23 @@ def read_retrieval(path: str | os.PathLike[str], name: str | None = None) -> Ret
     return RetrievalEvaluator(
         name or _name(path), [row[0] for row in rows], [row[1] for row in rows]
     )
+
+
+def read_asymmetric_retrieval(
+    path: str | os.PathLike[str], teacher: Encoder, name: str | None = None
+) -> AsymmetricRetrievalEvaluator:
+    """Reads `foreign<TAB>English` rows: foreign queries, an English index of the teacher's.
+
+    Args:
+        path: The file.
+        teacher: Embeds the index, and the queries for comparison.
+        name: As for `read_retrieval`.
+
+    Raises:
+        InputError: As `read_retrieval`.
+    """
+    plain = read_retrieval(path, name)
+    return AsymmetricRetrievalEvaluator(plain.name, plain.foreign, plain.english, teacher)
 
 
 def _name(path: str | os.PathLike[str]) -> str:

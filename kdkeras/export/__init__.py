@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from kdkeras.export.model_card import write_model_card
     from kdkeras.export.parity import verify
     from kdkeras.export.report import write_report
+    from kdkeras.export.size_search import FittedStudent, fit_size
 
 __all__ = [
     "Artefacts",
     "ExportFormat",
+    "FittedStudent",
     "Gates",
     "LiteStudent",
     "check_gates",
     "export",
+    "fit_size",
     "verify",
     "write_model_card",
     "write_report",
@@ -33,10 +36,12 @@ __all__ = [
 _HOMES = {
     "Artefacts": "exporter",
     "ExportFormat": "formats",
+    "FittedStudent": "size_search",
     "Gates": "gates",
     "LiteStudent": "lite",
     "check_gates": "gates",
     "export": "exporter",
+    "fit_size": "size_search",
     "verify": "parity",
     "write_model_card": "model_card",
     "write_report": "report",

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdkeras.errors import InputError
-from kdkeras.export.extras import require
+from kdkeras.errors import InputError, require_extra
 from kdkeras.export.formats import (
     DEFAULT_FORMATS,
     MANIFEST,
@@ -18,6 +17,7 @@ from kdkeras.export.formats import (
     read_formats,
 )
 from kdkeras.export.manifest import describe, write_json
+from kdkeras.export.recipes import RECIPES, require_quantizer
 from kdkeras.export.serving import float32_student
 from kdkeras.files import atomic_folder
 
@@ -74,12 +74,17 @@ def export(
     | `saved_model` | `saved_model/` | token ids | TensorFlow |
     | `saved_model_text` | `saved_model_text/` | strings | TensorFlow, tensorflow_text |
     | `tflite_float32` | `model.float32.tflite` | token ids | LiteRT |
-    | `tflite_int8` | `model.int8.tflite` | token ids | LiteRT |
+    | `tflite_float16` | `model.float16.tflite` | token ids | LiteRT |
+    | `tflite_int8`, the one for phones | `model.int8.tflite` | token ids | LiteRT |
+    | `tflite_int8_weight_only` | `model.int8_weight_only.tflite` | token ids | LiteRT |
+    | `tflite_int4` | `model.int4.tflite` | token ids | LiteRT |
     | `mediapipe` | `mediapipe/embedder.tflite` or `.task`, int8 | strings | MediaPipe Tasks |
     | `mediapipe_float32` | `mediapipe/embedder.float32.*` | strings | MediaPipe Tasks |
     | `onnx` | `model.onnx` | token ids | ONNX Runtime |
     | `sentence_transformers` | `sentence_transformers/` | strings | PyTorch |
 
+    int4 (the token table; dense kernels are int8) and weight-only int8 need the
+    extra `kdkeras[quantize]`; what each does to the weights: `apply_recipe`.
     TFLite files have one signature a length, `embed_16` and so on, taking
     `token_ids` and `padding_mask` int32 `(1, length)`, sharing the weights.
     MediaPipe's file is a `.task` for SentencePiece vocabularies. Writing ONNX
@@ -90,8 +95,7 @@ def export(
         student: A student with a vocabulary. One that trains in half precision
             is exported in float32.
         folder: Folder to create.
-        formats: Names out of the table above; by default those that need no
-            extra, the first four.
+        formats: Names out of the table above; by default both SavedModels, float32 and int8.
         sequence_lengths: Tokens of each TFLite signature, at most the
             student's; 16, 32, 64 and 128 as far as the student reads if None.
             The student's own length is always added, so that every artefact
@@ -104,13 +108,16 @@ def export(
         What was written.
 
     Raises:
-        InputError: If a format is unknown or its writer is not installed, the
-            student has no vocabulary or one of another size, a length is out
-            of range, the folder exists, or the file system refuses.
+        InputError: If a format is unknown, the student has no vocabulary or
+            one of another size, a length is out of range, the folder exists,
+            or the file system refuses.
+        MissingExtraError: If a format needs an extra that is not installed.
     """
     chosen = read_formats(formats)
+    if set(chosen) & set(RECIPES):
+        require_quantizer()
     if ExportFormat.ONNX in chosen:
-        require("onnx", "tf2onnx", "Writing model.onnx")
+        require_extra("tf2onnx", ExportFormat.ONNX)
     vocabulary = _vocabulary_of(student)
     lengths = _read_lengths(sequence_lengths, student.sequence_length)
     say = progress or (lambda line: None)
@@ -152,7 +159,7 @@ def _write(
     elif item.is_mediapipe:
         from kdkeras.export.mediapipe import write_mediapipe
 
-        write_mediapipe(student, vocabulary, path, quantize=item is ExportFormat.MEDIAPIPE)
+        write_mediapipe(student, vocabulary, path, item.precision)
     elif item is ExportFormat.ONNX:
         from kdkeras.export.onnx import write_onnx
 
@@ -164,7 +171,7 @@ def _write(
     else:
         from kdkeras.export.tflite import write_tflite
 
-        write_tflite(student, path, lengths, quantize=item is ExportFormat.TFLITE_INT8)
+        write_tflite(student, path, lengths, item)
 
 
 def _vocabulary_of(student: Student) -> Vocabulary:

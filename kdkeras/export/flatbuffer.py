@@ -30,6 +30,10 @@ def share_quantization(content: bytes) -> bytes:
         A TFLite file that computes the same bits.
     """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # ai-edge-quantizer puts weights behind the flatbuffer.
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     seen: dict[tuple[Any, ...], _PackedOnce] = {}
     for graph in model.subgraphs:
         for tensor in graph.tensors:

@@ -31,7 +31,10 @@ class ExportFormat(StrEnum):
     SAVED_MODEL = "saved_model"
     SAVED_MODEL_TEXT = "saved_model_text"
     TFLITE_FLOAT32 = "tflite_float32"
+    TFLITE_FLOAT16 = "tflite_float16"
     TFLITE_INT8 = "tflite_int8"
+    TFLITE_INT8_WEIGHT_ONLY = "tflite_int8_weight_only"
+    TFLITE_INT4 = "tflite_int4"
     MEDIAPIPE = "mediapipe"
     MEDIAPIPE_FLOAT32 = "mediapipe_float32"
     ONNX = "onnx"
@@ -70,7 +73,14 @@ class ExportFormat(StrEnum):
     @property
     def is_exact(self) -> bool:
         """Whether it holds the student's own float32 weights."""
-        return self not in (ExportFormat.TFLITE_INT8, ExportFormat.MEDIAPIPE)
+        return self.precision == "float32"
+
+    @property
+    def precision(self) -> str:
+        """Type of its weights: `float32`, `float16`, `int8` or `int4`; there is a gate for each."""
+        if self is ExportFormat.MEDIAPIPE:
+            return "int8"
+        return next((name for name in ("float16", "int8", "int4") if name in self), "float32")
 
 
 _PATHS = {
@@ -85,7 +95,7 @@ DEFAULT_FORMATS = (
     ExportFormat.TFLITE_FLOAT32,
     ExportFormat.TFLITE_INT8,
 )
-"""What is written if nothing is asked for: all that runs without an extra."""
+"""What is written unless asked otherwise: needs no extra, passes its gates nearly always."""
 
 
 def read_formats(formats: str | Iterable[str]) -> tuple[ExportFormat, ...]:

@@ -25,8 +25,8 @@ class LiteStudent:
 
     Args:
         folder: A folder that `export` wrote.
-        artefact: `"tflite_int8"` or `"tflite_float32"`; the smaller of those
-            present if None.
+        artefact: Name of a TFLite format, e.g. `"tflite_int4"`; `"tflite_int8"`
+            if None, or the smallest of those present where that is not there.
         num_threads: Threads of the interpreter.
 
     Attributes:
@@ -101,6 +101,8 @@ def _choose(manifest: dict[str, Any], artefact: str | None, folder: Path) -> Exp
             f"`artefact` must be a TFLite file of the folder, which has {present}. "
             f"Received: artefact={artefact!r} in {folder}. Export with formats=['tflite_int8']."
         )
+    if artefact is None and ExportFormat.TFLITE_INT8 in present:
+        artefact = ExportFormat.TFLITE_INT8
     return ExportFormat(artefact or min(present, key=lambda n: manifest["artefacts"][n]["bytes"]))
 
 

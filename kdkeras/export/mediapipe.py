@@ -14,7 +14,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 from kdkeras.export.flatbuffer import packed
-from kdkeras.export.serving import ServingModule
+from kdkeras.export.lite_module import lite_module
 from kdkeras.export.tflite import convert
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ _BERT_SINCE = "1.1.0"  # the parser that knows BERT's tokenizer
 _ALIGNMENT = 64
 
 
-def write_mediapipe(
-    student: Student, vocabulary: Vocabulary, path: Path, *, quantize: bool
-) -> None:
+def write_mediapipe(student: Student, vocabulary: Vocabulary, path: Path, precision: str) -> None:
     """Writes the one file that `TextEmbedder` loads, tokenizer included.
 
     A WordPiece student becomes a TFLite file with `ids`, `mask` and
@@ -52,21 +50,21 @@ def write_mediapipe(
         student: The student, computing in float32.
         vocabulary: Its vocabulary.
         path: File to write; its folder is created.
-        quantize: Whether weights become int8, as in `write_tflite`.
+        precision: `"float32"` or `"int8"`, as in `convert`.
     """
     path.parent.mkdir(exist_ok=True)
     if vocabulary.kind == "wordpiece":
-        content = _wordpiece_model(student, path, quantize)
+        content = _wordpiece_model(student, path, precision)
         files = {"vocab.txt": vocabulary.files["vocab.txt"]}
         path.write_bytes(content + _zipped(files, len(content)))
     else:
-        content = _sentencepiece_model(student, path, quantize)
+        content = _sentencepiece_model(student, path, precision)
         model = "sentencepiece.model"
         path.write_bytes(_zipped({"embedder.tflite": content, model: vocabulary.files[model]}, 0))
 
 
-def _wordpiece_model(student: Student, path: Path, quantize: bool) -> bytes:
-    module = ServingModule(student)
+def _wordpiece_model(student: Student, path: Path, precision: str) -> bytes:
+    module = lite_module(student, precision)
 
     def embed(ids: tf.Tensor, mask: tf.Tensor, segment_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         del segment_ids  # All zeros; MediaPipe wants the input to be there.
@@ -75,12 +73,12 @@ def _wordpiece_model(student: Student, path: Path, quantize: bool) -> bytes:
     names = ("ids", "mask", "segment_ids")
     specs = [tf.TensorSpec((1, student.sequence_length), tf.int32, name=name) for name in names]
     function = tf.function(embed, autograph=False).get_concrete_function(*specs)
-    content = convert(module, {_SIGNATURE: function}, path, quantize=quantize)
+    content = convert(module, {_SIGNATURE: function}, path, precision)
     return _with_metadata(content, names)
 
 
-def _sentencepiece_model(student: Student, path: Path, quantize: bool) -> bytes:
-    module = ServingModule(student)
+def _sentencepiece_model(student: Student, path: Path, precision: str) -> bytes:
+    module = lite_module(student, precision)
     length = student.sequence_length
 
     def embed(ids: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -91,7 +89,7 @@ def _sentencepiece_model(student: Student, path: Path, quantize: bool) -> bytes:
 
     spec = tf.TensorSpec((1, max(length + 2, LONGEST_TEXT)), tf.int32, name="ids")
     function = tf.function(embed, autograph=False).get_concrete_function(spec)
-    return convert(module, {_SIGNATURE: function}, path, quantize=quantize)
+    return convert(module, {_SIGNATURE: function}, path, precision)
 
 
 def _with_metadata(content: bytes, names: Sequence[str]) -> bytes:

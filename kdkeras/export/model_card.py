@@ -78,6 +78,7 @@ def write_model_card(
         _introduction(manifest, teacher, languages),
         _quality(accuracy, languages),
         _artefacts(manifest, parity),
+        _by_language(parity),
         _usage(manifest),
         _limits(manifest, accuracy),
         _training(teacher, training_data, details or {}),
@@ -182,6 +183,26 @@ def _artefacts(manifest: Mapping[str, Any], parity: Mapping[str, Any] | None) ->
         else "The artefacts have not been compared with Keras."
     )
     return f"## Artefacts\n\n{note}\n\n" + "\n".join(lines)
+
+
+def _by_language(parity: Mapping[str, Any] | None) -> str:
+    """What each artefact loses in each language, of accuracy and of similarity."""
+    if not parity:
+        return ""
+    artefacts = parity["artefacts"]
+    head = " | ".join(f"`{record['path']}`" for record in artefacts.values())
+    lines = [f"| | Keras | {head} |", "|---|--:|" + "--:|" * len(artefacts)]
+    for part, key, figure in (("", "languages", "accuracy"), ("STS ", "similarity", "spearman")):
+        for code, keras in parity["keras"].get(key, {}).items():
+            changes = [a[key][code][f"{figure}_change_points"] for a in artefacts.values()]
+            cells = " | ".join(f"{change + 0.0:+.2f}" for change in changes)
+            label = f"{part}{code}" if part else f"{language_name(code)} ({code})"
+            lines.append(f"| {label} | {keras[figure] * 100:.1f} | {cells} |")
+    return (
+        "Retrieval accuracy (and, where there is STS, Spearman's correlation times 100) of the "
+        "Keras model,\nand how many points each artefact is above or below it.\n\n"
+        + "\n".join(lines)
+    )
 
 
 def _usage(manifest: Mapping[str, Any]) -> str:

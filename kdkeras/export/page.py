@@ -17,7 +17,10 @@ _TITLES = {
     ExportFormat.SAVED_MODEL: "SavedModel, token ids",
     ExportFormat.SAVED_MODEL_TEXT: "SavedModel, strings",
     ExportFormat.TFLITE_FLOAT32: "TFLite, float32",
+    ExportFormat.TFLITE_FLOAT16: "TFLite, float16",
     ExportFormat.TFLITE_INT8: "TFLite, int8",
+    ExportFormat.TFLITE_INT8_WEIGHT_ONLY: "TFLite, int8 weights",
+    ExportFormat.TFLITE_INT4: "TFLite, int4 table",
     ExportFormat.MEDIAPIPE: "MediaPipe, int8",
     ExportFormat.MEDIAPIPE_FLOAT32: "MediaPipe, float32",
     ExportFormat.ONNX: "ONNX",
@@ -52,6 +55,9 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     if parity:
         yield _artefacts(parity)
         yield _parity(parity)
+        yield _similarity(parity)
+    if content["sizes"]:
+        yield _sizes(content["sizes"])
     if content["details"]:
         yield _section("Setting", "", _table(["", ""], _details(content["details"]), text=2))
 
@@ -166,6 +172,54 @@ def _parity(parity: Mapping[str, Any]) -> str:
         "Least cosine between an artefact's embedding and Keras', and the change of retrieval "
         "accuracy in percentage points.",
         _table(head, rows, above=f"<tr><th colspan='3'></th>{groups}</tr>"),
+    )
+
+
+def _sizes(sizes: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            _TITLES[ExportFormat(tried["format"])],
+            *(f"{tried[name]:,}" for name in ("vocabulary_size", "table_width", "output_dim")),
+            f"{tried['num_layers'] or '–'}",
+            f"{tried['estimated_bytes'] / 1e6:.2f}",
+            f"{tried['bytes'] / 1e6:.2f}",
+            _percent(tried["accuracy"]),
+            f"{_percent(tried['worst'])} {escape(tried['worst_language'] or '')}",
+            "<b>chosen</b>" if tried["chosen"] else "" if tried["fits"] else "too large",
+        ]
+        for tried in sizes["tried"]
+    ]
+    before = sizes["before"]
+    head = ["Format", "Tokens", "Table", "Embedding", "Blocks", "MB, estimated", "MB", "Accuracy"]
+    return _section(
+        f"Sizes tried for at most {sizes['limit_bytes'] / 1e6:g} MB",
+        "The TFLite file and the tokenizer's together, estimated before and weighed after the "
+        "export; retrieval accuracy, mean and worst language, in percent. As it was, with "
+        f"{before['vocabulary_size']:,} tokens, the student reaches {_percent(before['accuracy'])} "
+        f"and {_percent(before['worst'])} ({escape(before['worst_language'])}).",
+        _table([*head, "Worst", ""], rows),
+    )
+
+
+def _similarity(parity: Mapping[str, Any]) -> str:
+    pairs = parity["keras"].get("similarity", {})
+    if not pairs:
+        return ""
+    names = list(parity["artefacts"])
+    rows = []
+    for code, keras in pairs.items():
+        changes = [
+            parity["artefacts"][name]["similarity"][code]["spearman_change_points"]
+            for name in names
+        ]
+        row = [escape(code), f"{keras['num_pairs']:,}", _percent(keras["spearman"])]
+        rows.append(row + [f"{change + 0.0:+.2f}" for change in changes])
+    titles = [_TITLES[ExportFormat(name)] for name in names]
+    return _section(
+        "Similarity (STS) by language",
+        "Spearman's correlation of cosines and people's scores, times 100: Keras', and its change "
+        "in each artefact, in points.",
+        _table(["Pairs of sentences", "Pairs", "Keras", *titles], rows),
     )
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdkeras.errors import InputError
-from kdkeras.evaluation.metrics import retrieval_accuracy
+from kdkeras.evaluation import SimilarityEvaluator
+from kdkeras.evaluation.metrics import cosine_by_row, retrieval_accuracy, spearman
 from kdkeras.export.extras import require_runtime
-from kdkeras.export.formats import PARITY, ExportFormat
-from kdkeras.export.gates import Gates, check_gates, failures
+from kdkeras.export.formats import MANIFEST, PARITY, ExportFormat
+from kdkeras.export.gates import LEAST_SIMILARITY_PAIRS, Gates, check_gates, failures
 from kdkeras.export.manifest import read_manifest, write_json
 from kdkeras.export.processes import WorkerResult, run_worker
 from kdkeras.export.serving import float32_student
@@ -22,7 +23,11 @@ from kdkeras.files import atomic_write
 if TYPE_CHECKING:
     from kdkeras.students import Student
 
-__all__ = ["verify"]
+__all__ = ["check_similarity", "verify"]
+
+MEASURED = "measured"
+"""Of an artefact in `export.json`: the figures of the last verification."""
+_MEASURED = ("cosine_mean", "cosine_min", "languages", "similarity")
 
 Pairs = Mapping[str, tuple[Sequence[str], Sequence[str]]]
 
@@ -33,13 +38,15 @@ def verify(
     pairs: Pairs,
     gates: Gates | None = None,
     enforce: bool = True,
+    similarity: Sequence[SimilarityEvaluator] = (),
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Reloads every artefact in a fresh process and compares it with Keras.
 
     Each process embeds the held-out sentences of every language from their
     strings, so that tokenizer, truncation and padding are compared too.
-    Writes the result to `parity.json` in the folder.
+    Writes the result to `parity.json` in the folder, and cosines and accuracy
+    of each artefact to `export.json`, as `measured`.
 
     Args:
         folder: What `export` wrote.
@@ -48,6 +55,9 @@ def verify(
             translations.
         gates: Bounds; the defaults if None.
         enforce: Whether a failed gate raises (after `parity.json` is written).
+        similarity: STS pairs (`kdkeras.evaluation.read_similarity`), at least
+            `LEAST_SIMILARITY_PAIRS` each, of which no artefact may lose what
+            the gates forbid.
         progress: Called with one line at each step.
 
     Returns:
@@ -57,16 +67,20 @@ def verify(
          "artefacts": {format: {"path", "bytes", "load_seconds", "latency_ms",
              "peak_memory_mb", "imported", "cosine_mean", "cosine_min", "languages":
              {lang: {"num_pairs", "cosine_mean", "cosine_min", "accuracy",
-                     "accuracy_change_points"}}}}}
+                     "accuracy_change_points"}},
+             "similarity": {name: {"num_pairs", "cosine_mean", "cosine_min",
+                     "spearman", "spearman_change_points"}}}}}
         ```
+        `keras` has `similarity`, too, with `num_pairs` and `spearman`.
         An accuracy is the share of sentences, in [0, 1], whose translation is
-        the nearest of all, mean of both directions; its change is in
-        percentage points, artefact less Keras.
+        the nearest of all, mean of both directions; changes are in percentage
+        points (of Spearman's correlation, times 100), artefact less Keras.
 
     Raises:
         InputError: If the folder is not an exported one, it holds another
-            student's export, the runtime of an artefact is not installed, or
-            a language has no pairs.
+            student's export, a language has no pairs, or there are too few
+            STS pairs.
+        MissingExtraError: If the runtime of an artefact is not installed.
         GateError: If an artefact does not run, or (with `enforce`) fails a
             gate: artefact, language and figure are named.
     """
@@ -75,7 +89,9 @@ def verify(
     _check_input(manifest, student, pairs, folder)
     for name, record in manifest["artefacts"].items():
         require_runtime(ExportFormat(name), record["path"])
-    texts = list(dict.fromkeys(t for sides in pairs.values() for side in sides for t in side))
+    check_similarity(similarity)
+    sides_of_all = [*pairs.values(), *((s.sentences1, s.sentences2) for s in similarity)]
+    texts = list(dict.fromkeys(t for sides in sides_of_all for side in sides for t in side))
     say(f"Embedding {len(texts)} sentences with Keras")
     rows = {text: row for row, text in enumerate(texts)}
     expected = float32_student(student).encode(texts)
@@ -83,7 +99,8 @@ def verify(
     for name, record in manifest["artefacts"].items():
         say(f"Embedding them with {record['path']} in a fresh process")
         result = run_worker(folder, ExportFormat(name), texts)
-        artefacts[name] = {**record, **_compare(result, expected, rows, pairs)}
+        record.pop(MEASURED, None)  # of an earlier verification
+        artefacts[name] = {**record, **_compare(result, expected, rows, pairs, similarity)}
     parity: dict[str, Any] = {
         "name": manifest["name"],
         "gates": gates.to_dict(),
@@ -95,7 +112,14 @@ def verify(
                     "accuracy": _accuracy(expected, rows, sides),
                 }
                 for language, sides in pairs.items()
-            }
+            },
+            "similarity": {
+                item.name: {
+                    "num_pairs": len(item.scores),
+                    "spearman": _spearman(expected, rows, item),
+                }
+                for item in similarity
+            },
         },
         "artefacts": artefacts,
     }
@@ -103,9 +127,33 @@ def verify(
     parity["passed"] = not parity["failures"]
     with atomic_write(folder / PARITY) as temporary:
         write_json(temporary, parity)
+    for name, figures in artefacts.items():
+        manifest["artefacts"][name][MEASURED] = {part: figures[part] for part in _MEASURED}
+    with atomic_write(folder / MANIFEST) as temporary:
+        write_json(temporary, manifest)
     if enforce:
         check_gates(parity)
     return parity
+
+
+def check_similarity(similarity: Sequence[SimilarityEvaluator]) -> None:
+    """Refuses STS pairs that are too few to decide, and names used twice.
+
+    Raises:
+        InputError: Naming the file's evaluator.
+    """
+    names = [item.name for item in similarity]
+    for item in similarity:
+        if len(item.scores) < LEAST_SIMILARITY_PAIRS:
+            raise InputError(
+                f"A gate needs at least {LEAST_SIMILARITY_PAIRS} STS pairs. Received: "
+                f"{len(item.scores)} in {item.name}. Add pairs, or leave the file to "
+                "`kdkeras evaluate`."
+            )
+        if names.count(item.name) > 1:
+            raise InputError(
+                f"STS files must have different names. Received: {item.name} twice. Rename one."
+            )
 
 
 def _check_input(manifest: Mapping[str, Any], student: Student, pairs: Pairs, folder: Path) -> None:
@@ -128,19 +176,30 @@ def _check_input(manifest: Mapping[str, Any], student: Student, pairs: Pairs, fo
 
 
 def _compare(
-    result: WorkerResult, expected: np.ndarray, rows: Mapping[str, int], pairs: Pairs
+    result: WorkerResult,
+    expected: np.ndarray,
+    rows: Mapping[str, int],
+    pairs: Pairs,
+    similarity: Sequence[SimilarityEvaluator],
 ) -> dict[str, Any]:
     cosines = _cosines(expected, result.embeddings)
     languages = {}
     for language, sides in pairs.items():
-        mine = cosines[[rows[text] for side in sides for text in side]]
         accuracy = _accuracy(result.embeddings, rows, sides)
         languages[language] = {
             "num_pairs": len(sides[0]),
-            "cosine_mean": float(mine.mean()),
-            "cosine_min": float(mine.min()),
+            **_cosine_figures(cosines, rows, sides),
             "accuracy": accuracy,
             "accuracy_change_points": (accuracy - _accuracy(expected, rows, sides)) * 100.0,
+        }
+    correlations = {}
+    for item in similarity:
+        value = _spearman(result.embeddings, rows, item)
+        correlations[item.name] = {
+            "num_pairs": len(item.scores),
+            **_cosine_figures(cosines, rows, (item.sentences1, item.sentences2)),
+            "spearman": value,
+            "spearman_change_points": (value - _spearman(expected, rows, item)) * 100.0,
         }
     return {
         "load_seconds": result.load_seconds,
@@ -150,7 +209,25 @@ def _compare(
         "cosine_mean": float(cosines.mean()),
         "cosine_min": float(cosines.min()),
         "languages": languages,
+        "similarity": correlations,
     }
+
+
+def _cosine_figures(
+    cosines: np.ndarray, rows: Mapping[str, int], sides: tuple[Sequence[str], Sequence[str]]
+) -> dict[str, float]:
+    mine = cosines[[rows[text] for side in sides for text in side]]
+    return {"cosine_mean": float(mine.mean()), "cosine_min": float(mine.min())}
+
+
+def _spearman(embeddings: np.ndarray, rows: Mapping[str, int], item: SimilarityEvaluator) -> float:
+    """Spearman's correlation of cosines and scores; NaN for a broken artefact."""
+    sides = (item.sentences1, item.sentences2)
+    left, right = (embeddings[[rows[text] for text in side]] for side in sides)
+    cosines = cosine_by_row(left, right)
+    if not np.isfinite(cosines).all() or not np.ptp(cosines):
+        return float("nan")
+    return spearman(cosines, item.scores)
 
 
 def _accuracy(

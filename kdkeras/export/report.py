@@ -29,6 +29,7 @@ def write_report(
     accuracy: Accuracy | None = None,
     parity: Mapping[str, Any] | None = None,
     details: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes `report.html` and `report.json`, replacing earlier ones.
 
@@ -46,6 +47,7 @@ def write_report(
         parity: What `verify` returned.
         details: What else a reader wants to know, by name: settings, data,
             seconds.
+        sizes: The record of `fit_size`.
 
     Returns:
         The path of `report.html`.
@@ -62,6 +64,7 @@ def write_report(
         "accuracy": {name: dict(values) for name, values in (accuracy or {}).items()},
         "mean_accuracy": {name: _mean(values) for name, values in (accuracy or {}).items()},
         "parity": dict(parity) if parity else None,
+        "sizes": dict(sizes) if sizes else None,
     }
     folder = Path(folder)
     with atomic_write(folder / REPORT_DATA) as temporary:

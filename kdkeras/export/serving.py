@@ -16,10 +16,10 @@ __all__ = ["ServingModule", "float32_student"]
 def float32_student(student: Student) -> Student:
     """Returns the student itself, or its copy that computes in float32.
 
-    Half precision is for training: phones and SavedModels get the float32
-    weights as they are, and float32 arithmetic.
+    Half precision and fake quantisation are for training: phones and
+    SavedModels get the float32 weights as they are, and float32 arithmetic.
     """
-    if student.compute_dtype == "float32":
+    if student.compute_dtype == "float32" and student.fake_quantization is None:
         return student
     config = {**student.get_config(), "dtype": "float32"}
     copy = type(student)(**config, vocabulary=student.vocabulary)

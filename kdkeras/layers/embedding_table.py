@@ -8,11 +8,14 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-__all__ = ["EmbeddingTable"]
+from kdkeras.layers.fake_quantization import QuantizationScheme, quantized_rows
+
+__all__ = ["EmbeddingTable", "lookup"]
 
 
 @tf.function(experimental_implements="embedding_matmul")
-def _lookup(table: tf.Tensor, flat_ids: tf.Tensor) -> tf.Tensor:
+def lookup(table: tf.Tensor, flat_ids: tf.Tensor) -> tf.Tensor:
+    """Returns rows `(n, dim)` of a table for ids `(n,)`."""
     # The converter recognises this named function and writes EMBEDDING_LOOKUP,
     # which keeps one int8 scale a row. A plain gather becomes GATHER with one
     # scale for the whole table.
@@ -38,7 +41,13 @@ class EmbeddingTable(keras.layers.Layer):
 
     Returns:
         `(B, L, dim)` in the layer's compute dtype.
+
+    Attributes:
+        fake_quantization: A scheme by which rows are rounded as in an exported
+            file, or None (the start) for the rows as they are.
     """
+
+    fake_quantization: QuantizationScheme | None = None
 
     def __init__(
         self,
@@ -61,13 +70,19 @@ class EmbeddingTable(keras.layers.Layer):
             name="table",
         )
 
+    def assign(self, vectors: Any) -> None:
+        """Sets the table to `vectors`, `(vocabulary_size, dim)` float."""
+        self.table.assign(vectors)
+
     def call(self, token_ids: Any, training: bool | None = None) -> Any:
         """Returns the tokens' vectors."""
         flat = ops.reshape(token_ids, (-1,))
         table = self.table.value
         # Only the plain float32 table is read by phones.
         plain = not training and self.compute_dtype == "float32"
-        vectors = _lookup(tf.convert_to_tensor(table), flat) if plain else tf.gather(table, flat)
+        vectors = lookup(tf.convert_to_tensor(table), flat) if plain else tf.gather(table, flat)
+        if self.fake_quantization is not None:
+            vectors = quantized_rows(vectors, self.fake_quantization)
         vectors = tf.cast(vectors, self.compute_dtype)
         shape = tuple(ops.shape(token_ids)) + (self.dim,)
         return ops.reshape(vectors, shape)

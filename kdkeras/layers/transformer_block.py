@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
+from kdkeras.layers.dense import Dense
 
 __all__ = ["TransformerBlock"]
 
@@ -77,13 +78,13 @@ class TransformerBlock(keras.layers.Layer):
             "dtype": self.dtype_policy,
         }
         norm: dict[str, Any] = {"epsilon": layer_norm_epsilon, "dtype": self.dtype_policy}
-        self.qkv_dense = keras.layers.Dense(3 * hidden_dim, name="qkv", **start)
-        self.output_dense = keras.layers.Dense(hidden_dim, name="attention_output", **start)
+        self.qkv_dense = Dense(3 * hidden_dim, name="qkv", **start)
+        self.output_dense = Dense(hidden_dim, name="attention_output", **start)
         self.attention_norm = keras.layers.LayerNormalization(name="attention_norm", **norm)
-        self.intermediate_dense = keras.layers.Dense(
+        self.intermediate_dense = Dense(
             intermediate_dim, activation="gelu", name="intermediate", **start
         )
-        self.feedforward_dense = keras.layers.Dense(hidden_dim, name="feedforward", **start)
+        self.feedforward_dense = Dense(hidden_dim, name="feedforward", **start)
         self.output_norm = keras.layers.LayerNormalization(name="output_norm", **norm)
         self.attention_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
         self.feedforward_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)

@@ -8,9 +8,10 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.arguments import positive
+from kdkeras.losses.arguments import scheduled
 from kdkeras.losses.base import AlignmentLoss, l2_normalize
 from kdkeras.replicas import all_rows, num_replicas, own_rows
+from kdkeras.schedules import serialized, value_at
 
 __all__ = ["TranslationRanking"]
 
@@ -36,7 +37,8 @@ class TranslationRanking(AlignmentLoss):
 
     Args:
         margin: Subtracted from the cosine of the true pair, at least 0.
-        scale: Multiplies every cosine (the inverse temperature), above 0.
+        scale: Multiplies every cosine (the inverse temperature), above 0; a float, or
+            a schedule of the step.
         guide_margin: If given, `j` is no negative of `i` where the teacher's
             `cos(i, j) > 1 - guide_margin`; at least 0.
 
@@ -46,6 +48,7 @@ class TranslationRanking(AlignmentLoss):
         source_id: `(B,)` int, equal for rows of one source sentence. Optional.
         teacher: `(B, d)` float, the teacher's embeddings of the sentences;
             needed with `guide_margin`.
+        step: The training's step, for a `scale` that changes.
 
     Returns:
         `(B,)` float32, at least 0, in nats.
@@ -59,12 +62,12 @@ class TranslationRanking(AlignmentLoss):
         LaBSE, arXiv:2007.01852; Solatorio (2024), GISTEmbed, arXiv:2402.16829.
     """
 
-    takes = {"source_id": "source_id"}
+    takes = {"source_id": "source_id", "step": "step"}
 
     def __init__(
         self,
         margin: float = 0.3,
-        scale: float = 20.0,
+        scale: Any = 20.0,
         guide_margin: float | None = None,
         name: str = "translation_ranking",
         **kwargs: Any,
@@ -76,7 +79,7 @@ class TranslationRanking(AlignmentLoss):
                     f"`{key}` must be 0 or more. Received: {key}={value}. Use 0.0 for no margin."
                 )
         self.margin = float(margin)
-        self.scale = positive("scale", scale)
+        self.scale = scheduled("scale", scale)
         self.guide_margin = None if guide_margin is None else float(guide_margin)
 
     @property
@@ -85,7 +88,12 @@ class TranslationRanking(AlignmentLoss):
         return {} if self.guide_margin is None else {"teacher": "embedding"}
 
     def call(
-        self, source: Any, translation: Any, source_id: Any = None, teacher: Any = None
+        self,
+        source: Any,
+        translation: Any,
+        source_id: Any = None,
+        teacher: Any = None,
+        step: Any = None,
     ) -> Any:
         """Returns the loss of each pair, `(B,)`."""
         source = l2_normalize(ops.cast(source, "float32"))
@@ -98,10 +106,10 @@ class TranslationRanking(AlignmentLoss):
         every_source, every_translation = all_rows(source), all_rows(translation)
         own = own_rows(source, every_source)  # (own batch, batch of all replicas)
         mask = _MASKED * (1.0 - own) * self._not_negative(source_id, teacher)
-        both: Any = 0.0
+        scale, both = value_at(self.scale, step), 0.0
         for query, keys in ((source, every_translation), (translation, every_source)):
             cosine = ops.matmul(query, ops.transpose(keys))
-            scores = self.scale * (cosine - self.margin * own) + mask
+            scores = scale * (cosine - self.margin * own) + mask
             both = both + ops.log_softmax(scores, axis=1)
         return -0.5 * ops.sum(both * own, axis=1)
 
@@ -128,6 +136,6 @@ class TranslationRanking(AlignmentLoss):
         return {
             **super().get_config(),
             "margin": self.margin,
-            "scale": self.scale,
+            "scale": serialized(self.scale),
             "guide_margin": self.guide_margin,
         }

@@ -3,7 +3,7 @@
 from kdkeras.students.initialization import initialize_from_teacher
 from kdkeras.students.least_squares import LeastSquaresStart, initialize_from_targets
 from kdkeras.students.presets import PRESETS, from_preset
-from kdkeras.students.projection import ProjectionFit, fit_projection
+from kdkeras.students.projection import ProjectionFit, fit_projection, rotate_projection
 from kdkeras.students.static import StaticStudent
 from kdkeras.students.student import Student
 from kdkeras.students.transformer import TransformerStudent
@@ -19,4 +19,5 @@ __all__ = [
     "from_preset",
     "initialize_from_targets",
     "initialize_from_teacher",
+    "rotate_projection",
 ]

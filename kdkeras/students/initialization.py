@@ -70,7 +70,7 @@ def initialize_from_teacher(student: Student, teacher: Teacher, seed: int = 0) -
             "Received: a student without a vocabulary. Create it with vocabulary=...."
         )
     layers = teacher.model.backbone.transformer_layers
-    table = student.token_embedding.table
+    embedding = student.token_embedding
     chosen: list[int] = []
     if isinstance(student, TransformerStudent) and _sizes_of(student.blocks[0]) == _teacher_sizes(
         layers[0]
@@ -79,11 +79,11 @@ def initialize_from_teacher(student: Student, teacher: Teacher, seed: int = 0) -
         copy_embedding_layers(student, teacher)
         for block, layer in zip(student.blocks, chosen, strict=True):
             copy_block(layers[layer], block)
-    scale = None if chosen else float(np.std(np.asarray(table)))
+    scale = None if chosen else float(np.std(np.asarray(embedding.table)))
     vectors, shared, composed = _token_vectors(
-        student.vocabulary, teacher, table.shape[1], seed, scale
+        student.vocabulary, teacher, embedding.dim, seed, scale
     )
-    table.assign(vectors)
+    embedding.assign(vectors)
     return Initialization(
         shared_tokens=int(shared.sum()),
         composed_tokens=int(composed.sum()),

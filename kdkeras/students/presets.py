@@ -41,6 +41,7 @@ def from_preset(
     vocabulary: Vocabulary,
     output_dim: int,
     normalize: bool = True,
+    table_rank: int | None = None,
     **arguments: Any,
 ) -> Student:
     """Creates an untrained student of a named size.
@@ -50,13 +51,16 @@ def from_preset(
         vocabulary: Vocabulary of the student; its size sets the table's rows.
         output_dim: Width of the embedding, the teacher's.
         normalize: Whether embeddings have length 1: what the teacher does.
+        table_rank: Columns of the stored token table, below the preset's width; None
+            (the default) for that. A static student's table and projection are
+            both linear, so that this is its `embedding_dim`.
         **arguments: Override the preset's own; `name` names the model.
 
     Returns:
         A built student.
 
     Raises:
-        InputError: If the name is unknown.
+        InputError: If the name is unknown, or `table_rank` out of its range.
     """
     if name not in PRESETS:
         raise InputError(
@@ -64,6 +68,8 @@ def from_preset(
             "Use 'static_256' if in doubt."
         )
     student_class, preset = PRESETS[name]
+    if table_rank is not None:
+        preset = _with_table_rank(student_class, preset, table_rank)
     return student_class(
         vocabulary.size,
         output_dim,
@@ -71,3 +77,16 @@ def from_preset(
         normalize=normalize,
         **{"name": name, **preset, **arguments},
     )
+
+
+def _with_table_rank(
+    student_class: Callable[..., Student], preset: dict[str, Any], rank: int
+) -> dict[str, Any]:
+    if student_class is not StaticStudent:
+        return {**preset, "table_rank": rank}
+    if not 1 <= rank < preset["embedding_dim"]:
+        raise InputError(
+            f"`table_rank` must be from 1 to {preset['embedding_dim'] - 1}, below the preset's "
+            f"width. Received: table_rank={rank}. Leave it out for the preset's table."
+        )
+    return {**preset, "embedding_dim": rank}

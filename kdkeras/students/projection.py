@@ -13,7 +13,7 @@ from kdkeras.data import DistillationSet
 from kdkeras.errors import InputError
 from kdkeras.students.student import Student
 
-__all__ = ["ProjectionFit", "ProjectionMethod", "fit_projection"]
+__all__ = ["ProjectionFit", "ProjectionMethod", "fit_projection", "rotate_projection"]
 
 
 class ProjectionMethod(StrEnum):
@@ -98,11 +98,7 @@ def fit_projection(
         Schönemann (1966), A generalized solution of the orthogonal Procrustes
         problem; Su et al. (2021), arXiv:2103.15316, algorithm 1.
     """
-    if getattr(student, "projection", None) is None:
-        raise InputError(
-            f"The student must end in a projection. Received: {type(student).__name__} without "
-            "one. Create it with project=True."
-        )
+    _require_projection(student)
     if method not in list(ProjectionMethod):
         raise InputError(
             f"`method` must be one of {[str(m) for m in ProjectionMethod]}. "
@@ -124,6 +120,38 @@ def fit_projection(
     student.projection.set_weights(weights)
     after = _mean_cosine(pooled, weights, teacher)
     return ProjectionFit(rows=len(pooled), cosine_before=before, cosine_after=after)
+
+
+def rotate_projection(student: Student, rotation: np.ndarray) -> None:
+    """Turns a student's embeddings: `kernel @ rotation`, `bias @ rotation`.
+
+    What was started in the teacher's space is then in that of
+    `principal_axes(teacher_vectors)`, which `Matryoshka` trains in. Cosines
+    between the student's own embeddings stay as they are.
+
+    Args:
+        student: A student with a projection; it is changed.
+        rotation: Orthonormal `(output_dim, output_dim)`.
+
+    Raises:
+        InputError: If the student has no projection, or the rotation is of another width.
+    """
+    _require_projection(student)
+    width = student.output_dim
+    if np.shape(rotation) != (width, width):
+        raise InputError(
+            f"`rotation` must be of the student's width, ({width}, {width}). Received: shape "
+            f"{np.shape(rotation)}. Fit principal_axes() on its own teacher's vectors."
+        )
+    student.projection.set_weights([w @ rotation for w in student.projection.get_weights()])
+
+
+def _require_projection(student: Student) -> None:
+    if getattr(student, "projection", None) is None:
+        raise InputError(
+            f"The student must end in a projection. Received: {type(student).__name__} without "
+            "one. Create it with project=True."
+        )
 
 
 def _vectors(

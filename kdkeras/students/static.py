@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from kdkeras.layers import EmbeddingTable, MaskedMean, UnitNorm
+from kdkeras.layers import Dense, EmbeddingTable, MaskedMean, UnitNorm
+from kdkeras.layers.fake_quantization import quantized_rows
 from kdkeras.students.student import Student
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class StaticStudent(Student):
         vocabulary_size: Rows of the token table.
         output_dim: Width of the embedding, the teacher's.
         embedding_dim: Width of the table.
+        token_weights: Whether there are token weights beside the table. A finished
+            student needs none: they can be multiplied into the table
+            (`kdkeras.compression.factorize_table`).
         normalize: Whether embeddings have length 1. Take it from the teacher.
         sequence_length: Tokens read of a sentence.
         vocabulary: The vocabulary, needed for strings.
@@ -59,6 +63,7 @@ class StaticStudent(Student):
         output_dim: int,
         embedding_dim: int = 256,
         *,
+        token_weights: bool = True,
         normalize: bool = True,
         sequence_length: int = 128,
         vocabulary: Vocabulary | None = None,
@@ -73,6 +78,7 @@ class StaticStudent(Student):
             **kwargs,
         )
         self.embedding_dim = int(embedding_dim)
+        self.token_weights = bool(token_weights)
         policy = self.dtype_policy
         self.token_embedding = EmbeddingTable(
             vocabulary_size,
@@ -81,17 +87,20 @@ class StaticStudent(Student):
             dtype=policy,
             name="token_embedding",
         )
-        self.token_weight = EmbeddingTable(
-            vocabulary_size, 1, "zeros", dtype=policy, name="token_weight"
+        self.token_weight = (
+            EmbeddingTable(vocabulary_size, 1, "zeros", dtype=policy, name="token_weight")
+            if token_weights
+            else None
         )
         self.pooling = MaskedMean(dtype=policy, name="pooling")
-        self.projection = keras.layers.Dense(output_dim, dtype=policy, name="projection")
+        self.projection = Dense(output_dim, dtype=policy, name="projection")
         self.unit_norm = UnitNorm(name="unit_norm")
         self.build()
 
     def _build_layers(self) -> None:
         self.token_embedding.build((None, None))
-        self.token_weight.build((None, None))
+        if self.token_weight is not None:
+            self.token_weight.build((None, None))
         self.projection.build((None, self.embedding_dim))
 
     @property
@@ -103,15 +112,28 @@ class StaticStudent(Student):
         """Returns the weighted means of the table's vectors, `(B, embedding_dim)`."""
         token_ids = inputs["token_ids"]
         vectors = self.token_embedding(token_ids)
-        weights = ops.exp(self.token_weight(token_ids))
+        weights = None if self.token_weight is None else ops.exp(self.token_weight(token_ids))
+        if self.fake_quantization is not None:
+            # Files hold the vectors with their weights multiplied in.
+            vectors = vectors if weights is None else vectors * weights
+            vectors, weights = quantized_rows(vectors, self.fake_quantization), None
+            vectors = ops.cast(vectors, self.compute_dtype)
         return self.pooling(vectors, inputs["padding_mask"], weights=weights)
+
+    def _quantizable_layers(self) -> list[Any]:
+        """All but the tables: they are rounded together."""
+        return [self.projection]
 
     def features(
         self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
     ) -> dict[str, Any]:
         """Returns the sentences' embeddings."""
-        return {"embedding": self._projected(self.pooled(inputs, training=training))}
+        return {"embedding": self.embed_pooled(self.pooled(inputs, training=training))}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "embedding_dim": self.embedding_dim}
+        return {
+            **super().get_config(),
+            "embedding_dim": self.embedding_dim,
+            "token_weights": self.token_weights,
+        }

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from kdkeras.errors import InputError
-from kdkeras.layers import FeatureModel
+from kdkeras.layers import Dense, EmbeddingTable, FeatureModel
+from kdkeras.layers.fake_quantization import QuantizationScheme, read_scheme
 
 if TYPE_CHECKING:
     from kdkeras.data.vocabulary import Vocabulary
@@ -33,6 +34,9 @@ class Student(FeatureModel):
         sequence_length: Tokens read of a sentence; the rest is cut off.
         vocabulary: The vocabulary, needed for strings.
     """
+
+    certificate: Any = None
+    """Of a grown student: the `kdkeras.growth.Certificate`. Not saved."""
 
     def __init__(
         self,
@@ -58,12 +62,50 @@ class Student(FeatureModel):
         self.output_dim = int(output_dim)
         self.normalize = bool(normalize)
         self.sequence_length = int(sequence_length)
+        self._fake_quantization: QuantizationScheme | None = None
         self._hold(vocabulary)
 
     @property
     def vocabulary(self) -> Vocabulary | None:
         """The vocabulary, or None if the student only takes token ids."""
         return self._vocabulary_holder[0]
+
+    @property
+    def fake_quantization(self) -> QuantizationScheme | None:
+        """How the student rounds as its exported file does: `"int8"`, `"int4"`, or None.
+
+        For training with quantisation in the loop
+        (`kdkeras.distillation.QuantizationInTheLoop` switches it on and off).
+        Setting it changes what the student computes, and nothing that is
+        saved or exported: weights stay float32.
+
+        Raises:
+            InputError: When set, for an unknown scheme, or a student with a
+                dense layer that cannot be rounded.
+        """
+        return self._fake_quantization
+
+    @fake_quantization.setter
+    def fake_quantization(self, name: str | None) -> None:
+        scheme = read_scheme(name)
+        layers = self._quantizable_layers()
+        for layer in layers:
+            if isinstance(layer, keras.layers.Dense) and not isinstance(layer, Dense):
+                raise InputError(
+                    "Every dense layer of a student that rounds must be one of kdkeras. "
+                    f"Received: {layer.name!r}, a {type(layer).__name__}. Make it a "
+                    "kdkeras.layers.Dense."
+                )
+        for layer in layers:
+            layer.fake_quantization = scheme
+        self._fake_quantization = scheme
+        self.__dict__.pop("_encode_functions", None)
+
+    def _quantizable_layers(self) -> list[Any]:
+        """The layers that are rounded one by one."""
+        kinds = (EmbeddingTable, keras.layers.Dense)
+        layers = self._flatten_layers(include_self=False)
+        return [layer for layer in layers if isinstance(layer, kinds)]
 
     def _hold(self, vocabulary: Vocabulary | None) -> None:
         if vocabulary is not None and vocabulary.size != self.vocabulary_size:
@@ -102,8 +144,8 @@ class Student(FeatureModel):
         """Returns what comes before the projection, `(B, pooled_dim)`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `pooled`.")
 
-    def _projected(self, pooled: Any) -> Any:
-        """The embeddings of what was pooled, `(B, output_dim)` float32."""
+    def embed_pooled(self, pooled: Any) -> Any:
+        """Returns the embeddings of what was pooled, `(B, output_dim)` float32."""
         embedding = pooled if self.projection is None else self.projection(pooled)
         embedding = keras.ops.cast(embedding, "float32")
         return self.unit_norm(embedding) if self.normalize else embedding

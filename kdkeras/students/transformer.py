@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import keras_hub
+from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.layers import EmbeddingTable, MaskedMean, TransformerBlock, UnitNorm
+from kdkeras.layers import (
+    Dense,
+    EmbeddingTable,
+    FactorizedEmbedding,
+    MaskedMean,
+    TransformerBlock,
+    UnitNorm,
+)
 from kdkeras.students.student import Student
 
 if TYPE_CHECKING:
@@ -32,6 +40,11 @@ class TransformerStudent(Student):
         dropout: Share of values dropped while training, in [0, 1).
         project: Whether a projection to `output_dim` follows the mean. Without
             it `hidden_dim` must equal `output_dim`.
+        token_weights: Whether the mean weighs each token by `exp` of a number
+            of its own, 0 at first, as in a `StaticStudent`. A static student
+            that has grown layers needs it.
+        table_rank: Columns of the stored token table, below `hidden_dim`; a matrix
+            then widens the vectors. None (the default) for a table of `hidden_dim`.
         normalize: Whether embeddings have length 1. Take it from the teacher.
         sequence_length: Tokens read of a sentence, and rows of the position
             table.
@@ -63,7 +76,9 @@ class TransformerStudent(Student):
         intermediate_dim: int = 1024,
         dropout: float = 0.1,
         project: bool = True,
+        table_rank: int | None = None,
         *,
+        token_weights: bool = False,
         normalize: bool = True,
         sequence_length: int = 128,
         vocabulary: Vocabulary | None = None,
@@ -82,16 +97,31 @@ class TransformerStudent(Student):
                 "Without a projection `hidden_dim` must equal `output_dim`. "
                 f"Received: hidden_dim={hidden_dim}, output_dim={output_dim}. Set project=True."
             )
+        if table_rank is not None and not 1 <= table_rank < hidden_dim:
+            raise InputError(
+                f"`table_rank` must be from 1 to {hidden_dim - 1}, below hidden_dim. "
+                f"Received: table_rank={table_rank}. Leave it out for a table of full width."
+            )
         self.num_layers = int(num_layers)
         self.hidden_dim = int(hidden_dim)
         self.num_heads = int(num_heads)
         self.intermediate_dim = int(intermediate_dim)
         self.dropout = float(dropout)
         self.project = bool(project)
+        self.token_weights = bool(token_weights)
+        self.table_rank = None if table_rank is None else int(table_rank)
         policy = self.dtype_policy
         start = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.token_embedding = EmbeddingTable(
-            vocabulary_size, hidden_dim, start, dtype=policy, name="token_embedding"
+        named = {"dtype": policy, "name": "token_embedding"}
+        self.token_embedding = (
+            EmbeddingTable(vocabulary_size, hidden_dim, start, **named)
+            if table_rank is None
+            else FactorizedEmbedding(vocabulary_size, hidden_dim, table_rank, start, **named)
+        )
+        self.token_weight = (
+            EmbeddingTable(vocabulary_size, 1, "zeros", dtype=policy, name="token_weight")
+            if token_weights
+            else None
         )
         self.position_embedding = keras_hub.layers.PositionEmbedding(
             sequence_length, initializer=start, dtype=policy, name="position_embedding"
@@ -107,15 +137,15 @@ class TransformerStudent(Student):
             for i in range(num_layers)
         ]
         self.pooling = MaskedMean(dtype=policy, name="pooling")
-        self.projection = (
-            keras.layers.Dense(output_dim, dtype=policy, name="projection") if project else None
-        )
+        self.projection = Dense(output_dim, dtype=policy, name="projection") if project else None
         self.unit_norm = UnitNorm(name="unit_norm")
         self.build()
 
     def _build_layers(self) -> None:
         hidden = (None, None, self.hidden_dim)
         self.token_embedding.build((None, None))
+        if self.token_weight is not None:
+            self.token_weight.build((None, None))
         self.position_embedding.build(hidden)
         self.embedding_norm.build(hidden)
         for block in self.blocks:
@@ -162,16 +192,22 @@ class TransformerStudent(Student):
 
     def pooled(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
         """Returns the means of the last block's output, `(B, hidden_dim)`."""
-        return self.pooling(self.hidden_states(inputs, training)[-1], inputs["padding_mask"])
+        return self._mean(self.hidden_states(inputs, training)[-1], inputs)
+
+    def _mean(self, hidden: Any, inputs: dict[str, Any]) -> Any:
+        mask = inputs["padding_mask"]
+        if self.token_weight is None:
+            return self.pooling(hidden, mask)
+        weights = ops.exp(self.token_weight(inputs["token_ids"]))
+        return self.pooling(hidden, mask, weights=weights)
 
     def features(
         self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
     ) -> dict[str, Any]:
         """Returns what is asked for by name, from one pass through the blocks."""
         states, attention = self._run_blocks(inputs, training, "attention" in names)
-        mask = inputs["padding_mask"]
         every = states if "layer_embeddings" in names else states[-1:]
-        embeddings = [self._projected(self.pooling(hidden, mask)) for hidden in every]
+        embeddings = [self.embed_pooled(self._mean(hidden, inputs)) for hidden in every]
         found = {
             "embedding": embeddings[-1],
             "hidden_states": states,
@@ -211,8 +247,9 @@ class TransformerStudent(Student):
             (self.embedding_norm, shallow.embedding_norm),
             *zip(self.blocks, shallow.blocks, strict=False),
         ]
-        if self.projection is not None:
-            pairs.append((self.projection, shallow.projection))
+        for name in ("token_weight", "projection"):
+            if getattr(self, name) is not None:
+                pairs.append((getattr(self, name), getattr(shallow, name)))
         for ours, theirs in pairs:
             theirs.set_weights(ours.get_weights())
         return shallow
@@ -227,4 +264,6 @@ class TransformerStudent(Student):
             "intermediate_dim": self.intermediate_dim,
             "dropout": self.dropout,
             "project": self.project,
+            "token_weights": self.token_weights,
+            "table_rank": self.table_rank,
         }

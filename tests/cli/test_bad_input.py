@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from kdkeras.__main__ import main
-from tests.cli.conftest import TEACHERS
+from tests.cli.conftest import TEACHERS, held_out_folder
 
 
 @pytest.fixture
@@ -176,7 +176,18 @@ USAGE = {
     "zero epochs": (["distill", "s", "--epochs", "0"], "--epochs: must be a whole number"),
     "alpha above 1": (["distill", "s", "--language-temperature", "2"], "from 0 to 1"),
     "weight without a number": (["distill", "s", "--losses", "embedding"], "--losses"),
+    "STS without translations": (
+        ["export", "x.keras", "--output", "o", "--sts", "en-de.tsv"],
+        "without --held-out",
+    ),
+    "unknown scheme": (["distill", "s", "--quantize-in-the-loop", "int2"], "must be int4 or int8"),
+    "scheme from nowhere": (["distill", "s", "--quantize-in-the-loop", "int4:2"], "from 0 to 1"),
     "nothing to evaluate on": (["evaluate", "x.keras"], "--sts"),
+    "an index of nothing": (["evaluate", "x", "--sts", "y", "--index-teacher", "z"], "--bitext"),
+    "no size": (["export", "x", "--max-size", "8 apples"], "such as 8MB"),
+    "a size of nothing": (["export", "x", "--max-size", "0MB"], "received '0MB'"),
+    "a negative size": (["export", "x", "--max-size=-8MB"], "received '-8MB'"),
+    "no language": (["export", "x", "--languages", "de,,ja"], "received 'de,,ja'"),
     "epochs and steps": (["distill", "s", "--epochs", "1", "--steps", "1"], "not allowed"),
 }
 
@@ -184,3 +195,26 @@ USAGE = {
 @pytest.mark.parametrize("arguments, said", USAGE.values(), ids=USAGE)
 def test_wrong_usage_is_one_line(refused, arguments, said):
     assert said in refused(*arguments)
+
+
+def test_sizes_and_languages_that_cannot_be_had_are_refused(refused, student, targets, tmp_path):
+    held_out = ("--held-out", held_out_folder())
+    out = ("export", student[0], "--output", tmp_path / "out")
+    small = ("--max-size", "8MB")
+    line = refused(*out, *small, *held_out, "--languages", "de,xx")
+    assert "Received: xx" in line and "ar, de, es" in line
+    line = refused(*out, "--languages", "xx", "--set", targets[0])
+    assert "Received: ['xx']" in line and "['de', 'en', 'ru']" in line
+    assert "--held-out" in refused(*out, *small)
+    assert "--set" in refused(*out, "--languages", "de")
+    assert "--set alone" in refused(*out, "--set", targets[0])
+    assert "tflite_int8" in refused(*out, *small, *held_out, "--format", "saved_model")
+    line = refused(*out, "--max-size", "10kB", *held_out, "--languages", "de", "--set", targets[0])
+    assert "smallest student" in line and "Received: 10,000 bytes" in line
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    (pairs / "de.tsv").write_text(
+        (held_out_folder() / "de.tsv").read_text("utf-8").split("\n")[0], "utf-8"
+    )
+    assert "fewer than 2 pairs of de" in refused(*out, *small, "--held-out", pairs)
+    assert not (tmp_path / "out").exists()

@@ -65,7 +65,7 @@ def test_a_backup_is_not_lost_by_beginning_anew(interrupted, capsys):
     assert main(command) == 2
     assert "--resume" in capsys.readouterr().err
     assert main([*command, "--resume", "--learning-rate", "0.1"]) == 2
-    assert "learning_rate=0.1, before learning_rate=0.005" in capsys.readouterr().err
+    assert "learning_rate=0.1, before learning_rate=0.004" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

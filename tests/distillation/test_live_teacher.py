@@ -8,6 +8,8 @@ import h5py
 import numpy as np
 import oracles
 import pytest
+import tensorflow as tf
+from contracts import assert_one_line
 from small_models import (
     assert_equal_weights,
     fit,
@@ -20,6 +22,7 @@ from small_models import (
 )
 
 import kdkeras
+from kdkeras.errors import InputError
 from kdkeras.losses import SoftTargets, TranslationRanking
 
 
@@ -126,6 +129,26 @@ def test_a_live_teacher_guides_the_ranking():
     assert live == pytest.approx(make_distiller(**guided).evaluate(x, cached, verbose=0))
     plain = {**guided, "alignment_losses": {"ranking": TranslationRanking()}}
     assert live[0] < make_distiller(**plain).evaluate(x, verbose=0)[0]
+
+
+def test_weights_of_rows_without_targets_come_in_a_dataset():
+    (x, _), w = pairs(), np.array([0.5, 2.0, 0.0, 1.0], "float32")
+    teacher = make_student(seed=9)
+    distiller = make_distiller(teacher=teacher)
+    dataset = tf.data.Dataset.from_tensor_slices((x, {}, w)).batch(4)
+    cached = {"embedding": teacher(one_side(x)).numpy()}
+    assert distiller.evaluate(dataset, verbose=0) == pytest.approx(
+        make_distiller().evaluate(x, cached, sample_weight=w, verbose=0)
+    )
+
+
+@pytest.mark.parametrize("y", [None, {}], ids=str)
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_weights_of_rows_that_keras_would_leave_out_are_refused(method, y):
+    distiller = make_distiller(teacher=make_student(seed=9))
+    with pytest.raises(InputError) as error:
+        getattr(distiller, method)(pairs()[0], y, sample_weight=np.ones(4), verbose=0)
+    assert_one_line(str(error.value), "`sample_weight` needs", f"y={y}", "tf.data.Dataset")
 
 
 def test_the_student_reaches_its_teacher():

@@ -21,7 +21,12 @@ from small_models import (
 )
 
 from kdkeras import teachers
-from kdkeras.distillation import RunningMagnitude, Stage, UncertaintyWeighting
+from kdkeras.distillation import (
+    QuantizationInTheLoop,
+    RunningMagnitude,
+    Stage,
+    UncertaintyWeighting,
+)
 from kdkeras.losses import (
     AttentionRelations,
     CorrelationDistillation,
@@ -75,6 +80,7 @@ class Case:
     taught: bool = False
     """Whether a live teacher gives the targets."""
     stages: tuple = ()
+    callbacks: Callable[[], list] = list
 
 
 def sgd(**arguments):
@@ -386,6 +392,10 @@ CASES = {
         build=with_optimizer(lambda: FusedAdam(0.05)), rows=12, stages=STAGES
     ),
     "stages, jit": Case(build=balanced(RunningMagnitude, jit_compile=True), rows=12, stages=STAGES),
+    "quantisation in the loop, jit": Case(
+        build=lambda: make_distiller(optimizer=sgd(), jit_compile=True, **every_loss()),
+        callbacks=lambda: [QuantizationInTheLoop("int8", start_step=1)],
+    ),
     "bfloat16": Case(
         build=lambda: make_distiller(
             make_student(dtype="mixed_bfloat16"), optimizer=sgd(), **every_loss()

@@ -23,7 +23,7 @@ tf.config.set_logical_device_configuration(
 
 import keras  # noqa: E402
 from distribution_cases import CASES  # noqa: E402
-from small_models import fit, pairs  # noqa: E402
+from small_models import pairs  # noqa: E402
 
 from kdkeras.distillation.update import inner  # noqa: E402
 
@@ -37,21 +37,20 @@ def run(case, strategy):
     x, y = pairs(rows=case.rows)
     sample_weight = np.linspace(0.5, 2.0, case.rows, dtype="float32") if case.weighted else None
     if case.taught:
-        y = None
+        y = {}
     if case.targets is not None:
         y.update(case.targets(case.rows))
     if case.labelled:
         y["label"] = np.arange(case.rows) % 4
+    # Keras drops the weights of arrays whose targets a live teacher gives.
+    rows = (x, y) if sample_weight is None else (x, y, sample_weight)
+    data = tf.data.Dataset.from_tensor_slices(rows).batch(case.batch_size)
     if case.stages:
-        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(case.batch_size)
         history = distiller.fit_stages(data, case.stages, verbose=0).history
     else:
-        history = fit(
-            distiller, x, y, batch_size=case.batch_size, epochs=2, sample_weight=sample_weight
-        )
-    evaluated = distiller.evaluate(
-        x, y, batch_size=case.batch_size, sample_weight=sample_weight, verbose=0, return_dict=True
-    )
+        options = {"epochs": 2, "callbacks": case.callbacks(), "verbose": 0}
+        history = distiller.fit(data, **options).history
+    evaluated = distiller.evaluate(data, verbose=0, return_dict=True)
     logs = {**{f"fit {k}": v for k, v in history.items()}, **evaluated}
     weights = [np.asarray(weight) for weight in distiller.get_weights()]
     moments = [np.asarray(v) for v in inner(distiller.optimizer).variables]

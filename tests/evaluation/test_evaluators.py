@@ -8,12 +8,15 @@ from scipy import stats
 from sentences import ENGLISH, GERMAN
 
 from kdkeras import InputError
+from kdkeras.data import CachedTeacher
 from kdkeras.evaluation import (
+    AsymmetricRetrievalEvaluator,
     RetrievalEvaluator,
     SimilarityEvaluator,
     TeacherMatchEvaluator,
     evaluate_all,
 )
+from kdkeras.students import StaticStudent, initialize_from_targets
 
 SCORES = np.arange(len(ENGLISH)) % 5
 
@@ -122,3 +125,81 @@ def test_teacher_match_of_another_width_names_the_evaluator(tiny_teacher):
     evaluator = TeacherMatchEvaluator("held_out_en", ENGLISH, np.ones((12, 8)))
     with pytest.raises(InputError, match=r"Evaluator held_out_en: .*\(12, 32\) and \(12, 8\)"):
         evaluator(tiny_teacher)
+
+
+# ---- asymmetric retrieval ------------------------------------------------
+
+
+def found(queries, documents):
+    """Share of queries nearest to their own row, by the plain cosine."""
+    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, documents)]
+    return np.mean((unit[0] @ unit[1].T).argmax(axis=1) == np.arange(len(queries)))
+
+
+@pytest.fixture(scope="module")
+def german_pairs(sample_groups):
+    """Real pairs whose English side has the teacher's vectors in the sample."""
+    pairs = {}
+    for group in sample_groups[:600]:
+        for language, text in zip(group.languages, group.translations, strict=True):
+            if language == "de":
+                pairs[group.source] = text
+    # Each German sentence once as well.
+    english = {text: source for source, text in pairs.items()}
+    return list(english), list(english.values())
+
+
+def test_a_students_queries_search_the_teachers_index(vocabulary, sample_set, german_pairs):
+    student = StaticStudent(vocabulary.size, 384, 48, vocabulary=vocabulary)
+    initialize_from_targets(student, sample_set, iterations=2)
+    german, english = german_pairs
+    index = CachedTeacher(sample_set).encode(english)
+    figures = AsymmetricRetrievalEvaluator("sample_de", german, english, index)(student)
+    queries = student.encode(german)
+    assert list(figures) == ["sample_de_asymmetric_accuracy", "sample_de_student_accuracy"]
+    assert figures["sample_de_asymmetric_accuracy"] == pytest.approx(found(queries, index))
+    assert figures["sample_de_asymmetric_accuracy"] > 0.5
+    shuffled = AsymmetricRetrievalEvaluator("sample_de", german, english, index[::-1].copy())
+    assert shuffled(student)["sample_de_asymmetric_accuracy"] < 0.05
+
+
+def test_asymmetric_figures_are_those_of_the_three_pairings(tiny_teacher):
+    english, german = ENGLISH[:-1], GERMAN[:-1]  # The last sentence is there twice.
+    vectors = {side[0]: tiny_teacher.encode(side) for side in (english, german)}
+
+    class Student:
+        def encode(self, texts):
+            return vectors[texts[0]] + np.eye(len(texts), 32)
+
+    student = Student()
+    figures = AsymmetricRetrievalEvaluator("de", german, english, tiny_teacher)(student)
+    pairings = {
+        "asymmetric": (student.encode(german), vectors[english[0]]),
+        "student": (student.encode(german), student.encode(english)),
+        "teacher": (vectors[german[0]], vectors[english[0]]),
+    }
+    expected = {f"de_{name}_accuracy": found(*sides) for name, sides in pairings.items()}
+    assert figures == pytest.approx(expected) and len(set(figures.values())) > 1
+    given = AsymmetricRetrievalEvaluator(
+        "de", german, english, vectors[english[0]], vectors[german[0]]
+    )
+    assert given(student) == figures
+
+
+def test_an_index_of_one_point_is_worth_a_guess(tiny_teacher):
+    evaluator = AsymmetricRetrievalEvaluator("de", GERMAN, ENGLISH, np.ones((12, 32), np.float32))
+    assert evaluator(tiny_teacher)["de_asymmetric_accuracy"] == pytest.approx(1 / 11)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (np.ones((3, 32)), r"de \(teacher\): .* lengths 3, 12"),
+        (np.full((12, 32), np.nan), r"de \(teacher\): .* finite"),
+        (np.ones((12, 8)), "de: .* Received: 32 and 8"),
+    ],
+    ids=["length", "NaN", "width"],
+)
+def test_an_index_that_does_not_fit_is_refused(tiny_teacher, index, message):
+    with pytest.raises(InputError, match=message):
+        AsymmetricRetrievalEvaluator("de", GERMAN, ENGLISH, index)(tiny_teacher)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from kdkeras.evaluation import SimilarityEvaluator
 from kdkeras.export import LiteStudent, export
+from kdkeras.export.formats import DEFAULT_FORMATS, ExportFormat
 from kdkeras.students import StaticStudent, TransformerStudent
+
+TFLITE = [item for item in ExportFormat if item.is_tflite]
+FORMATS = tuple(dict.fromkeys([*DEFAULT_FORMATS, *TFLITE]))
 
 # Not a multiple of anything, and shorter than the longest sentence below.
 SEQUENCE_LENGTH = 37
@@ -24,6 +30,7 @@ def _randomize(student):
 
 @pytest.fixture(scope="session")
 def static_student(unigram):
+    keras.utils.set_random_seed(7)
     student = StaticStudent(
         unigram.size, 48, 64, sequence_length=SEQUENCE_LENGTH, vocabulary=unigram
     )
@@ -32,6 +39,7 @@ def static_student(unigram):
 
 @pytest.fixture(scope="session")
 def transformer_student(wordpiece):
+    keras.utils.set_random_seed(7)
     student = TransformerStudent(
         wordpiece.size,
         32,
@@ -50,7 +58,7 @@ def transformer_student(wordpiece):
 def folders(static_student, transformer_student, tmp_path_factory):
     root = tmp_path_factory.mktemp("exported")
     for student in (static_student, transformer_student):
-        export(student, root / type(student).__name__, sequence_lengths=(16,))
+        export(student, root / type(student).__name__, FORMATS, sequence_lengths=(16,))
     return root
 
 
@@ -81,8 +89,7 @@ def encoders(exported):
     return {
         "saved_model": saved_model,
         "saved_model_text": saved_model_text,
-        "tflite_float32": LiteStudent(folder, "tflite_float32").encode,
-        "tflite_int8": LiteStudent(folder, "tflite_int8").encode,
+        **{str(item): LiteStudent(folder, item).encode for item in TFLITE},
     }
 
 
@@ -94,6 +101,15 @@ def few_pairs(held_out):
         for language, (foreign, english) in held_out.items()
         if language in ("ar", "de", "ja", "hi")
     }
+
+
+@pytest.fixture(scope="session")
+def graded_pairs(held_out):
+    """Real pairs with a score: 1 for a translation, 0 for another sentence."""
+    foreign, english = (side[:60] for side in held_out["de"])
+    others = [*english[1:], english[0]]
+    scores = [1.0] * len(foreign) + [0.0] * len(foreign)
+    return SimilarityEvaluator("de_en", [*foreign, *foreign], [*english, *others], scores)
 
 
 @pytest.fixture(scope="session")

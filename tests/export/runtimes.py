@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import pytest
+from edge_tools import require
 
 from kdkeras.students import StaticStudent, TransformerStudent
 
@@ -72,10 +72,16 @@ def python_with_torch():
     """The Python that runs sentence-transformers; `tools/runtimes.sh` makes one."""
     if find_spec("sentence_transformers"):
         return sys.executable
-    python = ROOT / ".venv-runtimes" / "bin" / "python"
-    if not python.exists():
-        pytest.fail("sentence-transformers must be installed. Run: sh tools/runtimes.sh")
-    return str(python)
+    installed = ROOT / ".venv-runtimes" / ".installed"
+    missing = "sentence-transformers must be installed. Run: sh tools/runtimes.sh"
+    require(installed.exists(), missing)
+    return str(installed.parent / "bin" / "python")
+
+
+def needs(*packages):
+    """Skips, or fails in CI, where a runtime of the extra `test` is not installed."""
+    for package in packages:
+        require(find_spec(package), f'{package} must be installed (pip install "kdkeras[test]").')
 
 
 def cosines(a, b):

@@ -4,6 +4,13 @@ import numpy as np
 import pytest
 
 EXACT = ["saved_model", "saved_model_text", "tflite_float32"]
+# Least cosine to Keras of any sentence, with random weights.
+ROUNDED = {
+    "tflite_float16": 0.99999,
+    "tflite_int8": 0.999,
+    "tflite_int8_weight_only": 0.999,
+    "tflite_int4": 0.98,
+}
 
 
 def _check(encoders, name, expected, texts):
@@ -13,17 +20,17 @@ def _check(encoders, name, expected, texts):
         return
     cosines = (embeddings * expected).sum(1)
     cosines /= np.linalg.norm(embeddings, axis=1) * np.linalg.norm(expected, axis=1)
-    assert cosines.min() > 0.999
+    assert cosines.min() > ROUNDED[name]
 
 
-@pytest.mark.parametrize("name", [*EXACT, "tflite_int8"])
+@pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
 def test_artefact_equals_keras_in_every_script(exported, encoders, sentences_by_language, name):
     student, _ = exported
     texts = [texts[0] for texts in sentences_by_language.values()]
     _check(encoders, name, student.encode(texts), texts)
 
 
-@pytest.mark.parametrize("name", [*EXACT, "tflite_int8"])
+@pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
 def test_long_text_is_cut_at_the_same_token(exported, encoders, long_text, name):
     student, _ = exported
     shorter = long_text[: len(long_text) // 2]
@@ -33,7 +40,7 @@ def test_long_text_is_cut_at_the_same_token(exported, encoders, long_text, name)
     _check(encoders, name, expected, [long_text, shorter])
 
 
-@pytest.mark.parametrize("name", [*EXACT, "tflite_int8"])
+@pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
 def test_empty_text_has_one_vector(exported, encoders, name):
     student, _ = exported
     expected = student.encode(["", " "])

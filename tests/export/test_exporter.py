@@ -1,11 +1,12 @@
 import hashlib
 import json
 import resource
+import sys
 
 import numpy as np
 import pytest
 
-from kdkeras.errors import InputError
+from kdkeras.errors import InputError, MissingExtraError
 from kdkeras.export import ExportFormat, LiteStudent, export
 from kdkeras.students import StaticStudent
 
@@ -16,10 +17,41 @@ def test_folder_holds_every_artefact(exported):
         "saved_model",
         "saved_model_text",
         "model.float32.tflite",
+        "model.float16.tflite",
         "model.int8.tflite",
+        "model.int8_weight_only.tflite",
+        "model.int4.tflite",
         "tokenizer",
         "export.json",
     }
+
+
+def test_default_formats_need_no_extra(static_student, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+    artefacts = export(static_student, tmp_path / "out", sequence_lengths=())
+    assert [str(item) for item in artefacts.formats] == [
+        "saved_model",
+        "saved_model_text",
+        "tflite_float32",
+        "tflite_int8",
+    ]
+
+
+@pytest.mark.parametrize("item", ["tflite_int4", "tflite_int8_weight_only"])
+def test_missing_quantizer_is_refused_before_anything_is_written(
+    static_student, tmp_path, monkeypatch, item
+):
+    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "kdkeras\[quantize\]"'):
+        export(static_student, tmp_path / "out", formats=["saved_model", item])
+    assert not list(tmp_path.iterdir())
+
+
+def test_int4_of_an_odd_width_is_refused(unigram, tmp_path):
+    student = StaticStudent(unigram.size, 8, 33, sequence_length=16, vocabulary=unigram)
+    with pytest.raises(InputError, match=r"even width: .*Received: width 33\. Leave 'tflite_int4'"):
+        export(student, tmp_path / "out", formats="tflite_int4")
+    assert not list(tmp_path.iterdir())
 
 
 def test_manifest_says_what_the_student_is(exported):

@@ -71,12 +71,25 @@ def test_card_names_the_worst_language_of_each_artefact(folders, tmp_path):
     languages = {
         code: {"accuracy_change_points": change} for code, change in (("de", 0.4), ("ja", -0.8))
     }
+    similarity = {"en_de_test": {"spearman_change_points": -0.04}}
+    keras = {
+        "languages": {"de": {"accuracy": 0.9}, "ja": {"accuracy": 0.854}},
+        "similarity": {"en_de_test": {"spearman": 0.625}},
+    }
     figures = {"latency_ms": 0.12, "cosine_mean": 0.9999, "cosine_min": 0.998}
-    parity = {"artefacts": {"tflite_int8": {**figures, "languages": languages}}}
+    figures |= {"path": "model.int8.tflite", "languages": languages, "similarity": similarity}
+    parity = {"keras": keras, "artefacts": {"tflite_int8": figures}}
     card = write_model_card(
         tmp_path / "student", teacher="a/b", license="mit", training_data=[], parity=parity
     ).read_text()
     assert "| 0.12 | 0.999900 / 0.998000 | -0.80 (ja) |" in card
+    for line in (
+        "| | Keras | `model.int8.tflite` |",
+        "| German (de) | 90.0 | +0.40 |",
+        "| Japanese (ja) | 85.4 | -0.80 |",
+        "| STS en_de_test | 62.5 | -0.04 |",
+    ):
+        assert f"{line}\n" in card
     assert "numpy tokenizers" in card and "Word order" not in card
 
 

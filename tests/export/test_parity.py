@@ -5,26 +5,39 @@ import numpy as np
 import pytest
 
 from kdkeras.errors import GateError, InputError
-from kdkeras.evaluation import RetrievalEvaluator
-from kdkeras.export import Gates, verify
-from kdkeras.export.formats import DEFAULT_FORMATS, ExportFormat
+from kdkeras.evaluation import RetrievalEvaluator, SimilarityEvaluator
+from kdkeras.export import Gates, LiteStudent, verify
+from kdkeras.export.formats import ExportFormat
 from kdkeras.export.processes import run_worker
+from tests.export.conftest import FORMATS, TFLITE
+
+LEAST = {
+    "tflite_int8": 0.999,
+    "tflite_int8_weight_only": 0.999,
+    "tflite_int4": 0.98,
+}
+RANDOM_WEIGHTS = Gates(
+    int8_spearman_change_points=-5.0,
+    int4_spearman_change_points=-10.0,
+    int4_accuracy_change_points=-10.0,
+)
 
 
 @pytest.fixture(scope="module")
-def parity(exported, few_pairs):
+def parity(exported, few_pairs, graded_pairs):
     student, folder = exported
-    return verify(folder, student, few_pairs)
+    # The weights are random: so is the order of their cosines, which rounding changes.
+    return verify(folder, student, few_pairs, RANDOM_WEIGHTS, similarity=[graded_pairs])
 
 
 def test_every_artefact_equals_keras_in_every_language(parity, few_pairs):
     assert parity["passed"] and parity["failures"] == []
-    assert set(parity["artefacts"]) == {str(item) for item in DEFAULT_FORMATS}
+    assert set(parity["artefacts"]) == {str(item) for item in FORMATS}
     for name, artefact in parity["artefacts"].items():
         assert set(artefact["languages"]) == set(few_pairs)
         for figures in artefact["languages"].values():
             assert figures["num_pairs"] == 40
-            assert figures["cosine_min"] > (0.999 if name == "tflite_int8" else 1 - 1e-6)
+            assert figures["cosine_min"] > LEAST.get(name, 1 - 1e-6)
             assert figures["cosine_min"] <= figures["cosine_mean"] <= 1 + 1e-9
 
 
@@ -38,13 +51,48 @@ def test_accuracy_is_that_of_the_evaluator(parity, exported, few_pairs):
         assert exact["accuracy_change_points"] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_similarity_is_that_of_the_evaluator(parity, exported, graded_pairs):
+    student, folder = exported
+    expected = graded_pairs(student)["de_en_spearman"]
+    assert parity["keras"]["similarity"] == {
+        "de_en": {"num_pairs": 120, "spearman": pytest.approx(expected)}
+    }
+    for name, artefact in parity["artefacts"].items():
+        figures = artefact["similarity"]["de_en"]
+        change = (figures["spearman"] - expected) * 100
+        assert figures["spearman_change_points"] == pytest.approx(change)
+        assert LEAST.get(name, 1 - 1e-6) < figures["cosine_min"] <= figures["cosine_mean"] + 1e-9
+    small = LiteStudent(folder, "tflite_int4")
+    assert parity["artefacts"]["tflite_int4"]["similarity"]["de_en"]["spearman"] == pytest.approx(
+        graded_pairs(small)["de_en_spearman"]
+    )
+
+
+def test_figures_are_written_into_the_manifest(parity, exported):
+    _, folder = exported
+    manifest = json.loads((folder / "export.json").read_text())
+    for name, record in manifest["artefacts"].items():
+        measured = record["measured"]
+        assert set(measured) == {"cosine_mean", "cosine_min", "languages", "similarity"}
+        for part, figures in measured.items():
+            assert figures == parity["artefacts"][name][part]
+
+
+def test_too_few_graded_pairs_are_refused(lite_folder, static_student, few_pairs, graded_pairs):
+    sides = (graded_pairs.sentences1, graded_pairs.sentences2, graded_pairs.scores)
+    few = SimilarityEvaluator("de_en", *(side[:99] for side in sides))
+    with pytest.raises(InputError, match=r"at least 100 STS pairs\. Received: 99 in de_en"):
+        verify(lite_folder, static_student, few_pairs, similarity=[few])
+    with pytest.raises(InputError, match="different names. Received: de_en twice"):
+        verify(lite_folder, static_student, few_pairs, similarity=[graded_pairs] * 2)
+
+
 def test_tflite_runs_without_tensorflow(parity):
     imported = {name: artefact["imported"] for name, artefact in parity["artefacts"].items()}
     assert imported == {
         "saved_model": ["tensorflow"],
         "saved_model_text": ["tensorflow", "tensorflow_text"],
-        "tflite_float32": [],
-        "tflite_int8": [],
+        **{str(item): [] for item in TFLITE},
     }
 
 

@@ -28,7 +28,10 @@ def _parity(failures=()):
         "num_sentences": 3359,
         "passed": not failures,
         "failures": list(failures),
-        "keras": {"languages": {"ja": {"num_pairs": 120, "accuracy": 0.7542}}},
+        "keras": {
+            "languages": {"ja": {"num_pairs": 120, "accuracy": 0.7542}},
+            "similarity": {"en_de_test": {"num_pairs": 1379, "spearman": 0.6241}},
+        },
         "artefacts": {
             "tflite_int8": {
                 "path": "model.int8.tflite",
@@ -39,6 +42,7 @@ def _parity(failures=()):
                 "cosine_mean": 0.9999,
                 "cosine_min": 0.9987,
                 "languages": {"ja": _figures()},
+                "similarity": {"en_de_test": {"spearman_change_points": -0.07}},
             }
         },
     }
@@ -67,6 +71,7 @@ def test_page_needs_nothing_from_outside(page):
     [
         "87.5", "12.5", "<b>81.2</b>",  # accuracy, and its mean: (87.5 + 75) / 2
         "4.05", "0.0976", "98 µs", "0.998700", "-0.42", "75.4",
+        "en_de_test", "1,379", "62.4", "-0.07",
         "3,359", "3,696,688", "Japanese <small>ja</small>", "Static &lt;student&gt;",
     ],
 )  # fmt: skip

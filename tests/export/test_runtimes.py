@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from runtimes import bad_texts, cosines, make_student, replaced
+from runtimes import bad_texts, cosines, make_student, needs, replaced
 
 from kdkeras.export import export, verify
 from kdkeras.export.formats import ExportFormat
@@ -18,11 +18,12 @@ EXACT = [
     "onnx",
 ]
 # Strings reach them through an interface that takes Unicode alone.
-STRICT = ("mediapipe_float32",)
+STRICT = ("mediapipe_float32", "mediapipe")
 
 
 @pytest.fixture(scope="module", params=["static, mixed", "transformer, wordpiece"])
 def case(request, tmp_path_factory):
+    needs("mediapipe", "tf2onnx", "onnxruntime")
     kind, _, name = request.param.partition(", ")
     vocabulary = request.getfixturevalue({"mixed": "vocabulary"}.get(name, name))
     student = make_student(kind, vocabulary)

@@ -10,7 +10,13 @@ import tensorflow as tf
 from contracts import assert_config_round_trip, assert_one_line
 
 from kdkeras.errors import InputError
-from kdkeras.layers import EmbeddingTable, MaskedMean, TransformerBlock, UnitNorm
+from kdkeras.layers import (
+    EmbeddingTable,
+    FactorizedEmbedding,
+    MaskedMean,
+    TransformerBlock,
+    UnitNorm,
+)
 
 IDS = np.array([[1, 4, 4, 0], [2, 2, 0, 0]])
 MASK = np.array([[1, 1, 1, 0], [1, 1, 0, 0]])
@@ -48,6 +54,18 @@ def test_embedding_table_in_mixed_precision_keeps_float32_rows(dtype):
 def test_embedding_table_takes_its_initializer():
     table = EmbeddingTable(5, 3, keras.initializers.Constant(2.0))
     np.testing.assert_array_equal(table(IDS), np.full((2, 4, 3), 2.0))
+
+
+def test_factorized_embedding_is_the_product_of_its_matrices():
+    layer = FactorizedEmbedding(5, 3, 2)
+    vectors = layer(IDS)
+    table, kernel = layer.get_weights()
+    assert table.shape == (5, 2) and kernel.shape == (2, 3) and layer.table.shape == (5, 2)
+    np.testing.assert_allclose(vectors, (table @ kernel)[IDS], atol=1e-6)
+    # Vectors in a plane are kept as they are.
+    plane = random(5, 2) @ random(2, 3)
+    layer.assign(plane)
+    np.testing.assert_allclose(layer(IDS), plane[IDS], atol=1e-5)
 
 
 def test_masked_mean_by_hand():
@@ -158,6 +176,19 @@ def test_table_configuration_survives():
     copy = EmbeddingTable.from_config(table.get_config())
     assert (copy.vocabulary_size, copy.dim, copy.name) == (9, 4, "rows")
     np.testing.assert_array_equal(copy(IDS), np.full((2, 4, 4), 0.5))
+
+
+def test_factorized_embedding_configuration_survives(tmp_path):
+    made = FactorizedEmbedding(9, 4, 3, keras.initializers.Constant(0.5), name="rows")
+    copy = FactorizedEmbedding.from_config(made.get_config())
+    assert (copy.vocabulary_size, copy.dim, copy.rank, copy.name) == (9, 4, 3, "rows")
+    copy(IDS)
+    np.testing.assert_array_equal(copy.table, np.full((9, 3), 0.5))
+    tokens = keras.Input((None,), dtype="int32")
+    model = keras.Model(tokens, made(tokens))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(IDS), model(IDS))
 
 
 def test_layers_work_in_a_functional_model(tmp_path):

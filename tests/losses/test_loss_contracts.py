@@ -276,11 +276,13 @@ def test_argument_out_of_range_is_refused(loss, argument, value, rule):
     assert_one_line(str(error.value), f"`{argument}` {rule}", f"{argument}={value!r}", "Use ")
 
 
-# One case of every loss that has a temperature; that of a kept top belongs to the batch.
+# One case of every loss that has a temperature (a ranking has its inverse), and the argument's
+# name; the temperature of a kept top belongs to the batch.
 TEMPERED = {
-    type(case.loss): case
+    type(case.loss): (case, name)
     for case in [*DISTILLATION, *ALIGNMENT]
-    if "temperature" in inspect.signature(type(case.loss)).parameters
+    for name in ("temperature", "scale")
+    if name in inspect.signature(type(case.loss)).parameters
     and not isinstance(case.loss, TopKSoftTargets)
 }
 tempered = pytest.mark.parametrize("loss", TEMPERED, ids=lambda c: c.__name__)
@@ -288,8 +290,8 @@ tempered = pytest.mark.parametrize("loss", TEMPERED, ids=lambda c: c.__name__)
 
 def at_temperature(loss, temperature):
     """The case of a loss, with another temperature."""
-    case = TEMPERED[loss]
-    made = loss.from_config({**case.loss.get_config(), "temperature": temperature})
+    case, argument = TEMPERED[loss]
+    made = loss.from_config({**case.loss.get_config(), argument: temperature})
     return case._replace(loss=made)
 
 
@@ -313,7 +315,7 @@ def test_a_scheduled_temperature_survives_and_needs_the_step(loss):
     schedule = keras.optimizers.schedules.CosineDecay(2.0, 10, alpha=0.1)
     case = at_temperature(loss, schedule)
     copied = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(case.loss))
-    assert copied.temperature.get_config() == schedule.get_config()
+    assert getattr(copied, TEMPERED[loss][1]).get_config() == schedule.get_config()
     with pytest.raises(InputError) as error:
         case.value(*case.inputs())
     assert_one_line(str(error.value), "needs the training's step", "CosineDecay", "step=")
@@ -321,10 +323,10 @@ def test_a_scheduled_temperature_survives_and_needs_the_step(loss):
 
 @tempered
 def test_a_temperature_that_reaches_zero_is_refused(loss):
-    to_zero = keras.optimizers.schedules.CosineDecay(2.0, 10)
+    to_zero, name = keras.optimizers.schedules.CosineDecay(2.0, 10), TEMPERED[loss][1]
     with pytest.raises(InputError) as error:
-        loss(**{**ARGUMENTS[loss], "temperature": to_zero})
-    assert_one_line(str(error.value), "at every step", "temperature=0 at step 10", "end above zero")
+        loss(**{**ARGUMENTS[loss], name: to_zero})
+    assert_one_line(str(error.value), "at every step", f"{name}=0 at step 10", "end above zero")
 
 
 def test_the_students_temperature_in_a_queue_follows_a_schedule_of_its_own():

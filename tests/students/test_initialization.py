@@ -88,6 +88,20 @@ def test_other_widths_take_token_vectors_alone(teacher, wordpiece):
         np.testing.assert_array_equal(before, after)
 
 
+def test_a_factorised_table_starts_at_the_nearest_to_the_teachers(teacher, wordpiece):
+    whole, narrow = (transformer(wordpiece.size, wordpiece, table_rank=r) for r in (None, 20))
+    for student in (whole, narrow):
+        initialize_from_teacher(student, teacher)
+    vectors = whole.token_embedding.table.numpy().astype(np.float64)
+    table, kernel = narrow.token_embedding.get_weights()
+    error = ((vectors - table @ kernel) ** 2).sum()
+    squares = np.linalg.svd(vectors, compute_uv=False) ** 2
+    assert error == pytest.approx(squares[20:].sum(), rel=1e-3)
+    np.testing.assert_array_equal(
+        narrow.blocks[0].qkv_dense.kernel, whole.blocks[0].qkv_dense.kernel
+    )
+
+
 def test_a_static_student_takes_token_vectors(teacher, vocabulary):
     keras.utils.set_random_seed(0)
     student = StaticStudent(vocabulary.size, 32, 16, vocabulary=vocabulary)

@@ -157,3 +157,11 @@ def test_what_does_not_fit_is_refused(words, sample_set, student, arguments, par
     with pytest.raises(InputError) as error:
         initialize_from_targets(made, sample_set, **arguments)
     assert_one_line(str(error.value), *parts)
+
+
+def test_without_token_weights_the_start_is_the_same_function(words, sample_set, held_out):
+    students = [new_student(words), new_student(words, token_weights=False)]
+    for student in students:
+        initialize_from_targets(student, sample_set, iterations=2)
+    one, other = (student.encode(held_out["de"][0]) for student in students)
+    np.testing.assert_allclose(one, other, atol=1e-4)

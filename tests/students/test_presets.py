@@ -52,6 +52,20 @@ def test_arguments_override_a_preset(vocabulary):
     assert student.name == "own"
 
 
+def test_table_rank_narrows_the_stored_table(vocabulary):
+    static = from_preset("static_256", vocabulary=vocabulary, output_dim=3, table_rank=40)
+    assert static.embedding_dim == 40 and static.projection.kernel.shape == (40, 3)
+    tiny = from_preset("tiny", vocabulary=vocabulary, output_dim=3, table_rank=40, num_layers=1)
+    assert tiny.token_embedding.table.shape == (vocabulary.size, 40) and tiny.hidden_dim == 128
+
+
+@pytest.mark.parametrize(("name", "most"), [("static_128", 127), ("tiny", 127)])
+def test_a_table_rank_of_the_presets_width_is_refused(name, most, vocabulary):
+    with pytest.raises(InputError) as error:
+        from_preset(name, vocabulary=vocabulary, output_dim=3, table_rank=128)
+    assert_one_line(str(error.value), f"from 1 to {most}", "table_rank=128")
+
+
 def test_unknown_preset_is_refused(vocabulary):
     with pytest.raises(InputError) as error:
         from_preset("huge", vocabulary=vocabulary, output_dim=3)

@@ -11,7 +11,7 @@ from small_students import make_student
 
 import kdkeras
 from kdkeras.errors import InputError
-from kdkeras.students import StaticStudent, TransformerStudent, fit_projection
+from kdkeras.students import StaticStudent, TransformerStudent, fit_projection, rotate_projection
 
 METHODS = ["procrustes", "ridge", "whitening"]
 
@@ -125,6 +125,21 @@ def test_folding_equals_applying_outside(student_class, method, vocabulary, text
     assert fit.cosine_after == pytest.approx(
         (outside * oracles.unit(teacher)).sum(1).mean(), abs=1e-4
     )
+
+
+def test_a_rotated_projection_turns_the_embeddings(reading_student, texts):
+    before, turn = reading_student.encode(texts), rotation(reading_student.output_dim)
+    kernel, bias = reading_student.projection.get_weights()
+    rotate_projection(reading_student, turn)
+    after = reading_student.encode(texts)
+    reading_student.projection.set_weights([kernel, bias])
+    np.testing.assert_allclose(after, before @ turn, atol=1e-5)
+
+
+def test_a_rotation_of_another_width_is_refused():
+    with pytest.raises(InputError) as error:
+        rotate_projection(static(), np.eye(5))
+    assert_one_line(str(error.value), "of the student's width, (6, 6)", "shape (5, 5)", "Fit ")
 
 
 def test_pooled_vectors_are_what_the_projection_reads(reading_student, texts):

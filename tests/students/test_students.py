@@ -34,6 +34,21 @@ def test_static_student_equals_formula():
     np.testing.assert_allclose(call(student, IDS, MASK), expected, atol=1e-6)
 
 
+def test_static_student_without_token_weights_averages_its_table():
+    student = make_student(StaticStudent, token_weights=False)
+    table, kernel, bias = student.get_weights()
+    expected = oracles.static_student([table, np.zeros((len(table), 1)), kernel, bias], IDS, MASK)
+    np.testing.assert_allclose(call(student, IDS, MASK), expected, atol=1e-6)
+
+
+def test_transformer_of_a_factorised_table_is_that_of_the_product():
+    narrow, whole = make_student(TransformerStudent, table_rank=3), make_student(TransformerStudent)
+    table, kernel, *others = narrow.get_weights()
+    whole.set_weights([table @ kernel, *others])
+    assert table.shape[1] == 3
+    np.testing.assert_allclose(call(narrow, IDS, MASK), call(whole, IDS, MASK), atol=1e-5)
+
+
 def test_padding_does_not_change_embedding(student):
     padded = np.pad(IDS, ((0, 0), (0, 3)), constant_values=11)
     mask = np.pad(MASK, ((0, 0), (0, 3)))
@@ -179,6 +194,13 @@ def test_sizes_below_one_are_refused(student_class, argument):
     assert_one_line(str(error.value), f"`{argument}` must be at least 1", f"{argument}=0", "Use ")
 
 
+@pytest.mark.parametrize("table_rank", [0, 8])
+def test_a_table_rank_that_saves_nothing_is_refused(table_rank):
+    with pytest.raises(InputError) as error:
+        make_student(TransformerStudent, table_rank=table_rank)
+    assert_one_line(str(error.value), "from 1 to 7", f"table_rank={table_rank}")
+
+
 def test_width_without_projection_must_be_the_teachers():
     with pytest.raises(InputError) as error:
         make_student(TransformerStudent, project=False)
@@ -193,7 +215,7 @@ COMMON = {"vocabulary_size": 9, "output_dim": 6, "normalize": False, "sequence_l
 @pytest.mark.parametrize(
     ("make", "arguments"),
     [
-        (StaticStudent, {"embedding_dim": 3}),
+        (StaticStudent, {"embedding_dim": 3, "token_weights": False}),
         (
             TransformerStudent,
             {
@@ -203,6 +225,8 @@ COMMON = {"vocabulary_size": 9, "output_dim": 6, "normalize": False, "sequence_l
                 "intermediate_dim": 7,
                 "dropout": 0.25,
                 "project": False,
+                "token_weights": True,
+                "table_rank": 2,
             },
         ),
     ],

@@ -1,0 +1,41 @@
+import Foundation
+import MediaPipeTasksText
+
+/// A student in MediaPipe's TextEmbedder: from a text to its vector.
+///
+/// The tokenizer is in the model file. Not safe for several threads at once.
+final class Embedder {
+  private let task: TextEmbedder
+
+  /// - Throws: `Problem.noModel`, or MediaPipe's error for a damaged file.
+  init() throws {
+    // What `kdkeras export` writes: .tflite for WordPiece, .task for SentencePiece.
+    let found = ["tflite", "task"].compactMap {
+      Bundle.main.path(forResource: "embedder", ofType: $0, inDirectory: "Assets")
+    }
+    guard let path = found.first else { throw Problem.noModel }
+    task = try TextEmbedder(modelPath: path)
+  }
+
+  func embed(_ text: String) throws -> [Float] {
+    let result = try task.embed(text: text)
+    guard let values = result.embeddingResult.embeddings.first?.floatEmbedding else {
+      throw Problem.noVector
+    }
+    return values.map { $0.floatValue }
+  }
+}
+
+enum Problem: LocalizedError {
+  case noModel
+  case noVector
+
+  var errorDescription: String? {
+    switch self {
+    case .noModel:
+      return "The app must hold a model. Copy FOLDER/mediapipe/embedder.* into Assets."
+    case .noVector:
+      return "The model must give a float vector. Export the student again."
+    }
+  }
+}

@@ -1,0 +1,10 @@
+import SwiftUI
+
+@main
+struct SearchApp: App {
+  var body: some Scene {
+    WindowGroup {
+      SearchView()
+    }
+  }
+}

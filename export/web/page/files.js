@@ -1,0 +1,65 @@
+/** Fetching the page's own files, and saying plainly what is wrong with them. */
+
+import { Problem } from "./problem.js";
+
+export const PREPARE = "Run “python export/web/prepare.py FOLDER” again and serve the folder it writes.";
+
+/**
+ * @param {string} url
+ * @param {string} what The file in words, as in “The … is not here”.
+ * @returns {Promise<Uint8Array>}
+ * @throws {Problem} If the server has no such file, or does not answer.
+ */
+export async function fetchBytes(url, what) {
+  let response;
+  try {
+    response = await fetch(url);
+    if (response.ok) return new Uint8Array(await response.arrayBuffer());
+  } catch (error) {
+    throw new Problem(
+      `The ${what} could not be read: the connection broke.`,
+      "See that the server still runs, then load the page again.",
+      { cause: error },
+    );
+  }
+  throw new Problem(`The ${what} is not here (${url}, status ${response.status}).`, PREPARE);
+}
+
+/** Fetches JSON; see `fetchBytes`. */
+export async function fetchJson(url, what) {
+  const bytes = await fetchBytes(url, what);
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes));
+  } catch (error) {
+    throw new Problem(`The ${what} is damaged (${url} is not JSON).`, PREPARE, { cause: error });
+  }
+}
+
+/**
+ * Fetches a file of the student and compares it with `export.json`.
+ *
+ * Browsers compute checksums only on https and on this machine; elsewhere the size must do.
+ *
+ * @throws {Problem} If it is missing or not the file that was exported.
+ */
+export async function fetchChecked(folder, file, manifest) {
+  const bytes = await fetchBytes(folder + file, `student's file ${file}`);
+  const record = manifest.files[file];
+  const same =
+    record !== undefined &&
+    record.bytes === bytes.length &&
+    (!globalThis.crypto?.subtle || record.sha256 === (await sha256(bytes)));
+  if (!same) {
+    throw new Problem(
+      `The student's file ${file} is not the one that was exported: it is damaged, ` +
+        "or belongs to another student.",
+      PREPARE,
+    );
+  }
+  return bytes;
+}
+
+async function sha256(bytes) {
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

@@ -1,0 +1,35 @@
+/** From a text to the token ids that a student reads. */
+
+import { Problem } from "./problem.js";
+import { SentencePiece } from "./sentencepiece.js";
+import { WordPiece } from "./wordpiece.js";
+
+/** Kind of vocabulary to the file that holds it. */
+export const TOKENIZER_FILES = {
+  sentencepiece: "tokenizer/sentencepiece.model",
+  wordpiece: "tokenizer/vocab.txt",
+};
+
+/**
+ * @param {object} manifest The student's `export.json`.
+ * @param {(file: string) => Uint8Array | Promise<Uint8Array>} read Reads a file of the student.
+ * @returns {Promise<(text: string) => number[]>} Ids, cut where every artefact cuts.
+ */
+export async function loadTokenizer(manifest, read) {
+  const { kind } = manifest.vocabulary;
+  const limit = manifest.sequence_length;
+  const file = TOKENIZER_FILES[kind];
+  if (file === undefined) {
+    throw new Problem(
+      `This page knows no vocabulary of the kind “${kind}”.`,
+      "Export the student and prepare this page with the same version of kdkeras.",
+    );
+  }
+  const bytes = await read(file);
+  if (kind === "wordpiece") {
+    const tokenizer = new WordPiece(bytes);
+    return (text) => tokenizer.encode(text, limit);
+  }
+  const tokenizer = new SentencePiece(bytes);
+  return (text) => tokenizer.encode(text).slice(0, limit);
+}

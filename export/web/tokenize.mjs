@@ -1,0 +1,19 @@
+/**
+ * Prints the ids of texts as the page makes them, one JSON array a line.
+ *
+ *     node tokenize.mjs FOLDER < texts.json
+ *
+ * FOLDER is what `kdkeras export` wrote; texts.json holds an array of strings.
+ */
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+import { loadTokenizer } from "./page/tokenizer.js";
+
+const [folder] = process.argv.slice(2);
+const manifest = JSON.parse(readFileSync(join(folder, "export.json"), "utf8"));
+const tokenize = await loadTokenizer(manifest, (file) => readFileSync(join(folder, file)));
+for (const text of JSON.parse(readFileSync(0, "utf8"))) {
+  console.log(JSON.stringify(tokenize(text)));
+}

@@ -1,0 +1,40 @@
+"""Growth: a larger model from a small one, whose weights are products around the small one's."""
+
+from kdkeras.growth.axis_map import AxisMap
+from kdkeras.growth.certificate import Certificate
+from kdkeras.growth.copies import (
+    AdvancedKnowledge,
+    FunctionPreserving,
+    HyperCloning,
+    Lemon,
+    Net2Wider,
+)
+from kdkeras.growth.depth import DepthOperator, IdentityBlocks, Interleaving, Stacking
+from kdkeras.growth.flops import forward_flops
+from kdkeras.growth.growing import grow
+from kdkeras.growth.moments import grow_optimizer
+from kdkeras.growth.plan import GrowthPlan
+from kdkeras.growth.tokens import ComposeTokens
+from kdkeras.growth.width import Chain, WidthOperator, ZeroPadding
+
+__all__ = [
+    "AdvancedKnowledge",
+    "AxisMap",
+    "Certificate",
+    "Chain",
+    "ComposeTokens",
+    "DepthOperator",
+    "FunctionPreserving",
+    "GrowthPlan",
+    "HyperCloning",
+    "IdentityBlocks",
+    "Interleaving",
+    "Lemon",
+    "Net2Wider",
+    "Stacking",
+    "WidthOperator",
+    "ZeroPadding",
+    "forward_flops",
+    "grow",
+    "grow_optimizer",
+]

@@ -1,0 +1,157 @@
+"""The generic loop: every weight through the maps of its axes, then the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from kdkeras.growth.axes import ModelAxes, Pieces, Side
+from kdkeras.growth.axis_map import AxisMap
+from kdkeras.growth.depth import NewLayer
+
+__all__ = ["FIRST_MOMENT", "SECOND_MOMENT", "WEIGHT", "deepen", "widen"]
+
+WEIGHT, FIRST_MOMENT, SECOND_MOMENT = "weight", "first_moment", "second_moment"
+
+Maps = Mapping[tuple[str, str], AxisMap]
+"""The map of each axis and role."""
+Values = dict[str, np.ndarray]
+"""Arrays by path, float64."""
+
+
+def widen(
+    values: Values,
+    axes: ModelAxes,
+    maps: Maps,
+    from_above: Collection[str] = (),
+    kind: str = WEIGHT,
+) -> Values:
+    """Applies the maps to every array.
+
+    Args:
+        values: Weights, or what an optimizer keeps of them.
+        axes: Which array uses which axis.
+        maps: The maps of the axes that grow.
+        from_above: Axes whose new units come from the layer above.
+        kind: `WEIGHT` (`F W E`), `FIRST_MOMENT` (like a gradient, `E^T G F^T`)
+            or `SECOND_MOMENT` (that with every factor squared).
+    """
+    grown = {}
+    for path, array in values.items():
+        pieces, above = _description(path, axes)
+        grown[path] = _apply(array, pieces, maps, kind)
+        if above in values and from_above:
+            upper = _apply(values[above], pieces, maps, kind)
+            grown[path] = np.where(_is_new(pieces, maps, from_above, upper), upper, grown[path])
+    return grown
+
+
+def _description(path: str, axes: ModelAxes) -> tuple[Pieces, str]:
+    """The dimensions of a weight, and the path of the same weight one layer above."""
+    if path in axes.weights:
+        return axes.weights[path], ""
+    _, number, name = path.split(".", 2)
+    return axes.layer_weights[name], f"{axes.layers}.{int(number) + 1}.{name}"
+
+
+def _matrix(pair: AxisMap, reads: bool, kind: str) -> Any:
+    """What is multiplied from the left along a dimension, `(d', d)`."""
+    matrix = pair.contract if reads == (kind == WEIGHT) else pair.expand.T
+    return matrix.power(2) if kind == SECOND_MOMENT else matrix
+
+
+def _apply(array: np.ndarray, pieces: Pieces, maps: Maps, kind: str) -> np.ndarray:
+    parts = np.split(array, len(pieces), axis=-1)
+    grown = [_apply_piece(a, piece, maps, kind) for a, piece in zip(parts, pieces, strict=True)]
+    return np.concatenate(grown, axis=-1)
+
+
+def _apply_piece(
+    array: np.ndarray, piece: tuple[Side | None, ...], maps: Maps, kind: str
+) -> np.ndarray:
+    sides = [maps[side.axis, side.role] if side else None for side in piece]
+    known = [pair.size if pair else -1 for pair in sides]
+    # Axes that a dimension is made of, the first one slowest: heads, then head size.
+    grown = array.reshape(known)
+    for dimension, (side, pair) in enumerate(zip(piece, sides, strict=True)):
+        if side is not None and pair is not None:
+            grown = _along(grown, dimension, _matrix(pair, side.reads, kind))
+    return grown.reshape(_merged(array, piece, grown.shape))
+
+
+def _along(array: np.ndarray, dimension: int, matrix: Any) -> np.ndarray:
+    moved = np.moveaxis(array, dimension, 0)
+    product = matrix @ moved.reshape(len(moved), -1)
+    return np.moveaxis(np.reshape(product, (-1, *moved.shape[1:])), 0, dimension)
+
+
+def _merged(
+    array: np.ndarray, piece: tuple[Side | None, ...], shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape as the weight has it: neighbours on the same side are one dimension."""
+    if array.ndim == 1:
+        return (-1,)
+    first = sum(side is not None and side.reads for side in piece) or 1
+    return (int(np.prod(shape[:first])), int(np.prod(shape[first:])))
+
+
+def _is_new(
+    pieces: Pieces, maps: Maps, from_above: Collection[str], grown: np.ndarray
+) -> np.ndarray:
+    """Which columns belong to a unit that the old model has not."""
+    columns = []
+    for piece in pieces:
+        new = np.zeros(1, bool)
+        for side in piece:
+            if side is not None and not side.reads:
+                pair = maps[side.axis, side.role]
+                late = (np.arange(pair.new_size) >= pair.size) & (side.axis in from_above)
+                new = (new[:, None] | late[None, :]).ravel()
+        columns.append(new)
+    return np.broadcast_to(np.concatenate(columns), grown.shape)
+
+
+def deepen(
+    values: Values, axes: ModelAxes, layers: list[NewLayer], fresh: Values, kind: str = WEIGHT
+) -> Values:
+    """Puts the layers in their places, and makes identities of those that shall be.
+
+    Args:
+        values: Arrays of the wide model.
+        axes: Names of the layers' parts.
+        layers: Where each new layer comes from.
+        fresh: Arrays for layers that come from nowhere.
+        kind: As for `widen`; what an optimizer keeps of a new layer is 0.
+    """
+    stack = f"{axes.layers}."
+    grown = {path: array for path, array in values.items() if not path.startswith(stack)}
+    norm = axes.entry_norm
+    for number, layer in enumerate(layers):
+        prefix = f"{stack}{number}."
+        for name in axes.layer_weights:
+            path = f"{stack}{layer.source}.{name}"
+            grown[prefix + name] = fresh[prefix + name] if layer.source is None else values[path]
+        last = prefix + axes.last_norm
+        if layer.identity:
+            _silence(grown, axes, prefix, kind)
+            for name in (".gamma", ".beta"):
+                grown[last + name] = grown[norm + name]
+            _neutral(grown, norm, kind)
+        norm = last
+    return grown
+
+
+def _silence(values: Values, axes: ModelAxes, prefix: str, kind: str) -> None:
+    for name in axes.layer_weights:
+        if kind != WEIGHT or name.split(".")[0] in axes.silenced:
+            values[prefix + name] = np.zeros_like(values[prefix + name])
+    for norm in axes.inner_norms:
+        _neutral(values, prefix + norm, kind)
+
+
+def _neutral(values: Values, norm: str, kind: str) -> None:
+    gamma = np.ones_like if kind == WEIGHT else np.zeros_like
+    values[f"{norm}.gamma"] = gamma(values[f"{norm}.gamma"])
+    values[f"{norm}.beta"] = np.zeros_like(values[f"{norm}.beta"])

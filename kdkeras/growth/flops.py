@@ -1,0 +1,46 @@
+"""What a forward pass costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdkeras.growth.sizes import sizes_of
+from kdkeras.students import StaticStudent
+
+__all__ = ["forward_flops"]
+
+
+def forward_flops(model: Any, sequence_length: int) -> int:
+    """Counts the floating point operations of embedding one sentence.
+
+    Two for each multiplication with its addition in a matrix product; lookups,
+    norms, softmax and GELU are not counted. A training step costs three times
+    as much (forward, and two products backward for each forward).
+
+    Formula, for `L` tokens, `N` layers, width `d`, feed-forward width `m` and
+    output width `o`:
+
+    ```
+    Transformer: 2 L N (4 d^2 + 2 L d + 2 d m) + 2 L d + 2 d o
+    static:      2 L d + 2 d o
+    ```
+
+    (queries, keys, values and output `4 d^2`; scores and their sum `2 L d`; the
+    mean `2 L d`, left out where tokens have no weight; `2 d o` only with a projection).
+
+    Args:
+        model: A student.
+        sequence_length: Tokens of the sentence.
+
+    Returns:
+        The number for one sentence.
+    """
+    sizes = sizes_of(model)
+    length, out = sequence_length, model.output_dim
+    if isinstance(model, StaticStudent):
+        return 2 * length * sizes["embedding_dim"] + 2 * sizes["embedding_dim"] * out
+    width = sizes["hidden_dim"]
+    layer = 4 * width**2 + 2 * length * width + 2 * width * sizes["intermediate_dim"]
+    mean = 2 * length * width if model.token_weights else 0
+    projection = 2 * width * out if model.projection is not None else 0
+    return 2 * length * sizes["num_layers"] * layer + mean + projection

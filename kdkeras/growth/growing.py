@@ -1,0 +1,271 @@
+"""Growing a model by a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kdkeras.errors import InputError
+from kdkeras.growth.axes import (
+    EMBEDDING,
+    HEADS,
+    HIDDEN,
+    INTERMEDIATE,
+    LAYERS,
+    TRANSFORMER,
+    VOCABULARY,
+    describe,
+    variables,
+)
+from kdkeras.growth.certificate import (
+    Certificate,
+    Step,
+    compare,
+    embed,
+    own_texts_drift,
+    probe_batch,
+)
+from kdkeras.growth.depth import IdentityBlocks, NewLayer
+from kdkeras.growth.expand import Values, deepen, widen
+from kdkeras.growth.flops import forward_flops
+from kdkeras.growth.maps import Width
+from kdkeras.growth.plan import GrowthPlan
+from kdkeras.growth.sizes import check_names, transformer_sizes
+from kdkeras.growth.table import transformer_values
+from kdkeras.layers import FactorizedEmbedding
+from kdkeras.students import StaticStudent, Student, TransformerStudent
+
+__all__ = ["grow"]
+
+
+def grow(
+    model: Student,
+    plan: GrowthPlan,
+    probe: Sequence[str] | dict[str, Any] | None = None,
+) -> Student:
+    """Makes a larger student out of a trained one.
+
+    Every weight of the new student is a product with the old one in the
+    middle, `F_k ... F_1 W E_1 ... E_k`. The old student stays as it is.
+
+    Args:
+        model: A `StaticStudent` or a `TransformerStudent`.
+        plan: What it grows to.
+        probe: What the two are compared on: texts (real ones, some hundred),
+            or `{"token_ids", "padding_mask"}`; random token ids if None.
+
+    Returns:
+        A student of its own, whose `certificate` says what was kept.
+
+    Raises:
+        InputError: If the plan does not fit the model, asks for impossible
+            sizes or smaller ones, or says that it keeps the function and does
+            not; then nothing is returned.
+
+    Example:
+    >>> from kdkeras.students import TransformerStudent
+    >>> student = TransformerStudent(50, 8, 1, 16, 2, 32)
+    >>> larger = grow(student, GrowthPlan(sizes={"hidden_dim": 32, "num_layers": 2}))
+    >>> larger.hidden_dim, larger.certificate.keeps_function
+    (32, True)
+    """
+    axes = describe(model)
+    _refuse_factorized(model)
+    check_names(model, plan)
+    batch, source = probe_batch(model, probe)
+    width = Width.of(model, axes, plan)
+    old = {path: _array(v) for path, v in variables(model, axes).items()}
+    if isinstance(model, StaticStudent):
+        grown, steps = _grow_static(model, plan, width, old)
+    else:
+        grown, steps = _grow_transformer(model, plan, width, old)
+    certificate = _certify(model, grown, plan, width, steps, (batch, source, probe))
+    if plan.keeps_function and not certificate.keeps_function:
+        raise InputError(
+            "The plan says that it keeps the function, and it does not. Received: an error of "
+            f"{certificate.maximum_error:.1e}, more than {certificate.tolerance:.1e}. "
+            "Grow in float32, raise tolerance=..., or use keeps_function=False."
+        )
+    # Not a part of the model: neither tracked nor saved.
+    object.__setattr__(grown, "certificate", certificate)
+    return grown
+
+
+def _refuse_factorized(model: Student) -> None:
+    static = isinstance(model, StaticStudent)
+    if isinstance(model.token_embedding, FactorizedEmbedding) or (
+        static and model.token_weight is None
+    ):
+        raise InputError(
+            "A student grows from a table of its own width with its token weights. Received: "
+            f"{model.name!r} with a factorised table. Grow first, and factorise the larger one."
+        )
+
+
+def _array(variable: Any) -> np.ndarray:
+    return variable.value.numpy().astype(np.float64)
+
+
+def _grow_transformer(
+    model: TransformerStudent, plan: GrowthPlan, width: Width, old: Values
+) -> tuple[TransformerStudent, tuple[Step, ...]]:
+    layers, steps = new_layers(model.num_layers, plan)
+    grown = _larger(model, plan, width.sizes, model.project)
+    if grown.projection is not None and model.projection is None:
+        # What was read as it is must be contracted now: a projection that is F.
+        old = {
+            **old,
+            "projection.kernel": np.eye(model.hidden_dim),
+            "projection.bias": np.zeros(model.hidden_dim),
+        }
+    wide = widen(old, TRANSFORMER, width.maps, width.from_above)
+    _assign(grown, deepen(wide, TRANSFORMER, layers, _values(grown)))
+    return grown, (*width.steps, *steps)
+
+
+def new_layers(num_layers: int, plan: GrowthPlan) -> tuple[list[NewLayer], tuple[Step, ...]]:
+    """Returns where each layer comes from, and what that does.
+
+    Raises:
+        InputError: If the plan says that it keeps the function and layers do not.
+    """
+    new = plan.sizes.get(LAYERS, num_layers)
+    if new == num_layers:
+        return [NewLayer(layer) for layer in range(num_layers)], ()
+    depth = plan.depth
+    if plan.keeps_function and not depth.keeps_function:
+        raise InputError(
+            f"The plan says that it keeps the function. Received: depth={depth.name}(), which "
+            "does not keep it. Use IdentityBlocks(), or keeps_function=False."
+        )
+    step = Step(
+        size=LAYERS,
+        operator=depth.name,
+        before=num_layers,
+        after=new,
+        keeps_function=depth.keeps_function,
+    )
+    return depth.layers(num_layers, new), (step,)
+
+
+def _larger(
+    model: TransformerStudent, plan: GrowthPlan, sizes: dict[str, int], project: bool
+) -> TransformerStudent:
+    wider = sizes[HIDDEN] != model.hidden_dim
+    names = (HIDDEN, HEADS, INTERMEDIATE, LAYERS, VOCABULARY)
+    config = {
+        **model.get_config(),
+        **{name: sizes[name] for name in names},
+        "project": project or wider,
+        "name": f"{model.name}_grown",
+    }
+    grown = TransformerStudent.from_config(config)
+    grown._hold(plan.vocabulary or model.vocabulary)
+    return grown
+
+
+def _grow_static(
+    model: StaticStudent, plan: GrowthPlan, width: Width, old: Values
+) -> tuple[Student, tuple[Step, ...]]:
+    axes = describe(model)
+    values = widen(old, axes, width.maps)
+    if width.rows is not None:
+        # A row counts with its token's weight, and pieces are added up so.
+        weighted = np.exp(old["token_weight.table"]) * old["token_embedding.table"]
+        rows = widen({"token_embedding.table": weighted}, axes, width.maps)
+        values["token_embedding.table"] = np.where(
+            width.rows.composed[:, None],
+            rows["token_embedding.table"] / np.exp(values["token_weight.table"]),
+            values["token_embedding.table"],
+        )
+    config = {
+        **model.get_config(),
+        EMBEDDING: width.sizes[EMBEDDING],
+        VOCABULARY: width.sizes[VOCABULARY],
+        "name": f"{model.name}_grown",
+    }
+    if LAYERS in plan.sizes:
+        return _put_layers_on(model, plan, width, values, config)
+    grown = StaticStudent.from_config(config)
+    grown._hold(plan.vocabulary or model.vocabulary)
+    _assign(grown, values)
+    return grown, width.steps
+
+
+def _put_layers_on(
+    model: StaticStudent,
+    plan: GrowthPlan,
+    width: Width,
+    values: Values,
+    config: dict[str, Any],
+) -> tuple[Student, tuple[Step, ...]]:
+    if not isinstance(plan.depth, IdentityBlocks):
+        raise InputError(
+            "Layers on a table are identities at first. "
+            f"Received: depth={plan.depth.name}(). Use IdentityBlocks()."
+        )
+    sizes = transformer_sizes(width.sizes[EMBEDDING], plan)
+    del config[EMBEDDING]
+    grown = TransformerStudent.from_config({**config, **sizes, "token_weights": True})
+    grown._hold(plan.vocabulary or model.vocabulary)
+    fresh = _values(grown)
+    outside = transformer_values(values, fresh, sizes[HEADS], plan.random(HIDDEN))
+    layers = IdentityBlocks().layers(0, sizes[LAYERS])
+    _assign(grown, deepen(outside, TRANSFORMER, layers, fresh))
+    step = Step(
+        size=LAYERS,
+        operator="LayersOnTable",
+        before=0,
+        after=sizes[LAYERS],
+        keeps_function=True,
+    )
+    return grown, (*width.steps, step)
+
+
+def _values(model: Any) -> Values:
+    return {path: _array(v) for path, v in variables(model, describe(model)).items()}
+
+
+def _assign(model: Any, values: Values) -> None:
+    targets = variables(model, describe(model))
+    if set(targets) != set(values) or len(targets) != len(model.weights):
+        raise RuntimeError(f"undescribed weights: {set(targets) ^ set(values)}")
+    for path, variable in targets.items():
+        variable.assign(values[path].astype(variable.dtype))
+
+
+def _certify(
+    model: Student,
+    grown: Student,
+    plan: GrowthPlan,
+    width: Width,
+    steps: tuple[Step, ...],
+    probe: tuple[dict[str, np.ndarray], str, Any],
+) -> Certificate:
+    batch, source, given = probe
+    ids = batch["token_ids"]
+    if width.rows is not None and plan.vocabulary is not None:
+        places = width.rows.places
+        ids = np.where(places < 0, plan.vocabulary.unknown_id, places)[ids].astype(np.int32)
+    found = compare(embed(model, batch), embed(grown, {**batch, "token_ids": ids}))
+    tolerance = plan.tolerance * max(found.largest, 1.0)
+    own = plan.vocabulary is not None and source == "texts"
+    tokens = int(batch["token_ids"].shape[1])
+    return Certificate(
+        steps=steps,
+        keeps_function=found.maximum_error <= tolerance,
+        maximum_error=found.maximum_error,
+        tolerance=tolerance,
+        cosine_drift=float(found.drifts.max()),
+        mean_cosine_drift=float(found.drifts.mean()),
+        probe=source,
+        probe_size=len(ids),
+        text_cosine_drift=own_texts_drift(model, grown, given) if own else None,
+        parameters_before=model.count_params(),
+        parameters_after=grown.count_params(),
+        flops_before=forward_flops(model, tokens),
+        flops_after=forward_flops(grown, tokens),
+        flops_tokens=tokens,
+    )

@@ -1,0 +1,194 @@
+"""Quantisation in the loop: when it begins, what it trains, what stays as it was."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from contracts import assert_one_line
+from small_models import (
+    assert_equal_weights,
+    every_loss,
+    fit,
+    make_distiller,
+    make_student,
+    make_two_heads,
+    pairs,
+    randomized,
+    weights,
+)
+
+from kdkeras.distillation import Distiller, QuantizationInTheLoop
+from kdkeras.errors import InputError
+from kdkeras.evaluation import teacher_match
+from kdkeras.recipe import build_distiller, build_optimizer
+from kdkeras.students import TransformerStudent, from_preset, initialize_from_targets
+
+ROWS, STEPS = 16, 4
+WAYS = {
+    "plain": {},
+    "jit": {"jit_compile": True},
+    "eager": {"run_eagerly": True},
+    "micro-batches": {"micro_batches": 2},
+    "chunks": {"chunk_size": 3},
+}
+
+
+def make_transformer():
+    return randomized(TransformerStudent(7, 3, 1, 4, 2, 6, dropout=0.0))
+
+
+def trained(start_step, student=None, **way):
+    """A distiller after `STEPS` steps, of which those from `start_step` on were rounded."""
+    distiller = make_distiller(student or make_student(), **way, **every_loss())
+    callbacks = [] if start_step is None else [QuantizationInTheLoop("int4", start_step)]
+    fit(distiller, *pairs(rows=ROWS), callbacks=callbacks)
+    return distiller
+
+
+def part(rows):
+    x, y = pairs(rows=ROWS)
+    return {k: v[rows] for k, v in x.items()}, {k: v[rows] for k, v in y.items()}
+
+
+def each_way():
+    """The rest of the table is marked slow."""
+    for name, way in WAYS.items():
+        for make in (make_student, make_transformer):
+            quick = (name, make) in [("plain", make), ("chunks", make_student)]
+            marks = [] if quick else [pytest.mark.slow]
+            yield pytest.param(make, way, marks=marks, id=f"{make.__name__}, {name}")
+
+
+@pytest.mark.parametrize(("make", "way"), each_way())
+def test_from_its_step_on_it_trains_a_student_that_rounds(make, way):
+    by_hand = make_distiller(make(), **way, **every_loss())
+    fit(by_hand, *part(slice(0, 8)))
+    by_hand.student.fake_quantization = "int4"
+    by_hand.train_function = None
+    fit(by_hand, *part(slice(8, 16)))
+    switched = trained(2, make(), **way)
+    assert_equal_weights(weights(switched.student), weights(by_hand.student), atol=1e-6)
+    without = weights(trained(None, make(), **way).student)
+    assert max(np.abs(a - b).max() for a, b in zip(without, weights(switched), strict=True)) > 1e-4
+
+
+def test_logs_after_the_switch_are_those_of_the_rounding_student():
+    distiller = make_distiller(**every_loss())
+    x, y = part(slice(0, 4))
+    distiller.student.fake_quantization = "int4"
+    rounded = distiller.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+    distiller.student.fake_quantization = None
+    distiller.test_function = None
+    exact = distiller.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+    history = fit(distiller, x, y, callbacks=[QuantizationInTheLoop("int4", 0)])
+    assert history["loss"][0] == pytest.approx(rounded, rel=1e-5)
+    assert abs(rounded - exact) > 1e-4
+
+
+def test_executions_of_several_steps_switch_where_the_next_begins():
+    found = weights(trained(1, steps_per_execution=2).student)
+    assert_equal_weights(found, weights(trained(2).student), atol=1e-6)
+
+
+def test_a_training_that_is_loaded_rounds_from_the_same_step_on(tmp_path):
+    whole = trained(1)
+    distiller = make_distiller(**every_loss())
+    callback = QuantizationInTheLoop("int4", 1)
+    fit(distiller, *part(slice(0, 8)), callbacks=[callback])
+    distiller.save(tmp_path / "d.keras")
+    loaded = keras.saving.load_model(tmp_path / "d.keras")
+    fit(loaded, *part(slice(8, 16)), callbacks=[QuantizationInTheLoop("int4", 1)])
+    assert_equal_weights(weights(loaded.student), weights(whole.student), atol=1e-6)
+
+
+def test_afterwards_the_student_is_its_float32_weights(tmp_path):
+    student = trained(0).student
+    assert student.fake_quantization is None
+    student.save(tmp_path / "s.keras")
+    loaded = keras.saving.load_model(tmp_path / "s.keras")
+    assert loaded.fake_quantization is None
+    assert loaded.get_config() == student.get_config() and "int4" not in str(student.get_config())
+    for ours, theirs in zip(student.weights, loaded.weights, strict=True):
+        assert theirs.dtype == "float32"
+        np.testing.assert_array_equal(ours, theirs)
+    x, _ = pairs()
+    inputs = {k: x[f"source_{k}"] for k in ("token_ids", "padding_mask")}
+    np.testing.assert_allclose(loaded(inputs), student(inputs), atol=1e-6)
+    # They are not what they are rounded to.
+    student.fake_quantization = "int4"
+    assert np.abs(student(inputs) - loaded(inputs)).max() > 1e-4
+
+
+@pytest.mark.parametrize("arguments", [("int4", -1), ("int4", 0.7), ("int2", 0), (None, 0)])
+def test_unfit_arguments_are_refused(arguments):
+    with pytest.raises(InputError, match="Received: ") as caught:
+        QuantizationInTheLoop(*arguments)
+    assert_one_line(str(caught.value))
+
+
+@pytest.mark.parametrize("student", [make_two_heads])
+def test_what_cannot_round_is_refused_before_a_step(student):
+    distiller = make_distiller(student(), **every_loss())
+    before = weights(distiller.student)
+    with pytest.raises(InputError, match="needs a Distiller of a kdkeras student") as caught:
+        fit(distiller, *pairs(), callbacks=[QuantizationInTheLoop("int4", 2)])
+    assert_one_line(str(caught.value))
+    assert_equal_weights(weights(distiller.student), before)
+
+
+class Foreign(type(make_student())):
+    """A student with a dense layer that does not know of rounding."""
+
+    def _quantizable_layers(self):
+        return [*super()._quantizable_layers(), keras.layers.Dense(2, name="head")]
+
+
+def test_a_dense_layer_that_cannot_round_is_named():
+    distiller = make_distiller(randomized(Foreign(7, 3, 2)), **every_loss())
+    assert isinstance(distiller, Distiller)
+    with pytest.raises(InputError, match="Received: 'head', a Dense. Make it a kdkeras") as caught:
+        fit(distiller, *pairs(), callbacks=[QuantizationInTheLoop("int4", 2)])
+    assert_one_line(str(caught.value))
+    assert distiller.student.fake_quantization is None
+
+
+@pytest.fixture
+def embedded(sample_set):
+    """Sentences of the bundled sample, and the teacher's vectors."""
+    texts, vectors = [], []
+    for group, vector in sample_set.records():
+        texts += [group.source, *group.translations]
+        vectors += [vector] * (1 + len(group.translations))
+    chosen = np.random.default_rng(0).choice(len(texts), 6000, replace=False)
+    return [texts[i] for i in chosen], np.array([vectors[i] for i in chosen])
+
+
+@pytest.mark.slow
+def test_int4_comes_nearer_to_the_teacher(sample_set, vocabulary, embedded):
+    """Trained for the cosine to the teacher's vectors, it is that cosine that is better in int4."""
+    batch, epochs = 256, 3
+    found = {}
+    for scheme in (None, "int4"):
+        keras.utils.set_random_seed(0)
+        student = from_preset(
+            "static_128",
+            vocabulary=vocabulary,
+            output_dim=sample_set.embedding_dim,
+            normalize=sample_set.normalized,
+            sequence_length=64,
+        )
+        batches = sample_set.batches(batch, vocabulary, sequence_length=64, seed=0)
+        steps = epochs * int(batches.cardinality())
+        distiller = build_distiller(student, {"embedding": 1.0})
+        distiller.compile(build_optimizer(5e-3, 100, steps), jit_compile=False)
+        initialize_from_targets(student, sample_set)
+        loop = [QuantizationInTheLoop(scheme, round(0.7 * steps))] if scheme else []
+        distiller.fit(batches, epochs=epochs, callbacks=loop, verbose=0)
+        for rounding in (None, "int4"):
+            student.fake_quantization = rounding
+            texts, vectors = embedded
+            found[scheme, rounding] = teacher_match(student.encode(texts), vectors)
+    assert found["int4", "int4"] > found[None, "int4"]
+    lost = {scheme: found[scheme, None] - found[scheme, "int4"] for scheme in (None, "int4")}
+    assert 0 < lost["int4"] < 0.8 * lost[None]

@@ -1,0 +1,124 @@
+"""An exported student on emulated ARM processors, compared with this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edge_tools import require
+
+from kdkeras.export import export
+
+ROOT = Path(__file__).parents[2]
+CHECK = ROOT / "export" / "arm" / "check.sh"
+RELEASED = ROOT / "savedmodels" / "static-multilingual-28"
+CPUS = ("cortex-a53", "cortex-a76", "neoverse-v1")
+ROW = re.compile(r"^(\S+\.tflite) +(\S+) +([\d.]+) +(\S+) +[\d.]+(.*)$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def compare():
+    specification = importlib.util.spec_from_file_location("compare", CHECK.parent / "compare.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def check(*arguments, python=sys.executable, **environment):
+    return subprocess.run(
+        ["bash", str(CHECK), *map(str, arguments)],
+        env={**os.environ, "PYTHON": python, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def check_with_tools(*arguments):
+    debian = shutil.which("apt-get") and shutil.which("dpkg-deb")
+    require(debian, "apt-get and dpkg-deb must be there: the aarch64 root is made of Debian's.")
+    return check(*arguments)
+
+
+@pytest.mark.slow
+def test_the_released_student_is_the_same_on_arm():
+    result = check_with_tools(RELEASED)
+    assert result.returncode == 0, result.stderr
+    rows = ROW.findall(result.stdout)
+    assert [row[:2] for row in rows] == [("model.int8.tflite", cpu) for cpu in CPUS]
+    assert min(float(row[2]) for row in rows) >= 0.99999
+
+
+@pytest.mark.slow
+def test_a_transformer_is_the_same_on_arm(transformer_student, tmp_path):
+    folder = tmp_path / "exported"
+    formats = ["tflite_float32", "tflite_int8"]
+    export(transformer_student, folder, formats=formats, sequence_lengths=(16,))
+    result = check_with_tools(folder, "--per-language", "2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = ROW.findall(result.stdout)
+    files = ("model.float32.tflite", "model.int8.tflite")
+    assert [row[:2] for row in rows] == [(file, cpu) for file in files for cpu in CPUS]
+    assert max(float(row[3]) for row in rows[:3]) <= 1e-6
+    # Not the same bits by the same code: the processors' kernels add in orders of their own.
+    assert any(float(row[3]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_difference_that_is_too_large_is_status_1(compare, monkeypatch, capsys):
+    built = check_with_tools(RELEASED, "--cpu", "cortex-a53", "--per-language", "1")
+    assert built.returncode == 0, built.stderr
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdkeras"
+    root = max(cache.glob("arm-*"), key=os.path.getmtime)
+    monkeypatch.setattr(compare, "OTHER_COSINE", 1.1)
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["compare.py", str(RELEASED), "--root", str(root), "--python", "python3.13"]
+        + ["--cpu", "cortex-a53", "--per-language", "1"],
+    )
+    with pytest.raises(SystemExit, match="FAILED: float32 must agree to 1e-06") as ended:
+        compare.main()
+    assert isinstance(ended.value.code, str)  # Python ends with status 1, and prints it.
+    assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_limits_are_those_of_each_kind(compare):
+    # 3-4-5: cosine of (3, 4) and (4, 3) is 24/25.
+    a, b = np.array([[1.0, 0.0], [3.0, 4.0]]), np.array([[2.0, 0.0], [4.0, 3.0]])
+    assert compare.least_cosine(a, b) == pytest.approx(0.96)
+    assert compare.is_equal("model.float32.tflite", 1e-6, 0.5)
+    assert not compare.is_equal("model.float32.tflite", 2e-6, 1.0)
+    assert compare.is_equal("model.int8.tflite", 0.1, 0.99999)
+    assert not compare.is_equal("model.int8.tflite", 0.0, 0.9999)
+    assert not compare.is_equal("model.int8.tflite", 0.0, float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "python", "message"),
+    [
+        ((), sys.executable, "A folder must be given. Received: no argument."),
+        ((RELEASED,), "/no/python", "PYTHON must have ai-edge-litert and numpy. Received: /no/py"),
+    ],
+    ids=["no folder", "no python"],
+)
+def test_what_is_missing_is_said_in_one_line(arguments, python, message):
+    result = check(*arguments, python=python)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_folder_without_an_export_is_refused(tmp_path):
+    script = CHECK.parent / "compare.py"
+    command = [sys.executable, str(script), str(tmp_path), "--root", "/", "--python", "python3"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert f"`folder` must hold export.json. Received: {tmp_path}." in result.stderr

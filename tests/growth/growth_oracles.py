@@ -1,0 +1,120 @@
+"""Growth once more, in float64 NumPy, with every product written out.
+
+Nothing here imports kdkeras, Keras or TensorFlow.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def layer_norm(x, gamma=1.0, beta=0.0, epsilon=1e-12):
+    variance = x.var(axis=-1, keepdims=True)
+    return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(variance + epsilon) * gamma + beta
+
+
+def softmax(z):
+    z = np.exp(z - z.max(axis=-1, keepdims=True))
+    return z / z.sum(axis=-1, keepdims=True)
+
+
+def block(x, w, num_heads):
+    """One sentence without padding, `(L, d)`, through a layer normalised after each half."""
+    d = x.shape[1]
+    size = d // num_heads
+    query, key, value = np.split(x @ w["qkv_dense.kernel"] + w["qkv_dense.bias"], 3, axis=1)
+    heads = []
+    for h in range(num_heads):
+        part = slice(h * size, (h + 1) * size)
+        heads.append(softmax(query[:, part] @ key[:, part].T / math.sqrt(size)) @ value[:, part])
+    attended = np.concatenate(heads, axis=1) @ w["output_dense.kernel"] + w["output_dense.bias"]
+    x = layer_norm(x + attended, w["attention_norm.gamma"], w["attention_norm.beta"])
+    inner = gelu(x @ w["intermediate_dense.kernel"] + w["intermediate_dense.bias"])
+    outer = inner @ w["feedforward_dense.kernel"] + w["feedforward_dense.bias"]
+    return layer_norm(x + outer, w["output_norm.gamma"], w["output_norm.beta"])
+
+
+def transformer(w, num_layers, num_heads, ids):
+    """The embedding of one sentence, before it is scaled to length 1."""
+    x = w["token_embedding.table"][ids]
+    x = x + w["position_embedding.position_embeddings"][: len(ids)]
+    x = layer_norm(x, w["embedding_norm.gamma"], w["embedding_norm.beta"])
+    for number in range(num_layers):
+        prefix = f"blocks.{number}."
+        own = {k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)}
+        x = block(x, own, num_heads)
+    return x.mean(axis=0) @ w["projection.kernel"] + w["projection.bias"]
+
+
+def doubled(w, n=2):
+    """A model `n` times as wide, every unit and head copied, by the products of the paper.
+
+    Heads as a whole stand side by side again, so E of heads and their size is
+    `1_n (x) I` of the hidden width, as it is of the width itself.
+    """
+    hidden = w["embedding_norm.gamma"].shape[0]
+    inner = w["blocks.0.intermediate_dense.bias"].shape[0]
+    e = {size: np.kron(np.ones((1, n)), np.eye(size)) for size in (hidden, inner)}
+    f = {size: np.kron(np.ones((n, 1)), np.eye(size)) / n for size in (hidden, inner)}
+    return _doubled(w, hidden, inner, readers=f, writers=e)
+
+
+def doubled_gradient(g, n=2):
+    """Gradients of that model: what reads has `E^T G`, what writes `G F^T`."""
+    hidden = g["embedding_norm.gamma"].shape[0]
+    inner = g["blocks.0.intermediate_dense.bias"].shape[0]
+    e = {size: np.kron(np.ones((1, n)), np.eye(size)) for size in (hidden, inner)}
+    f = {size: np.kron(np.ones((n, 1)), np.eye(size)) / n for size in (hidden, inner)}
+    return _doubled(
+        g,
+        hidden,
+        inner,
+        readers={k: v.T for k, v in e.items()},
+        writers={k: v.T for k, v in f.items()},
+    )
+
+
+def _doubled(w, hidden, inner, readers, writers):
+    read, write = readers[hidden], writers[hidden]
+    found = {}
+    for path, array in w.items():
+        name = path.split(".", 2)[-1] if path.startswith("blocks.") else path
+        if name == "qkv_dense.kernel":
+            found[path] = np.concatenate(
+                [read @ part @ write for part in np.split(array, 3, axis=1)], axis=1
+            )
+        elif name == "qkv_dense.bias":
+            found[path] = np.concatenate([part @ write for part in np.split(array, 3)])
+        elif name == "output_dense.kernel":
+            found[path] = read @ array @ write
+        elif name == "intermediate_dense.kernel":
+            found[path] = read @ array @ writers[inner]
+        elif name == "intermediate_dense.bias":
+            found[path] = array @ writers[inner]
+        elif name == "feedforward_dense.kernel":
+            found[path] = readers[inner] @ array @ write
+        elif name == "projection.kernel":
+            found[path] = read @ array
+        elif name == "projection.bias":
+            found[path] = array
+        else:  # tables, norms and biases write the width
+            found[path] = array @ write
+    return found
+
+
+def flops(layers, length, width, inner, out):
+    """Twice the products of every matrix multiplication, one by one."""
+
+    def product(a, b, c):
+        return 2 * a * b * c
+
+    layer = product(length, width, 3 * width) + product(length, width, width)
+    layer += 2 * product(length, width, length)  # scores, and values by scores
+    layer += product(length, width, inner) + product(length, inner, width)
+    return layers * layer + product(1, width, out)

@@ -1,0 +1,125 @@
+"""Static students: wider tables, and layers on top of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from growth_students import train
+
+import kdkeras
+from kdkeras.export import LiteStudent, export
+from kdkeras.growth import GrowthPlan, HyperCloning, Lemon, Net2Wider, ZeroPadding, grow
+from kdkeras.students import StaticStudent, TransformerStudent
+
+LAYERS = {"num_layers": 2, "hidden_dim": 20, "num_heads": 2, "intermediate_dim": 28}
+
+
+@pytest.fixture(scope="module")
+def layered(trained_static, texts):
+    """A Transformer of 2 layers that was a table of width 16."""
+    return grow(trained_static, GrowthPlan(sizes=LAYERS), probe=texts)
+
+
+@pytest.mark.parametrize(
+    "operators", [{}, Net2Wider(), Lemon(), ZeroPadding(random_readers=False)], ids=repr
+)
+def test_a_wider_table_embeds_as_before(trained_static, texts, operators):
+    plan = GrowthPlan(sizes={"embedding_dim": 25}, operators=operators)
+    grown = grow(trained_static, plan, probe=texts)
+    assert grown.certificate.maximum_error < 1e-5
+    assert grown.token_embedding.dim == 25 and isinstance(grown, StaticStudent)
+
+
+def test_new_columns_of_a_table_learn(trained_static, lessons):
+    grown = grow(trained_static, GrowthPlan(sizes={"embedding_dim": 25}))
+    train(grown, lessons, 2)
+    assert np.abs(grown.token_embedding.table.value.numpy()[:, 16:]).max() > 1e-3
+
+
+def test_layers_on_a_table_embed_as_the_table(trained_static, layered, texts):
+    certificate = layered.certificate
+    assert isinstance(layered, TransformerStudent) and layered.num_layers == 2
+    assert layered.token_weights and certificate.keeps_function
+    assert certificate.maximum_error < 1e-5 and certificate.cosine_drift < 1e-6
+    difference = layered.encode(texts[:16]) - trained_static.encode(texts[:16])
+    assert np.abs(difference).max() < 1e-5
+
+
+def test_layers_on_a_table_learn_at_once(trained_static, layered, lessons, texts):
+    grown = grow(trained_static, GrowthPlan(sizes=LAYERS))
+    before = [block.output_dense.kernel.value.numpy() for block in grown.blocks]
+    assert all(not kernel.any() for kernel in before)
+    batch = lessons[0]
+    reversed_ids = {**batch, "token_ids": batch["token_ids"][:, ::-1]}
+    reversed_ids["padding_mask"] = batch["padding_mask"][:, ::-1]
+    np.testing.assert_allclose(grown(batch), grown(reversed_ids), atol=1e-5)  # no order yet
+    train(grown, lessons, 8, rate=0.01)
+    for block in grown.blocks:
+        for dense in (block.output_dense, block.feedforward_dense):
+            assert np.abs(dense.kernel.value.numpy()).max() > 1e-3
+    assert np.abs(grown(batch) - grown(reversed_ids)).max() > 1e-3
+
+
+def test_a_token_that_says_nothing_still_says_nothing(trained_static):
+    student = StaticStudent.from_config(trained_static.get_config())
+    student.set_weights(trained_static.get_weights())
+    table = student.token_embedding.table.value.numpy()
+    table[[7, 9]] = 0
+    student.token_embedding.set_weights([table])
+    ids = np.array([[7, 9, 7], [7, 300, 400]], "int32")
+    batch = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+    assert grow(student, GrowthPlan(sizes=LAYERS), probe=batch).certificate.maximum_error < 1e-5
+
+
+def test_a_projection_that_reads_less_needs_less_width(trained_static, texts):
+    """Of a table of width 16 that a projection to 5 reads, 5 directions matter."""
+    config = {**trained_static.get_config(), "output_dim": 5}
+    student = StaticStudent.from_config(config)
+    student._hold(trained_static.vocabulary)
+    sizes = {"num_layers": 1, "hidden_dim": 6, "num_heads": 2}
+    grown = grow(student, GrowthPlan(sizes=sizes), probe=texts)
+    assert grown.hidden_dim == 6 and grown.certificate.maximum_error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [
+        ({}, (64, 1, 256)),
+        ({"head_size": 9}, (18, 2, 72)),
+        ({"num_heads": 3, "head_size": 10}, (30, 3, 120)),
+        ({"hidden_dim": 130}, (130, 5, 520)),
+        ({"hidden_dim": 24, "intermediate_dim": 30}, (24, 1, 30)),
+    ],
+    ids=str,
+)
+def test_sizes_that_are_not_named_follow(sizes, found):
+    table = StaticStudent(30, 20, 16)
+    grown = grow(table, GrowthPlan(sizes={"num_layers": 1, **sizes}))
+    assert (grown.hidden_dim, grown.num_heads, grown.intermediate_dim) == found
+
+
+def test_a_table_under_layers_can_grow_on(layered, texts):
+    plan = GrowthPlan(
+        sizes={"hidden_dim": 40, "num_layers": 3, "intermediate_dim": 40}, operators=HyperCloning()
+    )
+    with pytest.raises(kdkeras.InputError, match="multiple of 28"):
+        grow(layered, plan, probe=texts)
+    plan = GrowthPlan(sizes={"hidden_dim": 40, "num_layers": 3, "intermediate_dim": 40})
+    grown = grow(layered, plan, probe=texts)
+    assert grown.token_weights and grown.certificate.maximum_error < 1e-5
+
+
+def test_a_grown_student_is_saved_and_runs_on_phones(layered, lessons, texts, tmp_path):
+    """Trained on a little, so that layers, positions and token weights all count."""
+    student = TransformerStudent.from_config(layered.get_config())
+    student._hold(layered.vocabulary)
+    student.set_weights(layered.get_weights())
+    train(student, lessons, 4)
+    expected = student.encode(texts[:16])
+    student.save(tmp_path / "student.keras")
+    np.testing.assert_array_equal(
+        kdkeras.load(tmp_path / "student.keras").encode(texts[:16]), expected
+    )
+    export(student, tmp_path / "out", formats=["tflite_float32"], sequence_lengths=())
+    found = LiteStudent(tmp_path / "out", "tflite_float32").encode(texts[:16])
+    np.testing.assert_allclose(found, expected, atol=2e-6)
