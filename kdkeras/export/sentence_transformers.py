@@ -46,7 +46,8 @@ def write_sentence_transformers(student: Student, vocabulary: Vocabulary, folder
         folder: Folder to create.
 
     Raises:
-        InputError: For a student that is neither static nor a transformer.
+        InputError: For a student that is neither static nor a transformer, and
+            for a transformer with token weights.
     """
     folder.mkdir()
     modules: list[tuple[str, str]] = []
@@ -159,6 +160,12 @@ def _write_dense(student: Student, folder: Path) -> None:
 
 
 def _write_transformer(student: TransformerStudent, vocabulary: Vocabulary, folder: Path) -> None:
+    if student.token_weights:
+        # WordWeights divides by the sum of the weights, a student by the number of tokens.
+        raise InputError(
+            "sentence-transformers has no module for a transformer's token weights. "
+            "Received: token_weights=True. Export it to other formats."
+        )
     # Our blocks are BERT's. DistilBERT is BERT without the segments and the
     # pooler, which a student has not.
     write_json(
@@ -180,10 +187,12 @@ def _write_transformer(student: TransformerStudent, vocabulary: Vocabulary, fold
             "torch_dtype": "float32",
         },
     )
-    write_json(
-        folder / "sentence_bert_config.json",
-        {"max_seq_length": student.sequence_length, "do_lower_case": False},
-    )
+    settings: dict[str, Any] = {"max_seq_length": student.sequence_length, "do_lower_case": False}
+    if vocabulary.kind == "sentencepiece":
+        # A batch in which no text has a token would have no column, which
+        # DistilBERT cannot reshape; so every batch has the student's length.
+        settings["processing_kwargs"] = {"text": {"padding": "max_length"}}
+    write_json(folder / "sentence_bert_config.json", settings)
     write_tokenizer(vocabulary, fast_tokenizer(vocabulary), folder, student.sequence_length)
     _save(dict(_distilbert_weights(student, vocabulary.size)), folder)
 

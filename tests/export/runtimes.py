@@ -36,6 +36,7 @@ def bad_texts(sentences):
         "names of special tokens": "[PAD] [CLS] <pad> <unk> ##a",
         "no characters": "Guten \ufdd0\ufdd1 Morgen \uffff",
         "byte order mark": "\ufeffGuten Morgen",
+        "line separators": "Guten\u2028Morgen\u2029gute\x85Nacht\x0b\x1c",
     }
 
 

@@ -47,6 +47,15 @@ def test_missing_quantizer_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_missing_onnx_writer_is_refused_before_anything_is_written(
+    static_student, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "kdkeras\[onnx\]"'):
+        export(static_student, tmp_path / "out", formats=["saved_model", "onnx"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_int4_of_an_odd_width_is_refused(unigram, tmp_path):
     student = StaticStudent(unigram.size, 8, 33, sequence_length=16, vocabulary=unigram)
     with pytest.raises(InputError, match=r"even width: .*Received: width 33\. Leave 'tflite_int4'"):

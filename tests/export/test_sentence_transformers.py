@@ -12,6 +12,7 @@ from kdkeras.export.fast_tokenizer import fast_tokenizer
 from kdkeras.export.formats import ExportFormat
 from kdkeras.export.processes import run_worker
 from kdkeras.export.sentence_transformers import write_sentence_transformers
+from kdkeras.students import TransformerStudent
 from kdkeras.students.student import Student
 
 FORMAT = "sentence_transformers"
@@ -44,16 +45,13 @@ def test_modules_are_stock_ones(case):
 def test_vectors_equal_keras_in_every_language(case, sentences_by_language):
     student, folder, _ = case
     texts = [text for texts in sentences_by_language.values() for text in texts[:35]]
-    without_token = student.vocabulary.kind == "sentencepiece"
     bad = {n: replaced(t) for n, t in bad_texts(texts).items()}
-    if without_token and student.normalize is False:
-        # DistilBERT takes no batch in which no text has a token; see export/README.md.
-        bad = {n: t for n, t in bad.items() if student.vocabulary.encode([t])["padding_mask"].any()}
-    every = [*texts, *bad.values()]
+    # The worker embeds the first text alone: here a batch in which no text has a token.
+    every = ["", *texts, *bad.values()]
     found = run_worker(folder, ExportFormat(FORMAT), every, python_with_torch()).embeddings
     differences = np.abs(found - student.encode(every)).max(axis=1)
-    assert len(texts) > 1000 and differences[: len(texts)].max() < 1e-5
-    wrong = zip(bad, differences[len(texts) :], strict=True)
+    assert len(texts) > 1000 and differences[: len(texts) + 1].max() < 1e-5
+    wrong = zip(bad, differences[len(texts) + 1 :], strict=True)
     assert {name: d for name, d in wrong if not d < 1e-5} == {}
 
 
@@ -78,3 +76,13 @@ def test_ids_are_those_of_the_vocabulary(request, sentences, name):
 def test_other_students_are_refused(vocabulary, tmp_path):
     with pytest.raises(InputError, match="static and transformer students. Received: Student"):
         write_sentence_transformers(Student(9, 4), vocabulary, tmp_path / "out")
+
+
+def test_token_weights_of_a_transformer_are_refused(wordpiece, tmp_path):
+    sizes = {"num_layers": 1, "hidden_dim": 8, "num_heads": 2, "intermediate_dim": 8}
+    student = TransformerStudent(
+        wordpiece.size, 8, **sizes, token_weights=True, vocabulary=wordpiece
+    )
+    with pytest.raises(InputError, match="token weights. Received: token_weights=True. Export"):
+        export(student, tmp_path / "out", formats=FORMAT)
+    assert not list(tmp_path.iterdir())
