@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kdkeras.export.saved_model import _well_formed
+from kdkeras.strings import well_formed
+
 
 @pytest.mark.parametrize("name", ["saved_model", "saved_model_text"])
 def test_every_variable_is_stored_once(exported, name):
@@ -25,6 +28,16 @@ def test_tokenize_signature_gives_the_vocabularys_ids(exported, held_out, long_t
     for name, values in found.items():
         assert values.dtype == tf.int32
         assert values.numpy().tolist() == expected[name].tolist()
+
+
+def test_bytes_that_are_no_utf8_are_replaced_as_in_python():
+    parts = sorted({*"a\0é東👍\ufdd0 ".encode(), 0xC0, 0xED, 0xA0, 0xF4, 0x90, 0xF8, 0xFF})
+    generator = np.random.default_rng(7)
+    rows = generator.integers(len(parts), size=(2000, 6))
+    given = [bytes(parts[column] for column in row) for row in rows]
+    expected = [well_formed(text.decode("utf-8", "surrogateescape")) for text in given]
+    found = _well_formed(tf.constant(given)).numpy()
+    assert [text.decode() for text in found] == expected
 
 
 def test_ids_signature_takes_any_shape(exported):
