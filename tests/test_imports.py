@@ -14,7 +14,7 @@ PACKAGE = Path(kdkeras.__file__).parent
 
 # From the stage nearest the tensors to the stage nearest the user.
 LAYERS = [
-    {"errors", "files", "config", "replicas"},
+    {"errors", "files", "config", "replicas", "strings"},
     {"schedules"},
     {"losses"},
     {"layers", "optimizers"},
