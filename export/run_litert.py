@@ -32,6 +32,17 @@ def load_tokenizer(folder: Path, kind: str, sequence_length: int):  # noqa: ANN2
     return lambda text: tokenizer.encode(text).ids
 
 
+def well_formed(text: str) -> str:
+    """Returns what every runtime reads: up to the first NUL, U+FFFD for bytes that are no UTF-8."""
+    return text.partition("\0")[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def read_lines() -> list[str]:
+    """Returns the lines of standard input; a line ends at a newline and nowhere else."""
+    text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n")
+    return [line.removesuffix("\r") for line in text.split("\n")] if text else []
+
+
 def embed(folder: Path, file: str, sentences: list[str]) -> np.ndarray:
     """Returns one row a sentence, float32 `(len(sentences), embedding_dim)`."""
     manifest = json.loads((folder / "export.json").read_text(encoding="utf-8"))
@@ -40,7 +51,7 @@ def embed(folder: Path, file: str, sentences: list[str]) -> np.ndarray:
     interpreter = Interpreter(str(folder / file), num_threads=1)
     rows = []
     for sentence in sentences:
-        ids = tokenize(sentence)
+        ids = tokenize(well_formed(sentence))
         # The shortest signature that holds the sentence; all share the weights.
         length, name = min((n, s) for s, n in manifest["signatures"].items() if n >= len(ids))
         token_ids = np.full((1, length), vocabulary["pad_id"], np.int32)
@@ -74,7 +85,8 @@ def main() -> None:
     for needed in ("export.json", arguments.file):
         if not (arguments.folder / needed).is_file():
             parser.error(f"`folder` must hold {needed}. Received: {arguments.folder}.")
-    sentences = arguments.sentences or sys.stdin.read().splitlines()
+    # Bytes that are no UTF-8 are embedded, and printed, as U+FFFD.
+    sentences = [well_formed(text) for text in arguments.sentences or read_lines()]
     embeddings = embed(arguments.folder, arguments.file, sentences)
     if arguments.json:
         for text, embedding in zip(sentences, embeddings.tolist(), strict=True):

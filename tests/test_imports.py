@@ -14,16 +14,16 @@ PACKAGE = Path(kdkeras.__file__).parent
 
 # From the stage nearest the tensors to the stage nearest the user.
 LAYERS = [
-    {"errors", "files", "config", "replicas"},
+    {"errors", "files", "config", "replicas", "strings"},
     {"schedules"},
     {"losses"},
     {"layers", "optimizers"},
     {"data"},
     {"teachers"},
     {"students"},
-    {"growth"},
     {"compression"},
     {"distillation"},
+    {"growth"},
     {"recipe", "distribution"},
     {"evaluation"},
     {"export"},

@@ -14,6 +14,7 @@ from typing import Any
 
 from kdkeras.cli.options import add_overwrite
 from kdkeras.errors import InputError
+from kdkeras.strings import well_formed
 
 HELP = "embed sentences with a student or a teacher"
 
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.output is not None:
         refuse_existing(_npy(arguments.output), arguments.overwrite)
     encoder = load_encoder(arguments.model)
-    texts = arguments.texts or _stdin_lines()
+    texts = [well_formed(text) for text in arguments.texts] or _stdin_lines()
     embeddings = encoder.encode(texts)
     result = {"model": arguments.model, "sentences": len(texts), "dim": embeddings.shape[1]}
     if arguments.output is None:
@@ -68,7 +69,9 @@ def _npy(path: Path) -> Path:
 
 def _stdin_lines() -> list[str]:
     try:
-        lines = [line for line in sys.stdin.buffer.read().decode("utf-8").splitlines() if line]
+        # Not splitlines(), which ends lines at U+2028 and five other characters, too.
+        text = sys.stdin.buffer.read().decode("utf-8").replace("\r\n", "\n")
+        lines = [line for line in text.split("\n") if line]
     except UnicodeDecodeError as error:
         raise InputError(
             f"stdin must be UTF-8. Received: byte {error.object[error.start]:#04x} at offset "

@@ -16,9 +16,13 @@ from kdkeras.cli.options import add_overwrite, fraction, percentage, positive_in
 from kdkeras.cli.smaller import add_size_arguments, make_smaller
 from kdkeras.errors import InputError
 
-HELP = "export a student as SavedModel and TFLite, and verify it"
+HELP = "export a student as SavedModel, TFLite and more, and verify it"
 DEFAULT_FORMATS = ["saved_model", "saved_model_text", "tflite_float32", "tflite_int8"]
-FORMATS = [*DEFAULT_FORMATS, "tflite_float16", "tflite_int8_weight_only", "tflite_int4"]
+FORMATS = [
+    *DEFAULT_FORMATS,
+    *("tflite_float16", "tflite_int8_weight_only", "tflite_int4"),
+    *("mediapipe", "mediapipe_float32", "onnx", "sentence_transformers"),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="saved_model (token ids), saved_model_text (strings), tflite_float32, tflite_int8: "
         "these are the default; tflite_float16, tflite_int8_weight_only, tflite_int4 (an int4 "
-        "token table; the last two need the extra quantize)",
+        "token table; the last two need the extra quantize); mediapipe (int8), mediapipe_float32, "
+        "onnx, sentence_transformers, which are run with the extras of these names",
     )
     parser.add_argument(
         "--sequence-lengths",

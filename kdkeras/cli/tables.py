@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from rich import box
@@ -33,7 +34,9 @@ def artefact_table(artefacts: Mapping[str, Mapping[str, Any]]) -> Table:
     wide = similarity or max((len(r["path"]) for r in artefacts.values()), default=0) > 25
     rows = [
         [
-            str(record["path"]).removesuffix(".tflite" if wide else ""),
+            PurePath(record["path"]).name.removesuffix(".tflite").removesuffix(".task")
+            if wide
+            else str(record["path"]),
             f"{record['bytes'] / 1e6:.1f}",
             f"{record['cosine_mean']:.5f}",
             f"{record['cosine_min']:.5f}",

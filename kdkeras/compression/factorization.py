@@ -12,7 +12,7 @@ from kdkeras.layers import FactorizedEmbedding
 from kdkeras.layers.factorized_embedding import low_rank_factors
 from kdkeras.students import StaticStudent, Student, TransformerStudent
 
-__all__ = ["factorize_table", "largest_rank"]
+__all__ = ["factorize_table", "full_table", "largest_rank"]
 
 
 def factorize_table(student: Student, rank: int, token_counts: np.ndarray | None = None) -> Student:
@@ -58,7 +58,7 @@ def factorize_table(student: Student, rank: int, token_counts: np.ndarray | None
     if isinstance(student, StaticStudent):
         return _factorized_static(student, int(rank), counts)
     copy = resized(student, own=["token_embedding"], table_rank=int(rank))
-    copy.token_embedding.assign(_full_table(student), counts)
+    copy.token_embedding.assign(full_table(student), counts)
     return copy
 
 
@@ -93,7 +93,8 @@ def _factorized_static(
     return copy
 
 
-def _full_table(student: TransformerStudent) -> np.ndarray:
+def full_table(student: TransformerStudent) -> np.ndarray:
+    """Returns the vectors of all tokens, `(V, hidden_dim)` float64."""
     embedding = student.token_embedding
     table = _exact(embedding.table)
     if isinstance(embedding, FactorizedEmbedding):

@@ -9,6 +9,7 @@ import numpy as np
 from kdkeras.compression.rebuilding import resized
 from kdkeras.errors import InputError
 from kdkeras.students import Student
+from kdkeras.students.projection import require_projection
 
 __all__ = ["truncate"]
 
@@ -40,7 +41,8 @@ def truncate(student: Student, dim: int, rotation: np.ndarray | None = None) -> 
         A student of its own.
 
     Raises:
-        InputError: If `dim` is out of its range, or the rotation does not fit.
+        InputError: If `dim` is out of its range, the rotation does not fit, or the
+            projection is a product of two kernels.
 
     References:
         Kusupati et al. (2022), arXiv:2205.13147.
@@ -57,6 +59,7 @@ def truncate(student: Student, dim: int, rotation: np.ndarray | None = None) -> 
         kernel, bias = np.eye(width), np.zeros(width)
         changes["project"] = True
     else:
+        require_projection(student)
         kernel, bias = (w.astype(np.float64) for w in student.projection.get_weights())
     copy = resized(student, own=["projection"], **changes)
     copy.projection.set_weights([kernel @ columns, bias @ columns])

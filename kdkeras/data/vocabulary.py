@@ -16,6 +16,7 @@ import tensorflow as tf
 from kdkeras.config import VOCABULARY_TEMPERATURE
 from kdkeras.errors import InputError
 from kdkeras.files import atomic_folder
+from kdkeras.strings import well_formed
 
 if TYPE_CHECKING:
     from kdkeras.data.distillation_set import DistillationSet
@@ -128,7 +129,8 @@ class Vocabulary(abc.ABC):
         """Tokenizes a list of strings into one padded batch.
 
         Args:
-            texts: The strings, `n` of them.
+            texts: The strings, `n` of them. Each ends at its first NUL; what
+                is no Unicode in it (lone surrogates) counts as U+FFFD.
             sequence_length: Longest row in tokens, default 64; longer texts
                 are cut.
 
@@ -143,7 +145,7 @@ class Vocabulary(abc.ABC):
             raise InputError(
                 f"`texts` must be a list of strings. Received: {texts!r}. Write [text] for one."
             )
-        values = np.array([text.encode("utf-8") for text in texts], dtype=object)
+        values = np.array([well_formed(text).encode("utf-8") for text in texts], dtype=object)
         ragged = self.tokenize(tf.constant(values, tf.string, shape=(len(texts),)), sequence_length)
         ids = ragged.to_tensor(self.pad_id)
         mask = tf.sequence_mask(ragged.row_lengths(), tf.shape(ids)[1], tf.int32)

@@ -272,6 +272,13 @@ class Distiller(Fitting, TermLogs):
         total = self._weigh(data, terms).total
         return self._logs(self._track(data, outputs, {"loss": total, **terms}))
 
+    def loss_of(self, data: Any) -> Any:
+        """Returns the loss of a batch before any dropout, a scalar; nothing is tracked."""
+        rows = unpack_data(data)
+        outputs = self._student_pass(rows.batch, training=False).outputs()
+        terms = self._terms(rows, self._targets(rows.batch), outputs)
+        return self._weigh(rows, terms).total / rows.count
+
     def _targets(self, batch: Batch) -> dict[str, Any]:
         """The cached targets, and the live teacher's, in chunks as the student's."""
         return teacher_targets(batch, self.teacher, *self._given_losses(), self.chunk_size)

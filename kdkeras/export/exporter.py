@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdkeras.errors import InputError
+from kdkeras.errors import InputError, require_extra
 from kdkeras.export.formats import (
     DEFAULT_FORMATS,
     MANIFEST,
@@ -40,15 +40,17 @@ class Artefacts:
         folder: The exported folder.
         formats: The artefacts in it.
         sequence_lengths: Lengths of the TFLite signatures.
+        vocabulary_kind: The vocabulary's kind, which MediaPipe's file is called by.
     """
 
     folder: Path
     formats: tuple[ExportFormat, ...]
     sequence_lengths: tuple[int, ...]
+    vocabulary_kind: str
 
     def path(self, name: str) -> Path:
         """Path of one artefact, e.g. of `"tflite_int8"`."""
-        return self.folder / ExportFormat(name).path
+        return self.folder / ExportFormat(name).path_for(self.vocabulary_kind)
 
 
 def export(
@@ -76,11 +78,18 @@ def export(
     | `tflite_int8`, the one for phones | `model.int8.tflite` | token ids | LiteRT |
     | `tflite_int8_weight_only` | `model.int8_weight_only.tflite` | token ids | LiteRT |
     | `tflite_int4` | `model.int4.tflite` | token ids | LiteRT |
+    | `mediapipe` | `mediapipe/embedder.tflite` or `.task`, int8 | strings | MediaPipe Tasks |
+    | `mediapipe_float32` | `mediapipe/embedder.float32.*` | strings | MediaPipe Tasks |
+    | `onnx` | `model.onnx` | token ids | ONNX Runtime |
+    | `sentence_transformers` | `sentence_transformers/` | strings | PyTorch |
 
     int4 (the token table; dense kernels are int8) and weight-only int8 need the
     extra `kdkeras[quantize]`; what each does to the weights: `apply_recipe`.
     TFLite files have one signature a length, `embed_16` and so on, taking
     `token_ids` and `padding_mask` int32 `(1, length)`, sharing the weights.
+    MediaPipe's file is a `.task` for SentencePiece vocabularies. Writing ONNX
+    needs the extra `[onnx]`; the other writers need no extra, their runtimes
+    do: `[mediapipe]`, `[sentence-transformers]`.
 
     Args:
         student: A student with a vocabulary. One that trains in half precision
@@ -107,6 +116,8 @@ def export(
     chosen = read_formats(formats)
     if set(chosen) & set(RECIPES):
         require_quantizer()
+    if ExportFormat.ONNX in chosen:
+        require_extra("tf2onnx", ExportFormat.ONNX)
     vocabulary = _vocabulary_of(student)
     lengths = _read_lengths(sequence_lengths, student.sequence_length)
     say = progress or (lambda line: None)
@@ -114,14 +125,20 @@ def export(
     with atomic_folder(folder, overwrite) as temporary:
         exact = float32_student(student)
         for item in chosen:
-            say(f"Writing {item.path}")
-            _write(item, exact, vocabulary, temporary / item.path, lengths)
+            path = item.path_for(vocabulary.kind)
+            say(f"Writing {path}")
+            _write(item, exact, vocabulary, temporary / path, lengths)
         vocabulary.save(temporary / TOKENIZER)
         manifest = describe(
             student, vocabulary, temporary, chosen, lengths, name or folder.resolve().name
         )
         write_json(temporary / MANIFEST, manifest)
-    return Artefacts(folder=folder, formats=chosen, sequence_lengths=lengths)
+    return Artefacts(
+        folder=folder,
+        formats=chosen,
+        sequence_lengths=lengths,
+        vocabulary_kind=vocabulary.kind,
+    )
 
 
 def _write(
@@ -139,6 +156,18 @@ def _write(
         from kdkeras.export.saved_model import write_text_saved_model
 
         write_text_saved_model(student, vocabulary, path)
+    elif item.is_mediapipe:
+        from kdkeras.export.mediapipe import write_mediapipe
+
+        write_mediapipe(student, vocabulary, path, item.precision)
+    elif item is ExportFormat.ONNX:
+        from kdkeras.export.onnx import write_onnx
+
+        write_onnx(student, path)
+    elif item is ExportFormat.SENTENCE_TRANSFORMERS:
+        from kdkeras.export.sentence_transformers import write_sentence_transformers
+
+        write_sentence_transformers(student, vocabulary, path)
     else:
         from kdkeras.export.tflite import write_tflite
 

@@ -8,7 +8,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-__all__ = ["share_quantization"]
+__all__ = ["packed", "share_quantization"]
 
 _IDENTIFIER = b"TFL3"
 # Required by the schema; the generated packer forgets it.
@@ -40,8 +40,18 @@ def share_quantization(content: bytes) -> bytes:
             parameters = tensor.quantization
             if parameters is not None and parameters.scale is not None:
                 tensor.quantization = seen.setdefault(_key(parameters), _PackedOnce(parameters))
+    return packed(model, len(content))
+
+
+def packed(model: Any, size: int) -> bytes:
+    """Returns a TFLite file.
+
+    Args:
+        model: A `ModelT`; its buffers are replaced.
+        size: About how many bytes it takes.
+    """
     model.buffers = [_AlignedBuffer(buffer) for buffer in model.buffers]
-    builder = flatbuffers.Builder(len(content))
+    builder = flatbuffers.Builder(size)
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
 

@@ -35,18 +35,40 @@ class ExportFormat(StrEnum):
     TFLITE_INT8 = "tflite_int8"
     TFLITE_INT8_WEIGHT_ONLY = "tflite_int8_weight_only"
     TFLITE_INT4 = "tflite_int4"
+    MEDIAPIPE = "mediapipe"
+    MEDIAPIPE_FLOAT32 = "mediapipe_float32"
+    ONNX = "onnx"
+    SENTENCE_TRANSFORMERS = "sentence_transformers"
 
     @property
     def path(self) -> str:
         """Name of the artefact's file or folder."""
         if self.is_tflite:
             return f"model.{self.removeprefix('tflite_')}.tflite"
-        return str(self)
+        return _PATHS.get(self, str(self))
+
+    def path_for(self, kind: str) -> str:
+        """Name of the artefact of a student whose vocabulary is of a kind."""
+        if self.is_mediapipe and kind == "sentencepiece":
+            return self.path.removesuffix(".tflite") + ".task"
+        return self.path
 
     @property
     def is_tflite(self) -> bool:
-        """Whether LiteRT runs it; TensorFlow runs the others."""
+        """Whether LiteRT runs it."""
         return self.startswith("tflite")
+
+    @property
+    def is_mediapipe(self) -> bool:
+        """Whether MediaPipe Tasks runs it."""
+        return self.startswith("mediapipe")
+
+    @property
+    def extra(self) -> str | None:
+        """The extra of kdkeras with the runtime, if that is not a part of kdkeras' own."""
+        if self.is_mediapipe:
+            return "mediapipe"
+        return {"onnx": "onnx", "sentence_transformers": "sentence-transformers"}.get(self)
 
     @property
     def is_exact(self) -> bool:
@@ -56,8 +78,16 @@ class ExportFormat(StrEnum):
     @property
     def precision(self) -> str:
         """Type of its weights: `float32`, `float16`, `int8` or `int4`; there is a gate for each."""
+        if self is ExportFormat.MEDIAPIPE:
+            return "int8"
         return next((name for name in ("float16", "int8", "int4") if name in self), "float32")
 
+
+_PATHS = {
+    ExportFormat.MEDIAPIPE: "mediapipe/embedder.tflite",
+    ExportFormat.MEDIAPIPE_FLOAT32: "mediapipe/embedder.float32.tflite",
+    ExportFormat.ONNX: "model.onnx",
+}
 
 DEFAULT_FORMATS = (
     ExportFormat.SAVED_MODEL,

@@ -26,6 +26,9 @@ _MINIMUM_VERSIONS = {
     "saved_model": {"tensorflow": "2.20"},
     "saved_model_text": {"tensorflow": "2.20", "tensorflow-text": "2.20"},
     "tflite": {"ai-edge-litert": "2.1"},
+    "mediapipe": {"mediapipe": "1.2.3"},
+    "onnx": {"onnxruntime": "1.32"},
+    "sentence_transformers": {"sentence-transformers": "6.2"},
 }
 
 
@@ -62,14 +65,20 @@ def describe(
         },
         "artefacts": {
             str(item): {
-                "path": item.path,
-                "bytes": _bytes_under(files, item.path),
-                "needs": _MINIMUM_VERSIONS["tflite" if item.is_tflite else item],
+                "path": item.path_for(vocabulary.kind),
+                "bytes": _bytes_under(files, item.path_for(vocabulary.kind)),
+                "needs": _minimum_versions(item),
             }
             for item in formats
         },
         "files": files,
     }
+
+
+def _minimum_versions(item: ExportFormat) -> dict[str, str]:
+    if item.is_mediapipe:
+        return _MINIMUM_VERSIONS["mediapipe"]
+    return _MINIMUM_VERSIONS["tflite" if item.is_tflite else item]
 
 
 def file_records(folder: Path) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,10 @@ _TITLES = {
     ExportFormat.TFLITE_INT8: "TFLite, int8",
     ExportFormat.TFLITE_INT8_WEIGHT_ONLY: "TFLite, int8 weights",
     ExportFormat.TFLITE_INT4: "TFLite, int4 table",
+    ExportFormat.MEDIAPIPE: "MediaPipe, int8",
+    ExportFormat.MEDIAPIPE_FLOAT32: "MediaPipe, float32",
+    ExportFormat.ONNX: "ONNX",
+    ExportFormat.SENTENCE_TRANSFORMERS: "sentence-transformers",
 }
 
 

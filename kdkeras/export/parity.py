@@ -12,6 +12,7 @@ import numpy as np
 from kdkeras.errors import InputError
 from kdkeras.evaluation import SimilarityEvaluator
 from kdkeras.evaluation.metrics import cosine_by_row, retrieval_accuracy, spearman
+from kdkeras.export.extras import require_runtime
 from kdkeras.export.formats import MANIFEST, PARITY, ExportFormat
 from kdkeras.export.gates import LEAST_SIMILARITY_PAIRS, Gates, check_gates, failures
 from kdkeras.export.manifest import read_manifest, write_json
@@ -79,12 +80,15 @@ def verify(
         InputError: If the folder is not an exported one, it holds another
             student's export, a language has no pairs, or there are too few
             STS pairs.
+        MissingExtraError: If the runtime of an artefact is not installed.
         GateError: If an artefact does not run, or (with `enforce`) fails a
             gate: artefact, language and figure are named.
     """
     folder, gates, say = Path(folder), gates or Gates(), progress or (lambda line: None)
     manifest = read_manifest(folder)
     _check_input(manifest, student, pairs, folder)
+    for name, record in manifest["artefacts"].items():
+        require_runtime(ExportFormat(name), record["path"])
     check_similarity(similarity)
     sides_of_all = [*pairs.values(), *((s.sentences1, s.sentences2) for s in similarity)]
     texts = list(dict.fromkeys(t for sides in sides_of_all for side in sides for t in side))

@@ -40,8 +40,17 @@ class WorkerResult:
     imported: list[str]
 
 
-def run_worker(folder: Path, artefact: ExportFormat, texts: Sequence[str]) -> WorkerResult:
+def run_worker(
+    folder: Path, artefact: ExportFormat, texts: Sequence[str], python: str = sys.executable
+) -> WorkerResult:
     """Embeds texts with one artefact in a fresh process.
+
+    Args:
+        folder: What `export` wrote.
+        artefact: Which of it.
+        texts: Sentences.
+        python: The Python that runs it: NumPy and the artefact's own runtime
+            are all that it needs.
 
     Raises:
         GateError: If the artefact cannot be loaded or run.
@@ -49,7 +58,7 @@ def run_worker(folder: Path, artefact: ExportFormat, texts: Sequence[str]) -> Wo
     with tempfile.TemporaryDirectory() as temporary:
         texts_file = Path(temporary) / "texts.json"
         texts_file.write_text(json.dumps(list(texts)), encoding="utf-8")
-        command = [sys.executable, "-m", "kdkeras.export.worker"]
+        command = [python, "-m", "kdkeras.export.worker"]
         command += [str(folder.resolve()), str(artefact), str(texts_file), temporary]
         process = subprocess.run(
             command, env=_environment(), capture_output=True, text=True, check=False
@@ -74,4 +83,5 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
     }

@@ -58,6 +58,7 @@ def write_text_saved_model(student: Student, vocabulary: Vocabulary, folder: Pat
     Signatures: `serving_default`: `texts` string `(N,)` to `embedding`
     float32 `(N, output_dim)`; `tokenize`: `texts` to `token_ids` and
     `padding_mask` int32 `(N, L)`, cut off at the student's sequence length.
+    Bytes that are no UTF-8 count as U+FFFD, and a text ends at its first NUL.
     """
     module = ServingModule(student)
     # The tokenizer's tables and models have to be tracked to be stored.
@@ -65,7 +66,7 @@ def write_text_saved_model(student: Student, vocabulary: Vocabulary, folder: Pat
     texts = tf.TensorSpec((None,), tf.string, name="texts")
 
     def tokenize(texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows = vocabulary.tokenize(texts, student.sequence_length)
+        rows = vocabulary.tokenize(_well_formed(texts), student.sequence_length)
         # At least one column: attention over none is not defined everywhere.
         length = tf.maximum(rows.bounding_shape(axis=1, out_type=tf.int64), 1)
         ids = rows.to_tensor(vocabulary.pad_id, shape=tf.stack([-1, length]))
@@ -85,3 +86,9 @@ def write_text_saved_model(student: Student, vocabulary: Vocabulary, folder: Pat
                 for name, function in signatures.items()
             },
         )
+
+
+def _well_formed(texts: tf.Tensor) -> tf.Tensor:
+    """What `kdkeras.strings.well_formed` does, in the graph."""
+    texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
+    return tf.strings.regex_replace(texts, "\\x00(?s:.*)", "")

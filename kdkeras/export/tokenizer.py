@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kdkeras.errors import InputError
+from kdkeras.strings import well_formed
 
 __all__ = ["load_tokenizer", "padded"]
 
@@ -17,20 +18,20 @@ Tokenize = Callable[[Sequence[str]], list[list[int]]]
 def load_tokenizer(folder: Path, kind: str, sequence_length: int) -> Tokenize:
     """Returns the function that maps strings to ids.
 
-    The same ids as `Vocabulary.encode`, cut off at `sequence_length` in the
-    same way; rows are not padded.
+    The same ids as `Vocabulary.encode`, also of text that is not well formed,
+    cut off at `sequence_length` in the same way; rows are not padded.
 
     Raises:
         InputError: If the vocabulary's kind is unknown.
     """
-    if kind == "wordpiece":
-        return _wordpiece(folder, sequence_length)
-    if kind == "sentencepiece":
-        return _sentencepiece(folder, sequence_length)
-    raise InputError(
-        "The vocabulary's kind must be 'wordpiece' or 'sentencepiece'. "
-        f"Received: {kind!r}. Update kdkeras."
-    )
+    kinds = {"wordpiece": _wordpiece, "sentencepiece": _sentencepiece}
+    if kind not in kinds:
+        raise InputError(
+            "The vocabulary's kind must be 'wordpiece' or 'sentencepiece'. "
+            f"Received: {kind!r}. Update kdkeras."
+        )
+    tokenize = kinds[kind](folder, sequence_length)
+    return lambda texts: tokenize([well_formed(text) for text in texts])
 
 
 def _wordpiece(folder: Path, sequence_length: int) -> Tokenize:
@@ -40,14 +41,14 @@ def _wordpiece(folder: Path, sequence_length: int) -> Tokenize:
     tokenizer.no_padding()
     # Keeps [CLS] and [SEP].
     tokenizer.enable_truncation(sequence_length)
-    return lambda texts: [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    return lambda texts: [encoding.ids for encoding in tokenizer.encode_batch(texts)]
 
 
 def _sentencepiece(folder: Path, sequence_length: int) -> Tokenize:
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor(model_file=str(folder / "sentencepiece.model"))
-    return lambda texts: [ids[:sequence_length] for ids in processor.encode(list(texts))]
+    return lambda texts: [ids[:sequence_length] for ids in processor.encode(texts)]
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int, length: int) -> dict[str, np.ndarray]:

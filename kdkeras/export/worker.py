@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from kdkeras.export.formats import TOKENIZER, ExportFormat
 from kdkeras.export.manifest import read_manifest
 from kdkeras.export.memory import peak_memory
 from kdkeras.export.tokenizer import load_tokenizer, padded
+from kdkeras.strings import to_bytes
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 
 _BATCH = 64
 _WARM_UP = 10
 _TIMED = 100
+# What is to be closed before the interpreter's end, when half of MediaPipe is gone.
+_OPEN = ExitStack()
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         "load_seconds": load_seconds,
         "latency_ms": _latency_ms(encode, texts),
         "peak_memory_mb": peak_memory() / 1e6,
-        "imported": [m for m in ("tensorflow", "tensorflow_text") if m in sys.modules],
+        "imported": [m for m in ("tensorflow", "tensorflow_text") if sys.modules.get(m)],
     }
     np.save(Path(output) / "embeddings.npy", np.concatenate(batches))
     (Path(output) / "result.json").write_text(json.dumps(result), encoding="utf-8")
@@ -73,19 +77,28 @@ def _tensorflow() -> Any:
     return tf
 
 
-def _ids_encoder(folder: Path, artefact: ExportFormat) -> Encode:
-    tf = _tensorflow()
-    model = tf.saved_model.load(str(folder / artefact.path))
-    signature = model.signatures["serving_default"]
+def _tokenizer(folder: Path) -> Callable[[Sequence[str]], dict[str, np.ndarray]]:
+    """From texts to `token_ids` and `padding_mask`, as long as the longest."""
     manifest = read_manifest(folder)
     vocabulary = manifest["vocabulary"]
     tokenize = load_tokenizer(folder / TOKENIZER, vocabulary["kind"], manifest["sequence_length"])
 
-    def encode(texts: Sequence[str]) -> np.ndarray:
+    def inputs(texts: Sequence[str]) -> dict[str, np.ndarray]:
         rows = tokenize(texts)
         # At least one column: attention over none is not defined everywhere.
-        inputs = padded(rows, vocabulary["pad_id"], max(1, *map(len, rows)))
-        inputs = {name: tf.constant(values) for name, values in inputs.items()}
+        return padded(rows, vocabulary["pad_id"], max(1, *map(len, rows)))
+
+    return inputs
+
+
+def _ids_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+    tf = _tensorflow()
+    model = tf.saved_model.load(str(folder / artefact.path))
+    signature = model.signatures["serving_default"]
+    tokenize = _tokenizer(folder)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        inputs = {name: tf.constant(values) for name, values in tokenize(texts).items()}
         # `model` is kept here: a signature alone does not keep its variables alive.
         return model and signature(**inputs)["embedding"].numpy()
 
@@ -100,7 +113,8 @@ def _text_encoder(folder: Path, artefact: ExportFormat) -> Encode:
     signature = model.signatures["serving_default"]
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        return model and signature(texts=tf.constant(list(texts)))["embedding"].numpy()
+        given = [to_bytes(text) for text in texts]  # Not mended here: the graph has to.
+        return model and signature(texts=tf.constant(given))["embedding"].numpy()
 
     return encode
 
@@ -111,10 +125,48 @@ def _lite_encoder(folder: Path, artefact: ExportFormat) -> Encode:
     return LiteStudent(folder, artefact, num_threads=1).encode
 
 
+def _mediapipe_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+    # MediaPipe imports TensorFlow where there is one, to open files with.
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]
+    from mediapipe.tasks.python.text.text_embedder import TextEmbedder
+
+    path = read_manifest(folder)["artefacts"][artefact]["path"]
+    embedder = _OPEN.enter_context(TextEmbedder.create_from_model_path(str(folder / path)))
+    return lambda texts: np.array(
+        [embedder.embed(text).embeddings[0].embedding for text in texts], np.float32
+    )
+
+
+def _onnx_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        str(folder / artefact.path), options, providers=["CPUExecutionProvider"]
+    )
+    tokenize = _tokenizer(folder)
+    return lambda texts: session.run(["embedding"], tokenize(texts))[0]
+
+
+def _sentence_transformers_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(1)
+    model = SentenceTransformer(str(folder / artefact.path), device="cpu")
+    return lambda texts: model.encode(list(texts), batch_size=_BATCH, show_progress_bar=False)
+
+
 _ENCODERS: dict[ExportFormat, Callable[[Path, ExportFormat], Encode]] = {
     ExportFormat.SAVED_MODEL: _ids_encoder,
     ExportFormat.SAVED_MODEL_TEXT: _text_encoder,
+    ExportFormat.MEDIAPIPE: _mediapipe_encoder,
+    ExportFormat.MEDIAPIPE_FLOAT32: _mediapipe_encoder,
+    ExportFormat.ONNX: _onnx_encoder,
+    ExportFormat.SENTENCE_TRANSFORMERS: _sentence_transformers_encoder,
 }
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with _OPEN:
+        main(sys.argv[1:])

@@ -11,7 +11,12 @@ import keras
 
 from kdkeras.errors import InputError
 from kdkeras.growth.axis_map import ELEMENTWISE, LINEAR, NORMALIZED, ROWS
-from kdkeras.students import StaticStudent, Student, TransformerStudent
+from kdkeras.students import (
+    MaskedTransformerStudent,
+    StaticStudent,
+    Student,
+    TransformerStudent,
+)
 
 __all__ = ["ModelAxes", "Side", "describe", "reads", "variables", "writes"]
 
@@ -142,7 +147,9 @@ def describe(model: Any) -> ModelAxes:
     Raises:
         InputError: If the class is not described.
     """
-    axes = MODELS.get(type(model))
+    # A masked student has the weights of a plain one; what grows refuses it.
+    made = TransformerStudent if isinstance(model, MaskedTransformerStudent) else type(model)
+    axes = MODELS.get(made)
     if axes is None:
         raise InputError(
             f"The model must be one of {[c.__name__ for c in MODELS]}. "

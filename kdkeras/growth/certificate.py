@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ __all__ = [
     "Certificate",
     "Comparison",
     "Step",
+    "batches_of",
     "compare",
     "embed",
     "own_texts_drift",
@@ -141,13 +142,15 @@ def probe_batch(model: Any, probe: Any) -> tuple[dict[str, np.ndarray], str]:
     return model.vocabulary.encode(list(probe), model.sequence_length), "texts"
 
 
+def batches_of(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the rows in parts that fit into memory."""
+    for start in range(0, len(batch["token_ids"]), _BATCH):
+        yield {name: array[start : start + _BATCH] for name, array in batch.items()}
+
+
 def embed(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
     """Returns the embeddings of token ids, float64."""
-    rows = len(batch["token_ids"])
-    parts = [
-        np.asarray(model({n: a[i : i + _BATCH] for n, a in batch.items()}, training=False))
-        for i in range(0, rows, _BATCH)
-    ]
+    parts = [np.asarray(model(part, training=False)) for part in batches_of(batch)]
     return np.concatenate(parts).astype(np.float64)
 
 

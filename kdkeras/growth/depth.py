@@ -8,7 +8,14 @@ from typing import ClassVar
 from kdkeras.errors import InputError
 from kdkeras.growth.operator import Operator
 
-__all__ = ["DepthOperator", "IdentityBlocks", "Interleaving", "NewLayer", "Stacking"]
+__all__ = [
+    "DepthOperator",
+    "IdentityBlocks",
+    "Interleaving",
+    "MaskedLayers",
+    "NewLayer",
+    "Stacking",
+]
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,12 @@ class NewLayer:
     Attributes:
         source: The layer whose weights it takes, from 0; None for random ones.
         identity: Whether it changes nothing at first.
+        masked: Whether it is under a mask, and counts nothing at first.
     """
 
     source: int | None
     identity: bool = False
+    masked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +95,33 @@ class IdentityBlocks(DepthOperator):
         return [
             NewLayer(source, identity=source == before)
             for source, before in zip(sources, below, strict=False)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLayers(DepthOperator):
+    """New layers are faded in by a mask `m` that goes from 0 to 1 in training.
+
+    Formula, for a new layer, a copy of the topmost old one:
+
+    ```
+    y' = y + m * (layer(y) - y)
+    ```
+
+    Keeps the function at `m = 0`; at 1 the layer is a plain one (see `MaskedGrowth`).
+
+    References:
+        Yao et al. (2023), Masked Structural Growth, arXiv:2305.02869.
+    """
+
+    keeps_function: ClassVar[bool] = True
+
+    def layers(self, num_layers: int, new_num_layers: int) -> list[NewLayer]:
+        """Returns the old layers and masked ones above them."""
+        _refuse_none(num_layers)
+        return [
+            NewLayer(min(layer, num_layers - 1), masked=layer >= num_layers)
+            for layer in range(new_num_layers)
         ]
 
 

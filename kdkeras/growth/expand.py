@@ -11,7 +11,14 @@ from kdkeras.growth.axes import ModelAxes, Pieces, Side
 from kdkeras.growth.axis_map import AxisMap
 from kdkeras.growth.depth import NewLayer
 
-__all__ = ["FIRST_MOMENT", "SECOND_MOMENT", "WEIGHT", "deepen", "widen"]
+__all__ = [
+    "FIRST_MOMENT",
+    "SECOND_MOMENT",
+    "WEIGHT",
+    "deepen",
+    "merged_shape",
+    "widen",
+]
 
 WEIGHT, FIRST_MOMENT, SECOND_MOMENT = "weight", "first_moment", "second_moment"
 
@@ -78,7 +85,7 @@ def _apply_piece(
     for dimension, (side, pair) in enumerate(zip(piece, sides, strict=True)):
         if side is not None and pair is not None:
             grown = _along(grown, dimension, _matrix(pair, side.reads, kind))
-    return grown.reshape(_merged(array, piece, grown.shape))
+    return grown.reshape(merged_shape(array.ndim, piece, grown.shape))
 
 
 def _along(array: np.ndarray, dimension: int, matrix: Any) -> np.ndarray:
@@ -87,11 +94,11 @@ def _along(array: np.ndarray, dimension: int, matrix: Any) -> np.ndarray:
     return np.moveaxis(np.reshape(product, (-1, *moved.shape[1:])), 0, dimension)
 
 
-def _merged(
-    array: np.ndarray, piece: tuple[Side | None, ...], shape: tuple[int, ...]
+def merged_shape(
+    ndim: int, piece: tuple[Side | None, ...], shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The shape as the weight has it: neighbours on the same side are one dimension."""
-    if array.ndim == 1:
+    """Returns the shape as the weight has it: neighbours on the same side are one dimension."""
+    if ndim == 1:
         return (-1,)
     first = sum(side is not None and side.reads for side in piece) or 1
     return (int(np.prod(shape[:first])), int(np.prod(shape[first:])))
@@ -133,6 +140,8 @@ def deepen(
         for name in axes.layer_weights:
             path = f"{stack}{layer.source}.{name}"
             grown[prefix + name] = fresh[prefix + name] if layer.source is None else values[path]
+            if layer.masked and kind != WEIGHT:
+                grown[prefix + name] = np.zeros_like(values[path])
         last = prefix + axes.last_norm
         if layer.identity:
             _silence(grown, axes, prefix, kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kdkeras.growth.sizes import sizes_of
+from kdkeras.layers.transformer_block import kernel_shapes
 from kdkeras.students import StaticStudent
 
 __all__ = ["forward_flops"]
@@ -27,6 +28,8 @@ def forward_flops(model: Any, sequence_length: int) -> int:
 
     (queries, keys, values and output `4 d^2`; scores and their sum `2 L d`; the
     mean `2 L d`, left out where tokens have no weight; `2 d o` only with a projection).
+    A kernel `d o` that is stored as a product of rank `r` counts `r (d + o)`, a table
+    of rank `r` another `2 L r d`.
 
     Args:
         model: A student.
@@ -39,8 +42,18 @@ def forward_flops(model: Any, sequence_length: int) -> int:
     length, out = sequence_length, model.output_dim
     if isinstance(model, StaticStudent):
         return 2 * length * sizes["embedding_dim"] + 2 * sizes["embedding_dim"] * out
-    width = sizes["hidden_dim"]
-    layer = 4 * width**2 + 2 * length * width + 2 * width * sizes["intermediate_dim"]
+    width, ranks = sizes["hidden_dim"], model.kernel_ranks or {}
+    shapes = kernel_shapes(width, sizes["intermediate_dim"])
+    layer = sum(_products(*shape, ranks.get(name)) for name, shape in shapes.items())
+    layer += 2 * length * width
     mean = 2 * length * width if model.token_weights else 0
-    projection = 2 * width * out if model.projection is not None else 0
-    return 2 * length * sizes["num_layers"] * layer + mean + projection
+    table = 2 * length * model.table_rank * width if model.table_rank else 0
+    projection = 0
+    if model.projection is not None:
+        projection = 2 * _products(width, out, ranks.get("projection"))
+    return 2 * length * sizes["num_layers"] * layer + table + mean + projection
+
+
+def _products(inputs: int, outputs: int, rank: int | None) -> int:
+    """Multiplications of one vector with a kernel, or with both that it is stored as."""
+    return inputs * outputs if rank is None else rank * (inputs + outputs)

@@ -8,17 +8,7 @@ from typing import Any
 import numpy as np
 
 from kdkeras.errors import InputError
-from kdkeras.growth.axes import (
-    EMBEDDING,
-    HEADS,
-    HIDDEN,
-    INTERMEDIATE,
-    LAYERS,
-    TRANSFORMER,
-    VOCABULARY,
-    describe,
-    variables,
-)
+from kdkeras.growth.axes import EMBEDDING, HEADS, HIDDEN, LAYERS, TRANSFORMER, describe
 from kdkeras.growth.certificate import (
     Certificate,
     Step,
@@ -30,14 +20,23 @@ from kdkeras.growth.certificate import (
 from kdkeras.growth.depth import IdentityBlocks, NewLayer
 from kdkeras.growth.expand import Values, deepen, widen
 from kdkeras.growth.flops import forward_flops
+from kdkeras.growth.larger import (
+    assign_values,
+    larger_static,
+    larger_transformer,
+    model_values,
+    old_values,
+    refuse_unfinished,
+    static_config,
+)
 from kdkeras.growth.maps import Width
+from kdkeras.growth.masks import fill_masked
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.sizes import check_names, transformer_sizes
 from kdkeras.growth.table import transformer_values
-from kdkeras.layers import FactorizedEmbedding
 from kdkeras.students import StaticStudent, Student, TransformerStudent
 
-__all__ = ["grow"]
+__all__ = ["certify", "grow", "new_layers", "with_certificate"]
 
 
 def grow(
@@ -72,56 +71,40 @@ def grow(
     (32, True)
     """
     axes = describe(model)
-    _refuse_factorized(model)
+    refuse_unfinished(model)
     check_names(model, plan)
     batch, source = probe_batch(model, probe)
     width = Width.of(model, axes, plan)
-    old = {path: _array(v) for path, v in variables(model, axes).items()}
+    old = old_values(model)
     if isinstance(model, StaticStudent):
         grown, steps = _grow_static(model, plan, width, old)
     else:
         grown, steps = _grow_transformer(model, plan, width, old)
-    certificate = _certify(model, grown, plan, width, steps, (batch, source, probe))
+    certificate = certify(model, grown, plan, width, steps, (batch, source, probe))
     if plan.keeps_function and not certificate.keeps_function:
         raise InputError(
             "The plan says that it keeps the function, and it does not. Received: an error of "
             f"{certificate.maximum_error:.1e}, more than {certificate.tolerance:.1e}. "
             "Grow in float32, raise tolerance=..., or use keeps_function=False."
         )
-    # Not a part of the model: neither tracked nor saved.
+    return with_certificate(grown, certificate)
+
+
+def with_certificate(grown: Student, certificate: Certificate) -> Student:
+    """Returns the student with its certificate beside it, neither tracked nor saved."""
     object.__setattr__(grown, "certificate", certificate)
     return grown
-
-
-def _refuse_factorized(model: Student) -> None:
-    static = isinstance(model, StaticStudent)
-    if isinstance(model.token_embedding, FactorizedEmbedding) or (
-        static and model.token_weight is None
-    ):
-        raise InputError(
-            "A student grows from a table of its own width with its token weights. Received: "
-            f"{model.name!r} with a factorised table. Grow first, and factorise the larger one."
-        )
-
-
-def _array(variable: Any) -> np.ndarray:
-    return variable.value.numpy().astype(np.float64)
 
 
 def _grow_transformer(
     model: TransformerStudent, plan: GrowthPlan, width: Width, old: Values
 ) -> tuple[TransformerStudent, tuple[Step, ...]]:
     layers, steps = new_layers(model.num_layers, plan)
-    grown = _larger(model, plan, width.sizes, model.project)
-    if grown.projection is not None and model.projection is None:
-        # What was read as it is must be contracted now: a projection that is F.
-        old = {
-            **old,
-            "projection.kernel": np.eye(model.hidden_dim),
-            "projection.bias": np.zeros(model.hidden_dim),
-        }
+    masked = [number for number, layer in enumerate(layers) if layer.masked]
+    grown, old = larger_transformer(model, plan, width, old, masked)
     wide = widen(old, TRANSFORMER, width.maps, width.from_above)
-    _assign(grown, deepen(wide, TRANSFORMER, layers, _values(grown)))
+    wide = fill_masked(wide, old, TRANSFORMER, width, plan)
+    assign_values(grown, deepen(wide, TRANSFORMER, layers, model_values(grown)))
     return grown, (*width.steps, *steps)
 
 
@@ -150,26 +133,15 @@ def new_layers(num_layers: int, plan: GrowthPlan) -> tuple[list[NewLayer], tuple
     return depth.layers(num_layers, new), (step,)
 
 
-def _larger(
-    model: TransformerStudent, plan: GrowthPlan, sizes: dict[str, int], project: bool
-) -> TransformerStudent:
-    wider = sizes[HIDDEN] != model.hidden_dim
-    names = (HIDDEN, HEADS, INTERMEDIATE, LAYERS, VOCABULARY)
-    config = {
-        **model.get_config(),
-        **{name: sizes[name] for name in names},
-        "project": project or wider,
-        "name": f"{model.name}_grown",
-    }
-    grown = TransformerStudent.from_config(config)
-    grown._hold(plan.vocabulary or model.vocabulary)
-    return grown
-
-
 def _grow_static(
     model: StaticStudent, plan: GrowthPlan, width: Width, old: Values
 ) -> tuple[Student, tuple[Step, ...]]:
     axes = describe(model)
+    if width.masked:
+        raise InputError(
+            "Masks belong to Transformers. Received: MaskedGrowth for the table of a static "
+            "student. Use ZeroPadding(), which keeps the function at any size."
+        )
     values = widen(old, axes, width.maps)
     if width.rows is not None:
         # A row counts with its token's weight, and pieces are added up so.
@@ -180,26 +152,15 @@ def _grow_static(
             rows["token_embedding.table"] / np.exp(values["token_weight.table"]),
             values["token_embedding.table"],
         )
-    config = {
-        **model.get_config(),
-        EMBEDDING: width.sizes[EMBEDDING],
-        VOCABULARY: width.sizes[VOCABULARY],
-        "name": f"{model.name}_grown",
-    }
     if LAYERS in plan.sizes:
-        return _put_layers_on(model, plan, width, values, config)
-    grown = StaticStudent.from_config(config)
-    grown._hold(plan.vocabulary or model.vocabulary)
-    _assign(grown, values)
+        return _put_layers_on(model, plan, width, values)
+    grown = larger_static(model, plan, width)
+    assign_values(grown, values)
     return grown, width.steps
 
 
 def _put_layers_on(
-    model: StaticStudent,
-    plan: GrowthPlan,
-    width: Width,
-    values: Values,
-    config: dict[str, Any],
+    model: StaticStudent, plan: GrowthPlan, width: Width, values: Values
 ) -> tuple[Student, tuple[Step, ...]]:
     if not isinstance(plan.depth, IdentityBlocks):
         raise InputError(
@@ -207,13 +168,14 @@ def _put_layers_on(
             f"Received: depth={plan.depth.name}(). Use IdentityBlocks()."
         )
     sizes = transformer_sizes(width.sizes[EMBEDDING], plan)
+    config = static_config(model, width)
     del config[EMBEDDING]
-    grown = TransformerStudent.from_config({**config, **sizes, "token_weights": True})
+    grown = TransformerStudent.from_config({**config, **sizes})
     grown._hold(plan.vocabulary or model.vocabulary)
-    fresh = _values(grown)
+    fresh = model_values(grown)
     outside = transformer_values(values, fresh, sizes[HEADS], plan.random(HIDDEN))
     layers = IdentityBlocks().layers(0, sizes[LAYERS])
-    _assign(grown, deepen(outside, TRANSFORMER, layers, fresh))
+    assign_values(grown, deepen(outside, TRANSFORMER, layers, fresh))
     step = Step(
         size=LAYERS,
         operator="LayersOnTable",
@@ -224,19 +186,7 @@ def _put_layers_on(
     return grown, (*width.steps, step)
 
 
-def _values(model: Any) -> Values:
-    return {path: _array(v) for path, v in variables(model, describe(model)).items()}
-
-
-def _assign(model: Any, values: Values) -> None:
-    targets = variables(model, describe(model))
-    if set(targets) != set(values) or len(targets) != len(model.weights):
-        raise RuntimeError(f"undescribed weights: {set(targets) ^ set(values)}")
-    for path, variable in targets.items():
-        variable.assign(values[path].astype(variable.dtype))
-
-
-def _certify(
+def certify(
     model: Student,
     grown: Student,
     plan: GrowthPlan,
@@ -244,6 +194,16 @@ def _certify(
     steps: tuple[Step, ...],
     probe: tuple[dict[str, np.ndarray], str, Any],
 ) -> Certificate:
+    """Measures what growth did to a student.
+
+    Args:
+        model: The old student.
+        grown: The new one.
+        plan: By which plan.
+        width: The plan's axes.
+        steps: What each operator did.
+        probe: Token ids, what they are, and what the caller gave.
+    """
     batch, source, given = probe
     ids = batch["token_ids"]
     if width.rows is not None and plan.vocabulary is not None:

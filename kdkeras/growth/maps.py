@@ -43,6 +43,7 @@ class Width:
         rows: Where the rows of a new vocabulary's table come from.
         steps: What each operator does.
         from_above: Axes whose new units come from the layer above.
+        masked: Axes whose new units are masked.
     """
 
     sizes: dict[str, int]
@@ -50,6 +51,7 @@ class Width:
     rows: Rows | None
     steps: tuple[Step, ...]
     from_above: tuple[str, ...]
+    masked: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: Any, axes: ModelAxes, plan: GrowthPlan) -> Width:
@@ -62,7 +64,7 @@ class Width:
         old, sizes = sizes_of(model), _sizes(model, plan)
         rows = _rows(model, plan)
         maps: dict[tuple[str, str], AxisMap] = _vocabulary_maps(model.vocabulary_size, rows)
-        steps, above = [], []
+        steps, above, masked = [], [], []
         if rows is not None:
             sizes[VOCABULARY] = maps[VOCABULARY, MAIN].new_size
             kept = rows.num_gone == 0
@@ -76,13 +78,21 @@ class Width:
                 continue
             operator = plan.operator(axis) or _default(kind, old[axis], sizes[axis])
             main, scores = operator.pairs(kind, old[axis], sizes[axis], plan.random(axis))
-            maps.update(_roles(axis, main, scores))
-            kept = main.keeps(kind) and not operator.from_above
+            maps.update(_roles(axis, main, scores, operator.masked))
+            kept = operator.masked or (main.keeps(kind) and not operator.from_above)
             if plan.keeps_function and not kept:
                 _refuse(axis, kind, operator, old[axis], sizes[axis])
             steps.append(_step(axis, operator.name, old, sizes, kept))
             above += [axis] * operator.from_above
-        return cls(sizes=sizes, maps=maps, rows=rows, steps=tuple(steps), from_above=tuple(above))
+            masked += [axis] * operator.masked
+        return cls(
+            sizes=sizes,
+            maps=maps,
+            rows=rows,
+            steps=tuple(steps),
+            from_above=tuple(above),
+            masked=tuple(masked),
+        )
 
 
 def _sizes(model: Any, plan: GrowthPlan) -> dict[str, int]:
@@ -113,8 +123,11 @@ def _default(kind: str, size: int, new_size: int) -> WidthOperator:
     return Lemon() if new_size % size else HyperCloning()
 
 
-def _roles(axis: str, main: AxisMap, scores: AxisMap) -> dict[tuple[str, str], AxisMap]:
-    if axis == HEADS:
+def _roles(
+    axis: str, main: AxisMap, scores: AxisMap, masked: bool
+) -> dict[tuple[str, str], AxisMap]:
+    # A masked head is divided by the root of the units that are there.
+    if axis == HEADS or (axis == HEAD_SIZE and masked):
         return {(axis, MAIN): main, (axis, QUERY): scores, (axis, KEY): scores}
     if axis != HEAD_SIZE:
         return {(axis, MAIN): main}
@@ -137,7 +150,7 @@ def _refuse(axis: str, kind: str, operator: WidthOperator, size: int, new_size: 
         raise InputError(
             f"To keep the function `{axis}` must be a multiple of {size}, since a layer norm "
             f"weighs every unit alike. Received: {axis}={new_size}. "
-            f"Use {', '.join(map(str, possible))}, or keeps_function=False."
+            f"Use {', '.join(map(str, possible))}, MaskedGrowth(), or keeps_function=False."
         )
     raise InputError(
         f"The plan says that it keeps the function. Received: {operator.name} for `{axis}`, "

@@ -25,6 +25,8 @@ class WidthOperator(Operator):
 
     from_above: ClassVar[bool] = False
     """Whether new units are taken from the layer above."""
+    masked: ClassVar[bool] = False
+    """Whether new units are masked at first."""
 
     def pair(self, kind: str, size: int, new_size: int, random: np.random.Generator) -> AxisMap:
         """Returns the map of an axis.
@@ -106,11 +108,21 @@ class Chain(WidthOperator):
         first: From the axis' size to `size`.
         size: The size between.
         second: From `size` to the new size.
+
+    Raises:
+        InputError: If one of them masks its units.
     """
 
     first: WidthOperator
     size: int
     second: WidthOperator
+
+    def __post_init__(self) -> None:
+        if self.first.masked or self.second.masked:
+            raise InputError(
+                "Masked units are no product. Received: MaskedGrowth in a Chain. "
+                "Grow twice, by a plan each."
+            )
 
     def pair(self, kind: str, size: int, new_size: int, random: np.random.Generator) -> AxisMap:
         """Returns the map of an axis."""

@@ -2,17 +2,24 @@
 
 from kdkeras.layers.dense import Dense
 from kdkeras.layers.embedding_table import EmbeddingTable
+from kdkeras.layers.factorized_dense import FactorizedDense
 from kdkeras.layers.factorized_embedding import FactorizedEmbedding
 from kdkeras.layers.feature_model import FeatureModel
+from kdkeras.layers.masked_block import MaskedTransformerBlock
+from kdkeras.layers.masks import MaskedNorm, MaskLevel
 from kdkeras.layers.pooling import MaskedMean, UnitNorm
 from kdkeras.layers.transformer_block import TransformerBlock
 
 __all__ = [
     "Dense",
     "EmbeddingTable",
+    "FactorizedDense",
     "FactorizedEmbedding",
     "FeatureModel",
+    "MaskLevel",
     "MaskedMean",
+    "MaskedNorm",
+    "MaskedTransformerBlock",
     "TransformerBlock",
     "UnitNorm",
 ]

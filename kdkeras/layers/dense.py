@@ -31,6 +31,10 @@ class Dense(keras.layers.Dense):
 
     fake_quantization: QuantizationScheme | None = None
 
+    def assign(self, kernel: Any, bias: Any = None) -> None:
+        """Sets kernel `(in, units)` and, where the layer has one, bias `(units,)`."""
+        self.set_weights([kernel] if bias is None else [kernel, bias])
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns `activation(inputs @ kernel + bias)`."""
         if self.fake_quantization is None:

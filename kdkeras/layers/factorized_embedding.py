@@ -13,40 +13,64 @@ from kdkeras.layers.embedding_table import EmbeddingTable
 __all__ = ["FactorizedEmbedding", "low_rank_factors"]
 
 
+# Share of the inputs' mean variance that every direction has at least.
+_LEAST_VARIANCE = 1e-6
+
+
 def low_rank_factors(
-    matrix: np.ndarray, rank: int, row_weights: np.ndarray | None = None
+    matrix: np.ndarray, rank: int, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the product of two narrow matrices that is nearest to one matrix.
 
-    Formula:
+    Formula, for `difference = matrix - left @ right`:
 
     ```
-    left, right = argmin sum_i(row_weights[i] * |matrix[i] - left[i] @ right|^2)
+    rows:   left, right = argmin sum_i(weights[i] * |difference[i]|^2)
+    inputs: left, right = argmin sum_x |x @ difference|^2,   weights = mean of x x^T
+    both:   left = matrix @ V, right = V^T, V the first eigenvectors of matrix^T S matrix,
+            S = diag(weights) or weights
     ```
 
-    This is the truncated singular value decomposition. The columns of `left` are
-    turned so that each says about as much, which changes no product: one scale a
-    row, of which int8 and int4 tables have one, then fits all of them.
+    This is the truncated singular value decomposition of `S^(1/2) matrix`; no
+    inverse of `S` is needed. The columns of `left` are turned so that each says
+    about as much, which changes no product: one scale a row, of which int8 and
+    int4 tables have one, then fits all of them.
 
     Args:
         matrix: `(n, d)` float.
         rank: Columns of `left`, from 1 to `d`; the product is `matrix` itself, to
             rounding, from the rank of `matrix` on.
-        row_weights: `(n,)`, 0 or more, not all 0; None (the default) for all alike.
+        weights: `(n,)`, 0 or more, not all 0, of each row; or `(n, n)`, the second
+            moment of what is multiplied with the matrix, to which a millionth of
+            its mean variance is added, for inputs unlike those; None (the default)
+            for all alike.
 
     Returns:
-        `left` `(n, rank)` and `right` `(rank, d)`, float32. The rows of `right`
+        `left` `(n, rank)` and `right` `(rank, d)`, float64. The rows of `right`
         are orthonormal.
 
     References:
-        Eckart, Young (1936).
+        Eckart, Young (1936); weighted by inputs: Yuan et al. (2023), ASVD,
+        arXiv:2312.05821; Wang et al. (2024), SVD-LLM, arXiv:2403.07378, whose
+        whitened truncation this is.
     """
     matrix = np.asarray(matrix, np.float64)
-    weighted = matrix if row_weights is None else matrix * np.asarray(row_weights)[:, None]
-    _, axes = np.linalg.eigh(weighted.T @ matrix)  # ascending
+    if weights is not None and np.ndim(weights) == 2:
+        axes = _axes_of_outputs(matrix, np.asarray(weights, np.float64))
+    else:
+        weighted = matrix if weights is None else matrix * np.asarray(weights)[:, None]
+        axes = np.linalg.eigh(weighted.T @ matrix)[1][:, ::-1]
     turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(rank, rank)))
-    axes = axes[:, ::-1][:, :rank] @ turn
-    return (matrix @ axes).astype(np.float32), axes.T.astype(np.float32)
+    axes = axes[:, :rank] @ turn
+    return matrix @ axes, axes.T
+
+
+def _axes_of_outputs(matrix: np.ndarray, moment: np.ndarray) -> np.ndarray:
+    """The directions of `x @ matrix`, the largest first, in columns."""
+    variances, axes = np.linalg.eigh(moment)
+    least = _LEAST_VARIANCE * variances.mean()
+    root = np.sqrt(np.maximum(variances, 0.0) + least)[:, None] * axes.T
+    return np.linalg.svd(root @ matrix)[2].T
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")

@@ -2,6 +2,7 @@
 
 from kdkeras.students.initialization import initialize_from_teacher
 from kdkeras.students.least_squares import LeastSquaresStart, initialize_from_targets
+from kdkeras.students.masked import MaskedTransformerStudent
 from kdkeras.students.presets import PRESETS, from_preset
 from kdkeras.students.projection import ProjectionFit, fit_projection, rotate_projection
 from kdkeras.students.static import StaticStudent
@@ -11,6 +12,7 @@ from kdkeras.students.transformer import TransformerStudent
 __all__ = [
     "PRESETS",
     "LeastSquaresStart",
+    "MaskedTransformerStudent",
     "ProjectionFit",
     "StaticStudent",
     "Student",

@@ -255,13 +255,11 @@ def copy_block(layer: Any, block: TransformerBlock) -> None:
     # (d, heads, key_dim) and (heads, key_dim) flatten heads first, as the block reads them.
     kernels = [np.reshape(part.kernel, (width, width)) for part in parts]
     biases = [np.reshape(part.bias, (width,)) for part in parts]
-    block.qkv_dense.set_weights([np.concatenate(kernels, axis=1), np.concatenate(biases)])
+    block.qkv_dense.assign(np.concatenate(kernels, axis=1), np.concatenate(biases))
     output = attention.output_dense
-    block.output_dense.set_weights(
-        [np.reshape(output.kernel, (width, width)), np.asarray(output.bias)]
-    )
-    block.intermediate_dense.set_weights(layer._feedforward_intermediate_dense.get_weights())
-    block.feedforward_dense.set_weights(layer._feedforward_output_dense.get_weights())
+    block.output_dense.assign(np.reshape(output.kernel, (width, width)), np.asarray(output.bias))
+    block.intermediate_dense.assign(*layer._feedforward_intermediate_dense.get_weights())
+    block.feedforward_dense.assign(*layer._feedforward_output_dense.get_weights())
     _copy_norm(layer._self_attention_layer_norm, block.attention_norm)
     _copy_norm(layer._feedforward_layer_norm, block.output_norm)
 

@@ -11,9 +11,16 @@ import numpy as np
 
 from kdkeras.data import DistillationSet
 from kdkeras.errors import InputError
+from kdkeras.layers import FactorizedDense
 from kdkeras.students.student import Student
 
-__all__ = ["ProjectionFit", "ProjectionMethod", "fit_projection", "rotate_projection"]
+__all__ = [
+    "ProjectionFit",
+    "ProjectionMethod",
+    "fit_projection",
+    "require_projection",
+    "rotate_projection",
+]
 
 
 class ProjectionMethod(StrEnum):
@@ -90,15 +97,15 @@ def fit_projection(
         What was fitted.
 
     Raises:
-        InputError: If the student has no projection, an argument is out of
-            its range, the shapes do not fit, a number is not finite, or
+        InputError: If the student has no projection or a factorised one, an
+            argument is out of its range, the shapes do not fit, a number is not finite, or
             whitening finds fewer directions than it needs.
 
     References:
         Schönemann (1966), A generalized solution of the orthogonal Procrustes
         problem; Su et al. (2021), arXiv:2103.15316, algorithm 1.
     """
-    _require_projection(student)
+    require_projection(student)
     if method not in list(ProjectionMethod):
         raise InputError(
             f"`method` must be one of {[str(m) for m in ProjectionMethod]}. "
@@ -136,7 +143,7 @@ def rotate_projection(student: Student, rotation: np.ndarray) -> None:
     Raises:
         InputError: If the student has no projection, or the rotation is of another width.
     """
-    _require_projection(student)
+    require_projection(student)
     width = student.output_dim
     if np.shape(rotation) != (width, width):
         raise InputError(
@@ -146,11 +153,21 @@ def rotate_projection(student: Student, rotation: np.ndarray) -> None:
     student.projection.set_weights([w @ rotation for w in student.projection.get_weights()])
 
 
-def _require_projection(student: Student) -> None:
+def require_projection(student: Student) -> None:
+    """Refuses a student without a projection of one kernel.
+
+    Raises:
+        InputError: If there is none, or it is a product of two.
+    """
     if getattr(student, "projection", None) is None:
         raise InputError(
             f"The student must end in a projection. Received: {type(student).__name__} without "
             "one. Create it with project=True."
+        )
+    if isinstance(student.projection, FactorizedDense):
+        raise InputError(
+            "The student's projection must be one kernel. Received: a product of two of rank "
+            f"{student.projection.rank}. Multiply them first: kdkeras.growth.merge(student)."
         )
 
 

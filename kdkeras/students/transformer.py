@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -11,13 +11,14 @@ from keras import ops
 
 from kdkeras.errors import InputError
 from kdkeras.layers import (
-    Dense,
     EmbeddingTable,
     FactorizedEmbedding,
     MaskedMean,
     TransformerBlock,
     UnitNorm,
 )
+from kdkeras.layers.factorized_dense import check_ranks, dense
+from kdkeras.layers.transformer_block import KERNELS, kernel_shapes
 from kdkeras.students.student import Student
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ class TransformerStudent(Student):
             that has grown layers needs it.
         table_rank: Columns of the stored token table, below `hidden_dim`; a matrix
             then widens the vectors. None (the default) for a table of `hidden_dim`.
+        kernel_ranks: Ranks of kernels that are stored as products of two, by name:
+            `qkv`, `attention_output`, `intermediate`, `feedforward` (in every
+            block) and `projection`; see `kdkeras.growth.factorize`. None (the
+            default) for whole kernels.
         normalize: Whether embeddings have length 1. Take it from the teacher.
         sequence_length: Tokens read of a sentence, and rows of the position
             table.
@@ -79,6 +84,7 @@ class TransformerStudent(Student):
         table_rank: int | None = None,
         *,
         token_weights: bool = False,
+        kernel_ranks: Mapping[str, int] | None = None,
         normalize: bool = True,
         sequence_length: int = 128,
         vocabulary: Vocabulary | None = None,
@@ -102,6 +108,11 @@ class TransformerStudent(Student):
                 f"`table_rank` must be from 1 to {hidden_dim - 1}, below hidden_dim. "
                 f"Received: table_rank={table_rank}. Leave it out for a table of full width."
             )
+        ranks = {name: int(rank) for name, rank in (kernel_ranks or {}).items()}
+        shapes = kernel_shapes(hidden_dim, intermediate_dim)
+        projections = {"projection": (hidden_dim, output_dim)} if project else {}
+        check_ranks(ranks, {**shapes, **projections}, "this student")
+        self.kernel_ranks = ranks or None
         self.num_layers = int(num_layers)
         self.hidden_dim = int(hidden_dim)
         self.num_heads = int(num_heads)
@@ -126,20 +137,37 @@ class TransformerStudent(Student):
         self.position_embedding = keras_hub.layers.PositionEmbedding(
             sequence_length, initializer=start, dtype=policy, name="position_embedding"
         )
-        self.embedding_norm = keras.layers.LayerNormalization(
-            epsilon=1e-12, dtype=policy, name="embedding_norm"
-        )
+        self.embedding_norm = self._make_norm()
         self.embedding_dropout = keras.layers.Dropout(dropout, dtype=policy)
-        self.blocks = [
-            TransformerBlock(
-                hidden_dim, num_heads, intermediate_dim, dropout, dtype=policy, name=f"block_{i}"
-            )
-            for i in range(num_layers)
-        ]
+        self.blocks = [self._make_block(i) for i in range(num_layers)]
         self.pooling = MaskedMean(dtype=policy, name="pooling")
-        self.projection = Dense(output_dim, dtype=policy, name="projection") if project else None
+        self.projection = (
+            dense(output_dim, ranks.get("projection"), dtype=policy, name="projection")
+            if project
+            else None
+        )
         self.unit_norm = UnitNorm(name="unit_norm")
         self.build()
+
+    def _make_norm(self) -> keras.layers.LayerNormalization:
+        return keras.layers.LayerNormalization(
+            epsilon=1e-12, dtype=self.dtype_policy, name="embedding_norm"
+        )
+
+    def _make_block(self, number: int) -> TransformerBlock:
+        return TransformerBlock(**self._block_arguments(number))
+
+    def _block_arguments(self, number: int) -> dict[str, Any]:
+        ranks = self.kernel_ranks or {}
+        return {
+            "hidden_dim": self.hidden_dim,
+            "num_heads": self.num_heads,
+            "intermediate_dim": self.intermediate_dim,
+            "dropout": self.dropout,
+            "kernel_ranks": {name: rank for name, rank in ranks.items() if name in KERNELS},
+            "dtype": self.dtype_policy,
+            "name": f"block_{number}",
+        }
 
     def _build_layers(self) -> None:
         hidden = (None, None, self.hidden_dim)
@@ -266,4 +294,5 @@ class TransformerStudent(Student):
             "project": self.project,
             "token_weights": self.token_weights,
             "table_rank": self.table_rank,
+            "kernel_ranks": self.kernel_ranks,
         }

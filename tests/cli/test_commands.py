@@ -213,6 +213,18 @@ def test_embed_reads_stdin_and_writes_npy(student, tmp_path, monkeypatch, capsys
     assert "v.npy" in capsys.readouterr().out
 
 
+def test_embed_reads_what_is_not_quite_text(command, student, monkeypatch):
+    text = "Grüße\u2028aus Köln\0 und Bonn"
+    lines = io.TextIOWrapper(io.BytesIO(f"{text}\r\nBonn".encode()), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", lines)
+    result = command("embed", student[0])
+    assert result["texts"] == [text, "Bonn"]
+    latin = "Grüße".encode("latin-1").decode("utf-8", "surrogateescape")
+    arguments = command("embed", student[0], "Grüße\u2028aus Köln", latin)
+    assert arguments["embeddings"][0] == result["embeddings"][0]
+    assert arguments["texts"][1] == "Gr\ufffd\ufffde"
+
+
 def test_without_json_embed_prints_json_lines(student, capsys):
     texts = (held_out_folder() / "de.tsv").read_text("utf-8").splitlines()[0].split("\t")
     assert main(["embed", str(student[0]), *texts]) == 0

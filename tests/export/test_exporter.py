@@ -47,6 +47,15 @@ def test_missing_quantizer_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_missing_onnx_writer_is_refused_before_anything_is_written(
+    static_student, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "kdkeras\[onnx\]"'):
+        export(static_student, tmp_path / "out", formats=["saved_model", "onnx"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_int4_of_an_odd_width_is_refused(unigram, tmp_path):
     student = StaticStudent(unigram.size, 8, 33, sequence_length=16, vocabulary=unigram)
     with pytest.raises(InputError, match=r"even width: .*Received: width 33\. Leave 'tflite_int4'"):
@@ -97,8 +106,8 @@ def test_default_lengths_end_with_the_students(static_student, tmp_path):
 
 
 def test_unknown_format_is_refused_with_the_valid_ones(static_student, tmp_path):
-    with pytest.raises(InputError, match=r"'saved_model_text', .*Received: \['onnx'\]"):
-        export(static_student, tmp_path / "out", formats=["onnx", "saved_model"])
+    with pytest.raises(InputError, match=r"'saved_model_text', .*Received: \['coreml'\]"):
+        export(static_student, tmp_path / "out", formats=["coreml", "saved_model"])
     assert not list(tmp_path.iterdir())
 
 

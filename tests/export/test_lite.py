@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+from runtimes import bad_texts
 
 import kdkeras
 from kdkeras.errors import InputError
@@ -74,3 +75,11 @@ def test_export_of_a_newer_version_is_refused(copy):
 def test_single_string_is_refused(copy):
     with pytest.raises(InputError, match=r"Write \[text\]"):
         LiteStudent(copy).encode("Hallo.")
+
+
+def test_text_that_is_not_quite_text_equals_keras(exported, sentences):
+    student, folder = exported
+    bad = bad_texts(sentences)
+    found = LiteStudent(folder, "tflite_float32").encode(list(bad.values()))
+    differences = np.abs(found - student.encode(list(bad.values()))).max(axis=1)
+    assert {text: d for text, d in zip(bad, differences, strict=True) if not d < 1e-5} == {}

@@ -1,12 +1,13 @@
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
-from kdkeras.errors import GateError, InputError
+from kdkeras.errors import GateError, InputError, MissingExtraError
 from kdkeras.evaluation import RetrievalEvaluator, SimilarityEvaluator
-from kdkeras.export import Gates, LiteStudent, verify
+from kdkeras.export import Gates, LiteStudent, export, verify
 from kdkeras.export.formats import ExportFormat
 from kdkeras.export.processes import run_worker
 from tests.export.conftest import FORMATS, TFLITE
@@ -171,3 +172,21 @@ def test_worker_keeps_the_order_of_texts(folders, static_student, held_out):
     texts = [*held_out["de"][0][:70], "", *held_out["de"][0][:2]]
     result = run_worker(folders / "StaticStudent", ExportFormat.TFLITE_FLOAT32, texts)
     np.testing.assert_allclose(result.embeddings, static_student.encode(texts), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("item", "package", "extra"),
+    [
+        ("mediapipe", "mediapipe", "mediapipe"),
+        ("mediapipe_float32", "mediapipe", "mediapipe"),
+        ("sentence_transformers", "sentence_transformers", "sentence-transformers"),
+    ],
+)
+def test_missing_runtime_is_refused_before_any_work(
+    static_student, few_pairs, tmp_path, monkeypatch, item, package, extra
+):
+    export(static_student, tmp_path / "out", formats=item, sequence_lengths=())
+    monkeypatch.setitem(sys.modules, package, None)
+    said = rf"Verifying {item.split('_float')[0]}.* needs .*`{package}`.*kdkeras\[{extra}\]"
+    with pytest.raises(MissingExtraError, match=said):
+        verify(tmp_path / "out", static_student, few_pairs)

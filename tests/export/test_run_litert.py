@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runtimes import bad_texts
+
+from kdkeras.strings import well_formed
 
 SCRIPT = Path(__file__).parents[2] / "export" / "run_litert.py"
 
@@ -25,7 +28,15 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def _run(*arguments, text=None):
     command = [sys.executable, "-I", "-c", BLOCKED, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        errors="surrogateescape",
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,3 +68,24 @@ def test_folder_without_an_export_is_one_line(tmp_path):
     result = _run(tmp_path, "Hallo.")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].endswith(f"must hold export.json. Received: {tmp_path}.")
+
+
+def test_text_that_is_not_quite_text_equals_keras(exported, sentences):
+    student, folder = exported
+    # One a line, as bytes; JavaScript's surrogates have none.
+    texts = [text.replace("\n", " ") for text in bad_texts(sentences).values()]
+    texts = [text for text in texts if "\ud83d" not in text]
+    result = _run(folder, "--json", "--file", "model.float32.tflite", text="\n".join(texts))
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.split("\n")[:-1]]
+    assert [row["text"] for row in rows] == [well_formed(text) for text in texts]
+    found = np.array([row["embedding"] for row in rows])
+    np.testing.assert_allclose(found, student.encode(texts), atol=1e-5)
+
+
+def test_arguments_that_are_no_utf8_are_read_as_keras_reads_them(folders, static_student):
+    text = "Grüße aus Köln".encode("latin-1").decode("utf-8", "surrogateescape")
+    result = _run(folders / "StaticStudent", text, "--json", "--file", "model.float32.tflite")
+    row = json.loads(result.stdout)
+    assert row["text"] == "Gr\ufffd\ufffde aus K\ufffdln"
+    np.testing.assert_allclose(row["embedding"], static_student.encode([text])[0], atol=1e-5)

@@ -1,8 +1,13 @@
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
+
+from kdkeras.export.saved_model import _well_formed
+from kdkeras.strings import well_formed
 
 
 @pytest.mark.parametrize("name", ["saved_model", "saved_model_text"])
@@ -23,6 +28,16 @@ def test_tokenize_signature_gives_the_vocabularys_ids(exported, held_out, long_t
     for name, values in found.items():
         assert values.dtype == tf.int32
         assert values.numpy().tolist() == expected[name].tolist()
+
+
+def test_bytes_that_are_no_utf8_are_replaced_as_in_python():
+    parts = sorted({*"a\0é東👍\ufdd0 ".encode(), 0xC0, 0xED, 0xA0, 0xF4, 0x90, 0xF8, 0xFF})
+    generator = np.random.default_rng(7)
+    rows = generator.integers(len(parts), size=(2000, 6))
+    given = [bytes(parts[column] for column in row) for row in rows]
+    expected = [well_formed(text.decode("utf-8", "surrogateescape")) for text in given]
+    found = _well_formed(tf.constant(given)).numpy()
+    assert [text.decode() for text in found] == expected
 
 
 def test_ids_signature_takes_any_shape(exported):
@@ -48,3 +63,50 @@ def test_only_the_text_model_needs_tensorflow_text(folders):
     command = [sys.executable, "-c", program, str(folders / "StaticStudent")]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == ["refused False"]
+
+
+# What TensorFlow Serving does with a SavedModel: the session loader, and tensors by their names.
+SERVE = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+import tensorflow_text
+root, given = sys.argv[1], json.load(open(sys.argv[2]))
+for name, artefact, key in (item.split(":") for item in sys.argv[3:]):
+    inputs = given[name] if artefact == "saved_model" else {"texts": given[name]["texts"]}
+    inputs = {part: inputs[part] for part in inputs if artefact != "saved_model" or part != "texts"}
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], f"{root}/{name}/{artefact}")
+        signature = meta.signature_def[key]
+        feed = {signature.inputs[part].name: values for part, values in inputs.items()}
+        fetch = {part: info.name for part, info in signature.outputs.items()}
+        np.savez(f"{sys.argv[2]}.{name}.{artefact}.{key}.npz", **session.run(fetch, feed))
+"""
+
+
+def test_serving_signatures_run_in_a_session(
+    folders, static_student, transformer_student, sentences_by_language, tmp_path
+):
+    texts = [text for texts in sentences_by_language.values() for text in texts[:4]] + [""]
+    students = {type(s).__name__: s for s in (static_student, transformer_student)}
+    batches = {n: s.vocabulary.encode(texts, s.sequence_length) for n, s in students.items()}
+    file = tmp_path / "given.json"
+    given = {
+        name: {"texts": texts, **{part: values.tolist() for part, values in batch.items()}}
+        for name, batch in batches.items()
+    }
+    file.write_text(json.dumps(given))
+    signatures = ("saved_model:serving_default", "saved_model_text:serving_default")
+    wanted = [f"{n}:{s}" for n in students for s in (*signatures, "saved_model_text:tokenize")]
+    command = [sys.executable, "-c", SERVE, str(folders), str(file), *wanted]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for name, student in students.items():
+        expected = student.encode(texts)
+        for signature in signatures:
+            found = np.load(f"{file}.{name}.{signature.replace(':', '.')}.npz")
+            np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
+        tokens = np.load(f"{file}.{name}.saved_model_text.tokenize.npz")
+        assert {part: tokens[part].tolist() for part in tokens} == {
+            part: values.tolist() for part, values in batches[name].items()
+        }

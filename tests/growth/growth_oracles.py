@@ -24,8 +24,8 @@ def softmax(z):
     return z / z.sum(axis=-1, keepdims=True)
 
 
-def block(x, w, num_heads):
-    """One sentence without padding, `(L, d)`, through a layer normalised after each half."""
+def attention(x, w, num_heads):
+    """What attention adds to one sentence without padding, `(L, d)`."""
     d = x.shape[1]
     size = d // num_heads
     query, key, value = np.split(x @ w["qkv_dense.kernel"] + w["qkv_dense.bias"], 3, axis=1)
@@ -33,11 +33,42 @@ def block(x, w, num_heads):
     for h in range(num_heads):
         part = slice(h * size, (h + 1) * size)
         heads.append(softmax(query[:, part] @ key[:, part].T / math.sqrt(size)) @ value[:, part])
-    attended = np.concatenate(heads, axis=1) @ w["output_dense.kernel"] + w["output_dense.bias"]
-    x = layer_norm(x + attended, w["attention_norm.gamma"], w["attention_norm.beta"])
+    return np.concatenate(heads, axis=1) @ w["output_dense.kernel"] + w["output_dense.bias"]
+
+
+def block(x, w, num_heads):
+    """One sentence without padding, `(L, d)`, through a layer normalised after each half."""
+    x = layer_norm(
+        x + attention(x, w, num_heads), w["attention_norm.gamma"], w["attention_norm.beta"]
+    )
     inner = gelu(x @ w["intermediate_dense.kernel"] + w["intermediate_dense.bias"])
     outer = inner @ w["feedforward_dense.kernel"] + w["feedforward_dense.bias"]
     return layer_norm(x + outer, w["output_norm.gamma"], w["output_norm.beta"])
+
+
+def dense_inputs(w, num_layers, num_heads, ids):
+    """What the dense layers of each block read of one sentence; the projection's at -1."""
+    x = w["token_embedding.table"][ids]
+    x = x + w["position_embedding.position_embeddings"][: len(ids)]
+    x = layer_norm(x, w["embedding_norm.gamma"], w["embedding_norm.beta"])
+    found = {}
+    for number in range(num_layers):
+        prefix = f"blocks.{number}."
+        own = {k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)}
+        identity = {"output_dense.kernel": np.eye(x.shape[1]), "output_dense.bias": 0.0}
+        attended = attention(x, {**own, **identity}, num_heads)
+        middle = x + attended @ own["output_dense.kernel"] + own["output_dense.bias"]
+        middle = layer_norm(middle, own["attention_norm.gamma"], own["attention_norm.beta"])
+        inner = gelu(middle @ own["intermediate_dense.kernel"] + own["intermediate_dense.bias"])
+        found[number] = {
+            "qkv": x,
+            "attention_output": attended,
+            "intermediate": middle,
+            "feedforward": inner,
+        }
+        x = block(x, own, num_heads)
+    found[-1] = {"projection": x.mean(axis=0, keepdims=True)}
+    return found
 
 
 def transformer(w, num_layers, num_heads, ids):
@@ -49,6 +80,48 @@ def transformer(w, num_layers, num_heads, ids):
         prefix = f"blocks.{number}."
         own = {k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)}
         x = block(x, own, num_heads)
+    return x.mean(axis=0) @ w["projection.kernel"] + w["projection.bias"]
+
+
+def masked_norm(x, c, gamma, beta):
+    """A layer norm in which unit `i` counts `c[i]` times."""
+    mean = (x * c).sum(axis=1, keepdims=True) / c.sum()
+    variance = ((x - mean) ** 2 * c).sum(axis=1, keepdims=True) / c.sum()
+    return ((x - mean) / np.sqrt(variance) * gamma + beta) * c
+
+
+def masked_transformer(w, num_layers, ids, sizes, m):
+    """The embedding of a sentence by a model whose new units count `m`, before it is scaled.
+
+    `sizes`: (old, new) of hidden, heads, head_size and intermediate, and layers.
+    """
+
+    def counts(name):
+        old, new = sizes[name]
+        return np.where(np.arange(new) < old, 1.0, m)
+
+    hidden, heads, units = counts("hidden"), counts("heads"), counts("head_size")
+    x = w["token_embedding.table"][ids]
+    x = x + w["position_embedding.position_embeddings"][: len(ids)]
+    x = masked_norm(x, hidden, w["embedding_norm.gamma"], w["embedding_norm.beta"])
+    for number in range(num_layers):
+        prefix = f"blocks.{number}."
+        own = {k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)}
+        parts = np.split(x @ own["qkv_dense.kernel"] + own["qkv_dense.bias"], 3, axis=1)
+        parts = [p.reshape(len(ids), len(heads), len(units)) for p in parts]
+        attended = np.zeros_like(parts[0])
+        for h in range(len(heads)):
+            # A unit of an old head that is old counts 1, any other m.
+            c = np.where((heads[h] == 1.0) & (units == 1.0), 1.0, m)
+            query, key, value = (p[:, h] * c for p in parts)
+            attended[:, h] = softmax(query @ key.T / math.sqrt(units.sum())) @ value
+        y = attended.reshape(len(ids), -1) @ own["output_dense.kernel"] + own["output_dense.bias"]
+        y = masked_norm(x + y, hidden, own["attention_norm.gamma"], own["attention_norm.beta"])
+        inner = gelu(y @ own["intermediate_dense.kernel"] + own["intermediate_dense.bias"])
+        inner = inner * counts("intermediate")
+        z = y + inner @ own["feedforward_dense.kernel"] + own["feedforward_dense.bias"]
+        z = masked_norm(z, hidden, own["output_norm.gamma"], own["output_norm.beta"])
+        x = x + (m if number >= sizes["layers"][0] else 1.0) * (z - x)
     return x.mean(axis=0) @ w["projection.kernel"] + w["projection.bias"]
 
 

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 from contracts import assert_one_line
 
+import kdkeras.growth
 from kdkeras.errors import InputError
 from kdkeras.growth import (
     AdvancedKnowledge,
+    Chain,
     ComposeTokens,
+    DepthOperator,
     GrowthPlan,
     HyperCloning,
     IdentityBlocks,
     Interleaving,
     Net2Wider,
     Stacking,
+    WidthOperator,
     ZeroPadding,
     grow,
 )
@@ -57,6 +61,17 @@ def test_a_plan_survives_json(vocabulary):
     assert_one_line(str(error.value), "vocabulary", plan.vocabulary.fingerprint[:12])
 
 
+@pytest.mark.parametrize("kind", [WidthOperator, DepthOperator])
+def test_every_operator_survives_json(kind):
+    for name in set(kind.known()) - {"Chain"}:
+        made = kind.from_dict({"operator": name})
+        assert type(made).__name__ == name and hasattr(kdkeras.growth, name)
+        assert kind.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    pair = Chain(first=HyperCloning(noise=0.2), size=32, second=Net2Wider())
+    assert WidthOperator.from_dict(json.loads(json.dumps(pair.to_dict()))) == pair
+    assert {"MaskedGrowth", "MaskedLayers"} & set(kind.known())
+
+
 def test_a_plan_read_back_makes_the_same_model(transformer):
     plan = GrowthPlan(sizes={"hidden_dim": 32, "intermediate_dim": 31}, seed=2)
     one, other = (
@@ -84,7 +99,11 @@ TRANSFORMER = {
     "smaller_heads": ({"sizes": {"hidden_dim": 32, "num_heads": 8}}, ["`head_size`", "8 or more"]),
     "no_multiple": (
         {"sizes": {"hidden_dim": 40}},
-        ["`hidden_dim` must be a multiple of 16", "hidden_dim=40", "Use 32, 48, 64"],
+        [
+            "`hidden_dim` must be a multiple of 16",
+            "hidden_dim=40",
+            "Use 32, 48, 64, MaskedGrowth()",
+        ],
     ),
     "heads_do_not_fill": (
         {"sizes": {"hidden_dim": 32, "num_heads": 3}},

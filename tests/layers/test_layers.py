@@ -12,8 +12,12 @@ from contracts import assert_config_round_trip, assert_one_line
 from kdkeras.errors import InputError
 from kdkeras.layers import (
     EmbeddingTable,
+    FactorizedDense,
     FactorizedEmbedding,
     MaskedMean,
+    MaskedNorm,
+    MaskedTransformerBlock,
+    MaskLevel,
     TransformerBlock,
     UnitNorm,
 )
@@ -167,7 +171,7 @@ def test_heads_must_divide_width():
 
 def test_block_configuration_survives():
     sizes = {"hidden_dim": 6, "num_heads": 3, "intermediate_dim": 5}
-    arguments = {**sizes, "dropout": 0.3, "layer_norm_epsilon": 1e-5}
+    arguments = {**sizes, "dropout": 0.3, "layer_norm_epsilon": 1e-5, "kernel_ranks": {"qkv": 2}}
     assert_config_round_trip(TransformerBlock, arguments)
 
 
@@ -189,6 +193,81 @@ def test_factorized_embedding_configuration_survives(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again(IDS), model(IDS))
+
+
+def test_factorized_dense_is_the_product_of_its_matrices():
+    layer = FactorizedDense(5, 2, activation="gelu")
+    inputs = random(3, 4, 6)
+    outputs = layer(inputs)
+    left, right, bias = layer.get_weights()
+    assert left.shape == (6, 2) and right.shape == (2, 5) and bias.shape == (5,)
+    layer.set_weights([left, right, random(5)])
+    expected = keras.activations.gelu(inputs @ (left @ right) + random(5))
+    np.testing.assert_allclose(layer(inputs), expected, atol=1e-6)
+    np.testing.assert_allclose(layer.product(), left.astype(float) @ right, atol=1e-12)
+    # Two draws of one initializer, not the same numbers twice.
+    assert not np.allclose(left.ravel()[:4], right.ravel()[:4]) and outputs.shape == (3, 4, 5)
+
+
+def test_factorized_dense_configuration_survives(tmp_path):
+    start = keras.initializers.Constant(0.5)
+    made = FactorizedDense(5, 2, activation="gelu", kernel_initializer=start, name="narrow")
+    copy = FactorizedDense.from_config(made.get_config())
+    assert (copy.units, copy.rank, copy.activation, copy.name) == (5, 2, made.activation, "narrow")
+    np.testing.assert_allclose(copy(np.ones((1, 6))), made(np.ones((1, 6))))
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, made(inputs))
+    made.assign(random(6, 5), random(5))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(random(3, 6)), model(random(3, 6)))
+
+
+def test_a_masked_block_survives_saving(tmp_path):
+    sizes = {"hidden_dim": 4, "num_heads": 1, "head_size": 3, "intermediate_dim": 5}
+    made = MaskedTransformerBlock(6, 2, 7, level=MaskLevel(), masked=sizes, whole=True)
+    inputs = [keras.Input((None, 6)), keras.Input((None,), dtype="int32")]
+    model = keras.Model(inputs, made(*inputs))
+    model.set_weights([random(*w.shape) for w in model.get_weights()])
+    made.level.level.assign(0.5)
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    block = copy.get_layer(made.name)
+    assert (block.masked, block.whole, float(block.level.level)) == (sizes, True, 0.5)
+    data = [random(2, 4, 6), MASK]
+    np.testing.assert_array_equal(copy(data), model(data))
+    assert np.abs(model(data) - data[0]).max() > 1e-3
+
+
+def test_masked_norm_at_one_is_keras_own_and_survives():
+    norm, reference = MaskedNorm(MaskLevel(), 2, epsilon=1e-5), keras.layers.LayerNormalization()
+    for layer in (norm, reference):
+        layer.build((None, 6))
+    reference.epsilon = 1e-5
+    reference.set_weights([random(6), random(6) + 1])
+    norm.gamma.assign(reference.gamma)
+    norm.beta.assign(reference.beta)
+    norm.level.level.assign(1.0)
+    np.testing.assert_allclose(norm(random(3, 6)), reference(random(3, 6)), atol=1e-6)
+    copy = MaskedNorm.from_config(norm.get_config())
+    assert (copy.old_size, copy.epsilon, type(copy.level)) == (2, 1e-5, MaskLevel)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_a_masked_block_in_half_precision_is_near_the_full_one(dtype):
+    masked = {"hidden_dim": 4, "num_heads": 1, "head_size": 3, "intermediate_dim": 5}
+    half, full = (
+        MaskedTransformerBlock(6, 2, 7, level=MaskLevel(), masked=masked, whole=True, dtype=d)
+        for d in (dtype, "float32")
+    )
+    for block in (half, full):
+        block.build((None, None, 6))
+    full.level.level.assign(0.5)
+    half.set_weights(full.get_weights())
+    outputs = half(random(2, 4, 6), MASK)
+    assert outputs.dtype == dtype.removeprefix("mixed_")
+    expected = full(random(2, 4, 6), MASK)
+    np.testing.assert_allclose(tf.cast(outputs, "float32"), expected, atol=0.05)
 
 
 def test_layers_work_in_a_functional_model(tmp_path):

@@ -219,6 +219,19 @@ def test_copy_block_refuses_other_sizes_and_names_both(teacher, sizes, received)
         copy_block(teacher.model.backbone.transformer_layers[0], block)
 
 
+def test_a_teachers_layer_is_copied_into_products(teacher):
+    whole, split = (
+        TransformerBlock(32, 4, 64, kernel_ranks=ranks)
+        for ranks in (None, {"qkv": 32, "attention_output": 32, "feedforward": 32})
+    )
+    for block in (whole, split):
+        block.build((None, None, 32))
+        copy_block(teacher.model.backbone.transformer_layers[0], block)
+    hidden = np.random.default_rng(0).normal(size=(2, 5, 32)).astype("float32")
+    mask = np.ones((2, 5), "int32")
+    np.testing.assert_allclose(split(hidden, mask), whole(hidden, mask), atol=1e-5)
+
+
 def test_positions_of_another_width_are_refused(teacher):
     student = TransformerStudent(600, 32, 2, 16, 4, 64, sequence_length=48)
     with pytest.raises(InputError, match=r"student \(48, 16\), teacher \(64, 32\)"):

@@ -227,6 +227,7 @@ COMMON = {"vocabulary_size": 9, "output_dim": 6, "normalize": False, "sequence_l
                 "project": False,
                 "token_weights": True,
                 "table_rank": 2,
+                "kernel_ranks": {"qkv": 2, "feedforward": 3},
             },
         ),
     ],

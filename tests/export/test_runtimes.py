@@ -1,0 +1,115 @@
+"""Every artefact in its own runtime, each in a fresh process, compared with Keras."""
+
+import numpy as np
+import pytest
+from runtimes import bad_texts, cosines, make_student, needs, replaced
+
+from kdkeras.export import export, verify
+from kdkeras.export.formats import ExportFormat
+from kdkeras.export.processes import run_worker
+
+pytestmark = pytest.mark.slow
+
+EXACT = [
+    "saved_model",
+    "saved_model_text",
+    "tflite_float32",
+    "mediapipe_float32",
+    "onnx",
+]
+# Strings reach them through an interface that takes Unicode alone.
+STRICT = ("mediapipe_float32", "mediapipe")
+
+
+@pytest.fixture(scope="module", params=["static, mixed", "transformer, wordpiece"])
+def case(request, tmp_path_factory):
+    needs("mediapipe", "tf2onnx", "onnxruntime")
+    kind, _, name = request.param.partition(", ")
+    vocabulary = request.getfixturevalue({"mixed": "vocabulary"}.get(name, name))
+    student = make_student(kind, vocabulary)
+    folder = tmp_path_factory.mktemp("runtimes") / kind
+    export(student, folder, formats=[*EXACT, "mediapipe"], sequence_lengths=())
+    return student, folder
+
+
+@pytest.fixture(scope="module")
+def texts(sentences_by_language):
+    """1,015 real sentences in 29 languages and eleven scripts."""
+    return [text for texts in sentences_by_language.values() for text in texts[:35]]
+
+
+@pytest.fixture(scope="module")
+def bad(texts):
+    return bad_texts(texts)
+
+
+@pytest.fixture(scope="module")
+def expected(case, texts, bad):
+    student, _ = case
+    return student.encode([*texts, *bad.values()])
+
+
+@pytest.fixture(scope="module")
+def embedded(case, texts, bad):
+    """What an artefact makes of all texts, in one process each."""
+    _, folder = case
+    found = {}
+
+    def embed(name):
+        if name not in found:
+            wrong = [replaced(text) if name in STRICT else text for text in bad.values()]
+            found[name] = run_worker(folder, ExportFormat(name), [*texts, *wrong]).embeddings
+        return found[name]
+
+    return embed
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_thousand_sentences_equal_keras(embedded, expected, texts, name):
+    assert len(texts) > 1000
+    count = len(texts)
+    np.testing.assert_allclose(embedded(name)[:count], expected[:count], atol=1e-5)
+
+
+def test_int8_in_mediapipe_is_near_keras(embedded, expected, texts):
+    count = len(texts)
+    assert cosines(embedded("mediapipe")[:count], expected[:count]).min() > 0.9998
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_bad_text_has_the_same_vector_in_every_runtime(embedded, expected, bad, name):
+    count = len(bad)
+    differences = np.abs(embedded(name)[-count:] - expected[-count:]).max(axis=1)
+    assert {text: d for text, d in zip(bad, differences, strict=True) if not d < 1e-5} == {}
+
+
+def test_long_text_is_cut_and_nul_ends_it(case, expected, bad):
+    student, _ = case
+    vectors = dict(zip(bad, expected[-len(bad) :], strict=True))
+    shorter = bad["10,000 words"][:2000]
+    same = student.encode([shorter, "Guten Morgen", ""])
+    for name, vector in zip(("10,000 words", "NUL", "NUL alone"), same, strict=True):
+        np.testing.assert_allclose(vectors[name], vector, atol=1e-6)
+
+
+def test_verify_compares_them_by_language(case, few_pairs):
+    student, folder = case
+    parity = verify(folder, student, few_pairs)
+    assert parity["passed"] and set(parity["artefacts"]) == {*EXACT, "mediapipe"}
+    for name in ("mediapipe", "mediapipe_float32", "onnx"):
+        assert set(parity["artefacts"][name]["languages"]) == set(few_pairs)
+        assert parity["artefacts"][name]["imported"] == []
+
+
+def test_mediapipe_goes_on_after_a_lone_surrogate(case):
+    from mediapipe.tasks.python.text.text_embedder import TextEmbedder
+
+    student, folder = case
+    kind = "task" if student.vocabulary.kind == "sentencepiece" else "tflite"
+    path = folder / "mediapipe" / f"embedder.float32.{kind}"
+    with TextEmbedder.create_from_model_path(str(path)) as embedder:
+        # Python's interface encodes strictly; nothing of it reaches the graph.
+        with pytest.raises(UnicodeEncodeError):
+            embedder.embed("Köln \ud83d")
+        vector = np.array(embedder.embed("Guten Morgen").embeddings[0].embedding)
+    np.testing.assert_allclose(vector, student.encode(["Guten Morgen"])[0], atol=1e-5)
