@@ -302,12 +302,6 @@ CASES = {
         rows=7,
     ),
     "all that there is": Case(build=everything, taught=True, rows=7, weighted=True),
-    "all that there is, micro-batches": Case(
-        build=lambda: everything(micro_batches=2), taught=True
-    ),
-    "all that there is, chunks": Case(
-        build=lambda: everything(chunk_size=3), taught=True, rows=15, batch_size=8
-    ),
     # A term near zero, the difference of larger numbers, is what others are divided by.
     "all that there is, chunks, jit": Case(
         build=lambda: everything(RunningMagnitude, chunk_size=3, jit_compile=True),
