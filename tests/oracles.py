@@ -37,6 +37,11 @@ def embedding_mse(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
     return (difference**2).mean(axis=-1)
 
 
+def embedding_l2(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    difference = np.asarray(teacher, np.float64) - np.asarray(student, np.float64)
+    return np.sqrt((difference**2).sum(axis=-1))
+
+
 def similarity(
     teacher: np.ndarray,
     student: np.ndarray,

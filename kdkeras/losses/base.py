@@ -160,10 +160,11 @@ class DistillationLoss(ExampleLoss, KerasInterface):
             InputError: If the shapes cannot match.
         """
         ranks = {len(teacher.shape), len(student.shape)}
-        if self.of_vectors and ranks != {2}:
+        equal_rows = may_match(teacher.shape[:1], student.shape[:1])
+        if self.of_vectors and not (ranks == {2} and equal_rows):
             raise InputError(
-                "The loss compares one vector a sentence, `(B, d)`. Received: teacher "
-                f"{tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
+                "The loss compares one vector a sentence, `(B, d)` on both sides. Received: "
+                f"teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
                 "Pool the tokens first, or take a loss on tokens or hidden states."
             )
         if self.same_width and not may_match(teacher.shape[1:], student.shape[1:]):

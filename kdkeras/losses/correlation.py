@@ -23,6 +23,8 @@ class CorrelationDistillation(DistillationLoss):
     teacher's probabilities, but what it prefers. The columns (one class over
     the batch of all replicas) need batches of more than one example.
 
+    Cost: `B * V`, for two softmaxes and `V` columns over the batch of all replicas.
+
     Formula:
 
     ```

@@ -26,6 +26,8 @@ class DecoupledDistillation(LogitLoss):
     classes count by `1 - p_teacher[label]`, here by a weight of their own.
     With `label_weight=1` and that in place of `other_weight` both are equal.
 
+    Cost: `B * V`, that of a softmax on each side.
+
     Formula, `l` the label:
 
     ```

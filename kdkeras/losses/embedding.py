@@ -20,6 +20,7 @@ class EmbeddingMetric(StrEnum):
 
     COSINE = "cosine"
     MSE = "mse"
+    L2 = "l2"
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
@@ -35,17 +36,23 @@ class EmbeddingDistillation(DistillationLoss):
     ```
     cosine: loss = 1 - cos(teacher, student)
     mse:    loss = mean((teacher - student) ** 2)      # over the dimensions
+    l2:     loss = sqrt(sum((teacher - student) ** 2))
     ```
 
     For unit vectors of `d` dimensions the second is the first times `2 / d`.
 
     With `projection` a linear map, trained and saved with the loss, takes the
     student's vectors to the teacher's space first: for a student narrower or
-    wider than its teacher. The map is no part of the student.
+    wider than its teacher. The map is no part of the student:
+    `kdkeras.students.fold_projection(student, loss.kernel)` multiplies it into the
+    student's last Dense, so that the student itself speaks the teacher's
+    space. LEAF is `"l2"` with a projection. Cost: `B * d` (`B * d' * d` with a
+    projection).
 
     Args:
         metric: `"cosine"` (the default; values of one size whatever the
-            width) or `"mse"` (also teaches the length of the vectors).
+            width), `"mse"` (also teaches the length of the vectors), or `"l2"`
+            (the same, with far rows counting less).
         projection: Widths of student and teacher, `(d', d)`; None (the
             default) compares the vectors as they are.
 
@@ -54,7 +61,8 @@ class EmbeddingDistillation(DistillationLoss):
         y_pred: `(B, d)` float, the student's; with `projection` `(B, d')`.
 
     Returns:
-        `(B,)` float32; cosine between 0 and 2.
+        `(B,)` float32; cosine between 0 and 2. The slope of `"l2"` is 0 where both
+        sides are equal.
 
     Raises:
         InputError: If the metric is unknown, a width is below 1, or the shapes
@@ -67,8 +75,8 @@ class EmbeddingDistillation(DistillationLoss):
     1.0
 
     References:
-        Reimers, Gurevych (2020), arXiv:2004.09813, equation 1; with projection
-        LEAF, arXiv:2509.12539.
+        Reimers, Gurevych (2020), arXiv:2004.09813, equation 1; LEAF,
+        arXiv:2509.12539.
     """
 
     of_vectors = True
@@ -119,6 +127,11 @@ class EmbeddingDistillation(DistillationLoss):
         """Returns the distance of each example, `(B,)`."""
         if self.metric is EmbeddingMetric.MSE:
             return ops.mean(ops.square(teacher - student), axis=-1)
+        if self.metric is EmbeddingMetric.L2:
+            square = ops.sum(ops.square(teacher - student), axis=-1)
+            apart = square > 0
+            # The root has no slope at zero.
+            return ops.where(apart, ops.sqrt(ops.where(apart, square, 1.0)), 0.0)
         return 1.0 - ops.sum(l2_normalize(teacher) * l2_normalize(student), axis=-1)
 
     def get_config(self) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class HiddenStateDistillation(DistillationLoss):
     translation's tokens are others, so only the source is compared. Usually
     with a live teacher: the states of all tokens are too large to cache.
 
+    Cost: `B * L * d` a pair of layers, `B * L * d' * d` with a projection.
+
     Formula, over the pairs `(s, t)` of layers, the real tokens and the
     teacher's `d` dimensions:
 

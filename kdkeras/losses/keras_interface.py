@@ -23,6 +23,7 @@ class KerasInterface(keras.distillation.DistillationLoss):
 
     target: str
     needs: Mapping[str, str]
+    takes: Mapping[str, str]
     has_memory: bool
 
     @property
@@ -75,11 +76,12 @@ class KerasInterface(keras.distillation.DistillationLoss):
             InputError: If the loss needs other parts of the batch, remembers
                 batches, or has a temperature that changes.
         """
-        if self.needs:
+        # A step is not missed where nothing changes, and a mask always.
+        read = {*self.needs.values(), *(set(self.takes.values()) - {"step", "source_id"})}
+        if read:
             raise InputError(
                 "keras.distillation.Distiller hands a loss the models' outputs only. Received: "
-                f"{type(self).__name__}, which needs {sorted(self.needs.values())}. Use "
-                "kdkeras.Distiller."
+                f"{type(self).__name__}, which reads {sorted(read)}. Use kdkeras.Distiller."
             )
         if self.has_memory:
             raise InputError(

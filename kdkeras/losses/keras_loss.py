@@ -34,6 +34,8 @@ class KerasLoss(DistillationLoss):
     Its own reduction is left out: the `Distiller` divides by the batch of all
     replicas. Dimensions besides the first are averaged.
 
+    Cost: that of the function.
+
     Formula:
 
     ```

@@ -19,6 +19,8 @@ class LogitMSE(LogitLoss):
     What `SoftTargets` tends to at a high temperature, but for the logits' mean,
     which is matched too: all classes count alike, likely or not.
 
+    Cost: `B * V`.
+
     Formula:
 
     ```
@@ -80,6 +82,8 @@ class TokenLogitMSE(OfTokens, LogitMSE):
     """Computes `LogitMSE` for every token, averaged over the real ones.
 
     For the source side only; an example without a real token gives 0.
+
+    Cost: `B * T * V`.
 
     Formula:
 

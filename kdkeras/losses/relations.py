@@ -106,7 +106,7 @@ class RelationalAngle(DistillationLoss):
     """Compares the angles that pairs of sentences make at a third one (RKD-A).
 
     Invariant to moving, rotating and scaling all embeddings of a side; the
-    student's width may differ from the teacher's. Cost: `B * n^2` angles,
+    student's width may differ from the teacher's. Cost: `B * n * (n + d)` numbers,
     where `n` is the number of sentences that the angles' sides point to: the
     first `max_neighbours` of the batch of all replicas.
 

@@ -28,6 +28,8 @@ class SimilarityDistillation(DistillationLoss):
     student's. The student then learns the neighbourhood, not only the place.
     Needs batches of more than one example.
 
+    Cost: two `B x N` matrices, `N` the batch of all replicas.
+
     Formula:
 
     ```

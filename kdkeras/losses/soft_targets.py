@@ -21,6 +21,8 @@ class SoftTargets(LogitLoss):
     Use it where teacher and student choose among the same classes. The factor
     `temperature ** 2` keeps the gradient's size independent of the temperature.
 
+    Cost: `B * V`, that of a softmax on each side.
+
     Formula:
 
     ```
@@ -102,6 +104,8 @@ class TokenSoftTargets(OfTokens, SoftTargets):
     the same prefixes as the teacher's. Padding counts nothing, and a sentence
     counts the same whatever its length; one without a real token gives 0. It
     is computed for the source side only.
+
+    Cost: `B * T * V`, that of a softmax on each side.
 
     Formula:
 

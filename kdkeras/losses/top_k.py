@@ -86,8 +86,8 @@ class TopKSoftTargets(LogitLoss):
     Use it where there are too many classes to keep all logits of the teacher:
     `top_k_targets` makes what the batch then holds. The loss is never above that
     of `SoftTargets` (both sides have merged the same classes), grows with `k`,
-    and equals it with `k = V`. Costs a gather and a scatter of `k` numbers a
-    distribution besides the softmax.
+    and equals it with `k = V`. Cost: a gather and a scatter of `k` numbers a
+    distribution besides the student's softmax.
 
     Formula, `rest` standing for all classes that are not among the teacher's top:
 
@@ -219,6 +219,8 @@ class TokenTopKSoftTargets(OfTokens, TopKSoftTargets):
     Word-level distillation from a cache: of 128,000 logits a token 64 and their
     indices are 0.1 %. For the source side only; an example without a real token
     gives 0.
+
+    Cost: the softmax of the student's `B * T * V`, and `k` numbers a token of the teacher.
 
     Formula:
 

@@ -28,6 +28,8 @@ class TranslationRanking(AlignmentLoss):
     each other's negatives, and with `guide_margin` neither are rows that the
     teacher finds about as similar as the pair itself.
 
+    Cost: two `B x N` matrices, `N` the batch of all replicas; a third with a guide.
+
     Formula, with `c[i, j] = cos(source[i], translation[j])`:
 
     ```

@@ -4,7 +4,12 @@ from kdkeras.students.initialization import initialize_from_teacher
 from kdkeras.students.least_squares import LeastSquaresStart, initialize_from_targets
 from kdkeras.students.masked import MaskedTransformerStudent
 from kdkeras.students.presets import PRESETS, from_preset
-from kdkeras.students.projection import ProjectionFit, fit_projection, rotate_projection
+from kdkeras.students.projection import (
+    ProjectionFit,
+    fit_projection,
+    fold_projection,
+    rotate_projection,
+)
 from kdkeras.students.static import StaticStudent
 from kdkeras.students.student import Student
 from kdkeras.students.transformer import TransformerStudent
@@ -18,6 +23,7 @@ __all__ = [
     "Student",
     "TransformerStudent",
     "fit_projection",
+    "fold_projection",
     "from_preset",
     "initialize_from_targets",
     "initialize_from_teacher",

@@ -18,6 +18,7 @@ __all__ = [
     "ProjectionFit",
     "ProjectionMethod",
     "fit_projection",
+    "fold_projection",
     "require_projection",
     "rotate_projection",
 ]
@@ -151,6 +152,46 @@ def rotate_projection(student: Student, rotation: np.ndarray) -> None:
             f"{np.shape(rotation)}. Fit principal_axes() on its own teacher's vectors."
         )
     student.projection.set_weights([w @ rotation for w in student.projection.get_weights()])
+
+
+def fold_projection(student: Student, kernel: Any) -> Student:
+    """Returns a student whose embeddings are those of `student`, times a matrix.
+
+    For the map of `EmbeddingDistillation(projection=...)`: after training the
+    student then gives vectors of the teacher's width, for an index of the
+    teacher's. The matrix is multiplied into the last Dense:
+    `W' = W @ kernel`, `b' = b @ kernel`.
+
+    Where the student normalises, the new one normalises after the map: its
+    embeddings have the direction of `embedding @ kernel`, and length 1.
+
+    Args:
+        student: A student with a projection; it is left as it is.
+        kernel: `(output_dim, d)`, e.g. `loss.kernel`.
+
+    Returns:
+        A student of `output_dim` `d`, with weights and vocabulary of its own.
+
+    Raises:
+        InputError: If the student has no projection, or the kernel is of another width.
+    """
+    require_projection(student)
+    matrix = np.asarray(kernel, np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != student.output_dim:
+        raise InputError(
+            f"`kernel` must begin with the student's width, ({student.output_dim}, d). Received: "
+            f"shape {matrix.shape}. Give the `kernel` of the loss that it was trained with."
+        )
+    config = {**student.get_config(), "output_dim": matrix.shape[1]}
+    folded = type(student).from_config(config)
+    folded.build()
+    folded._hold(student.vocabulary)
+    last = {id(weight) for weight in folded.projection.weights}
+    for mine, theirs in zip(folded.weights, student.weights, strict=True):
+        if id(mine) not in last:
+            mine.assign(theirs)
+    folded.projection.set_weights([w @ matrix for w in student.projection.get_weights()])
+    return folded
 
 
 def require_projection(student: Student) -> None:

@@ -31,14 +31,21 @@ from kdkeras.distillation.random_states import random_states
 from kdkeras.errors import InputError
 from kdkeras.losses import (
     CorrelationDistillation,
+    CrossCorrelation,
     EmbeddingDistillation,
     KerasLoss,
+    Matryoshka,
+    MatryoshkaAlignment,
+    QueueContrast,
+    QueueDistillation,
     RelationalAngle,
     RelationalDistance,
     SimilarityDistillation,
     SimilarityMatrix,
     SoftTargets,
+    SpreadOut,
     TranslationRanking,
+    VarianceCovariance,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.students import StaticStudent, TransformerStudent
@@ -122,6 +129,10 @@ def only(loss):
     return {"distillation_losses": {"one": loss}, "alignment_losses": {}, "loss_weights": {}}
 
 
+def aligned(loss):
+    return {**only(EmbeddingDistillation()), "alignment_losses": {"two": loss}}
+
+
 LOSSES = {
     "cosine": lambda: only(EmbeddingDistillation()),
     "mse": lambda: only(EmbeddingDistillation("mse")),
@@ -132,12 +143,31 @@ LOSSES = {
     "relational angle": lambda: only(RelationalAngle()),
     "soft targets": lambda: only(SoftTargets(2.0, standardize=True, target="embedding")),
     "correlation": lambda: only(CorrelationDistillation(target="embedding")),
+    "queue": lambda: only(QueueDistillation(OUTPUT_DIM, 6, 0.5)),
+    "queue contrast": lambda: only(QueueContrast(OUTPUT_DIM, 6, 0.5)),
+    "prefixes": lambda: only(Matryoshka(SimilarityDistillation(0.5), [2, OUTPUT_DIM])),
+    "spread out": lambda: aligned(SpreadOut()),
+    "variance and covariance": lambda: aligned(VarianceCovariance(1.0, 1.0, 1.0)),
+    "cross-correlation": lambda: aligned(CrossCorrelation(0.5)),
+    "aligned prefixes": lambda: aligned(MatryoshkaAlignment(TranslationRanking(scale=3.0), [2, 3])),
     "a loss of Keras": lambda: only(KerasLoss("huber")),
     "guided ranking": lambda: {
         **only(EmbeddingDistillation()),
         "alignment_losses": {"ranking": TranslationRanking(scale=3.0, guide_margin=0.6)},
     },
 }
+
+
+def test_every_loss_that_compares_rows_is_among_them():
+    chunked = {
+        type(loss)
+        for make in LOSSES.values()
+        for losses in list(make().values())[:2]
+        for loss in losses.values()
+    }
+    public = [getattr(kdkeras.losses, name) for name in kdkeras.losses.__all__]
+    comparing = {x for x in public if getattr(x, "compares_rows", False) is True}
+    assert len(comparing) >= 8 and comparing <= chunked
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -160,6 +160,7 @@ def filled(loss, rows=QUEUE):
 DISTILLATION = [
     Case("cosine", EmbeddingDistillation(), oracles.embedding_cosine),
     Case("mse", EmbeddingDistillation("mse"), oracles.embedding_mse),
+    Case("l2", EmbeddingDistillation("l2"), oracles.embedding_l2),
     Case("similarity", SimilarityDistillation(), oracles.similarity),
     Case(
         "similarity_without_self",
@@ -237,6 +238,13 @@ DISTILLATION = [
         of_tokens(oracles_logits.top_k, k=2, temperature=2.0),
         **OF_TOKENS,
         cached=top(2, 2.0),
+    ),
+    Case(
+        "token_top_three",
+        TokenTopKSoftTargets(),
+        of_tokens(oracles_logits.top_k, k=3),
+        **OF_TOKENS,
+        cached=top(3),
     ),
     Case(
         "queue_not_full",
@@ -420,6 +428,11 @@ ALIGNMENT = [
         "cross_correlation_weighted",
         CrossCorrelation(redundancy_weight=0.5),
         partial(oracles_embeddings.cross_correlation, redundancy_weight=0.5),
+    ),
+    Case(
+        "matryoshka_spread_out",
+        MatryoshkaAlignment(SpreadOut(), [2, 5]),
+        partial(oracles_embeddings.matryoshka, inner=oracles_embeddings.spread_out, dims=[2, 5]),
     ),
     Case(
         "matryoshka_ranking",

@@ -22,6 +22,8 @@ from keras.tree import flatten, map_structure
 from loss_cases import ALIGNMENT, ARGUMENTS, DISTILLATION
 
 import kdkeras.losses
+from kdkeras.distillation.batches import Batch, Rows, StudentOutputs
+from kdkeras.distillation.terms import loss_terms
 from kdkeras.errors import InputError
 from kdkeras.losses import (
     EmbeddingDistillation,
@@ -49,9 +51,81 @@ def exported():
     return {x for x in public if isinstance(x, type) and issubclass(x, ExampleLoss)} - bases
 
 
-def test_every_exported_loss_is_in_the_table():
-    assert exported() == set(ARGUMENTS)
+def registered():
+    """What Keras can make of a configuration, and is a loss of the package."""
+    known = keras.saving.get_custom_objects()
+    return {x for x in known.values() if isinstance(x, type) and issubclass(x, ExampleLoss)}
+
+
+def test_every_loss_is_in_the_table():
+    ours = {loss for loss in registered() if loss.__module__.startswith("kdkeras.losses.")}
+    assert exported() == ours == set(ARGUMENTS)
     assert {type(c.loss) for c in [*DISTILLATION, *ALIGNMENT]} == set(ARGUMENTS)
+
+
+# The capacity of a queue: the oracle would be given thousands of rows.
+NOT_BY_DEFAULT = {"size"}
+
+
+@pytest.mark.parametrize("loss", ARGUMENTS, ids=lambda c: c.__name__)
+def test_the_defaults_of_every_loss_have_an_oracle(loss):
+    parameters = inspect.signature(loss).parameters.values()
+    optional = {
+        p.name: p.default
+        for p in parameters
+        if p.default is not p.empty and p.name not in {"name", *NOT_BY_DEFAULT}
+    }
+    made = [c.loss for c in [*DISTILLATION, *ALIGNMENT] if type(c.loss) is loss]
+    assert any(all(getattr(one, key) == value for key, value in optional.items()) for one in made)
+
+
+WORKED = [path for path in Path(__file__).parent.glob("test_worked_*.py")]
+
+
+@pytest.mark.parametrize("loss", ARGUMENTS, ids=lambda c: c.__name__)
+def test_every_loss_is_worked_by_hand(loss):
+    tests = [
+        node
+        for path in WORKED
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and "oracles" not in ast.unparse(node)
+    ]
+    assert any(
+        isinstance(node, ast.Name) and node.id == loss.__name__
+        for test in tests
+        for node in ast.walk(test)
+    )
+
+
+@pytest.mark.parametrize("loss", ARGUMENTS, ids=lambda c: c.__name__)
+def test_every_loss_says_what_it_is(loss):
+    for part in ("Formula", "Cost", "Call arguments:", "Returns:", "Raises:"):
+        assert part in loss.__doc__ or (part == "Raises:" and "Args:" not in loss.__doc__), part
+
+
+@every_loss
+def test_sample_weights_weigh_rows(case):
+    teacher, student = case.inputs()
+    weight = np.array([0.5, 0.0, 2.0, 1.0], "float32")
+    parts, reads = dict(case.parts), {**case.loss.takes, **case.loss.needs}
+    cached = teacher
+    if case.cached is not None:
+        cached, kept = case.cached(teacher)
+        parts.update(kept)
+    found = {reads[key]: value for key, value in parts.items()}
+    inputs = {name: found.pop(name) for name in ("padding_mask",) if name in found}
+    labels, source_id = found.pop("label", None), found.pop("source_id", None)
+    aligned = isinstance(case.loss, kdkeras.losses.AlignmentLoss)
+    if aligned:  # The sides are both the student's.
+        outputs = StudentOutputs(tf.constant(teacher), tf.constant(student))
+    else:
+        found[case.loss.target] = cached
+        outputs = StudentOutputs({case.loss.student_output: student}, None)
+    batch = Batch(inputs, inputs if aligned else None, None, source_id, found, labels)
+    losses = ({}, {"one": case.loss}) if aligned else ({"one": case.loss}, {})
+    terms = loss_terms(Rows(batch, weight), found, outputs, *losses, step=tf.constant(0))
+    expected = (weight * case.expected(teacher, student)).sum()
+    np.testing.assert_allclose(terms["one"], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +281,7 @@ def test_huge_half_precision_inputs_stay_finite(case, dtype):
 SIZE_MATTERS = (
     "soft",
     "mse",
+    "l2",
     "correl",
     "var",
     "logit",

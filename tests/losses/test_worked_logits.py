@@ -17,6 +17,7 @@ from kdkeras.losses import (
     SoftTargets,
     TokenLogitMSE,
     TokenSoftTargets,
+    TokenTopKSoftTargets,
     TopKSoftTargets,
     top_k_targets,
 )
@@ -245,3 +246,20 @@ def test_a_certain_teacher_still_says_what_else_it_considers():
     expected = oracles.divergence(teacher[0, 1:], student[0, 1:])
     np.testing.assert_allclose(values, [expected], rtol=1e-4)
     assert np.abs(slope[0, 1:]).min() > 0.1
+
+
+def test_the_top_of_tokens_by_hand():
+    # Two tokens of which one is padding; kept is the first of two classes, of probability 3 / 4.
+    teacher = np.log(np.array([[[3.0, 1.0], [1.0, 9.0]]], "float32"))
+    kept = top_k_targets(teacher, 1)
+    student = np.zeros((1, 2, 2), "float32")
+    value = TokenTopKSoftTargets()(
+        kept["top_logits"],
+        student,
+        top_indices=kept["top_indices"],
+        top_rest=kept["top_rest_1"],
+        padding_mask=np.array([[1, 0]]),
+    )
+    # KL((3/4, 1/4) || (1/2, 1/2)); the rest is the other class.
+    expected = 0.75 * np.log(1.5) + 0.25 * np.log(0.5)
+    np.testing.assert_allclose(value, [expected], rtol=1e-5)

@@ -152,6 +152,14 @@ def test_guide_margin_needs_the_teacher():
     assert_one_line(str(error.value), "`guide_margin`", "teacher=None", "guide_margin=None")
 
 
+def test_l2_by_hand():
+    values, slope = value_and_gradient(
+        EmbeddingDistillation("l2"), np.zeros((2, 2), "float32"), np.array([[3.0, 4.0], [0, 0]])
+    )
+    np.testing.assert_allclose(values, [5.0, 0.0])
+    np.testing.assert_allclose(slope, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
+
+
 def test_ranking_of_one_pair_says_nothing():
     # Which is why a Distiller refuses to train on such batches.
     assert TranslationRanking.compares_rows

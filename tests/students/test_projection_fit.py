@@ -11,7 +11,13 @@ from small_students import make_student
 
 import kdkeras
 from kdkeras.errors import InputError
-from kdkeras.students import StaticStudent, TransformerStudent, fit_projection, rotate_projection
+from kdkeras.students import (
+    StaticStudent,
+    TransformerStudent,
+    fit_projection,
+    fold_projection,
+    rotate_projection,
+)
 
 METHODS = ["procrustes", "ridge", "whitening"]
 
@@ -238,3 +244,32 @@ def test_whitening_of_too_few_directions_is_refused():
     flat = rows(width=3) @ np.random.default_rng(0).normal(size=(3, 6))
     refused("output_dim, 6", "3 in which the 200", "'ridge'", data=flat, method="whitening")
     refused("9", "6 in which", student=static(output_dim=9), method="whitening")
+
+
+# ---- the map of a loss, in the student ------------------------------------
+
+
+@pytest.mark.parametrize("make", [StaticStudent, TransformerStudent])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_folded_student_gives_what_the_loss_compared(make, normalize, tmp_path):
+    student = make_student(make, output_dim=5, normalize=normalize)
+    kernel = np.random.default_rng(3).normal(size=(5, 8)).astype("float32")
+    ids = np.array([[1, 2, 3], [4, 5, 0]])
+    inputs = {"token_ids": ids, "padding_mask": (ids > 0).astype("int32")}
+    before = np.asarray(student(inputs))
+    folded = fold_projection(student, kernel)
+    expected = before.astype(float) @ kernel
+    if normalize:
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(folded(inputs), expected, rtol=0, atol=1e-5)
+    assert folded.output_dim == 8
+    np.testing.assert_array_equal(student(inputs), before)
+    folded.save(tmp_path / "folded.keras")
+    loaded = kdkeras.load(tmp_path / "folded.keras")
+    np.testing.assert_array_equal(loaded(inputs), folded(inputs))
+
+
+def test_a_map_of_another_width_is_refused():
+    with pytest.raises(InputError) as error:
+        fold_projection(static(output_dim=6), np.ones((5, 8)))
+    assert_one_line(str(error.value), "(6, d)", "(5, 8)", "`kernel`")
