@@ -22,6 +22,7 @@ from kdkeras.losses import (
     RelationalDistance,
     SimilarityDistillation,
     SoftTargets,
+    TokenSoftTargets,
 )
 
 FEATURES = 5
@@ -166,10 +167,11 @@ class Masked(DistillationLoss):
         return keras.ops.mean(keras.ops.square(teacher - student), axis=-1) * padding_mask[:, 0]
 
 
-def test_a_loss_that_needs_more_of_the_batch_is_refused():
+@pytest.mark.parametrize("loss", [Masked, TokenSoftTargets])
+def test_a_loss_that_reads_more_of_the_batch_is_refused(loss):
     with pytest.raises(InputError) as error:
-        keras.distillation.Distiller(linear(seed=5), linear(), Masked())
-    assert_one_line(str(error.value), "Masked", "['padding_mask']", "Use kdkeras.Distiller")
+        keras.distillation.Distiller(linear(seed=5), linear(), loss())
+    assert_one_line(str(error.value), loss.__name__, "['padding_mask']", "Use kdkeras.Distiller")
 
 
 @pytest.mark.parametrize(
