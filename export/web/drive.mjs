@@ -13,6 +13,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { json } from "node:stream/consumers";
 
 import puppeteer from "puppeteer-core";
 
@@ -165,7 +166,7 @@ async function explanation(browser, { url, withoutWebAssembly }) {
   return said;
 }
 
-const job = JSON.parse(readFileSync(0, "utf8"));
+const job = await json(process.stdin);
 const profile = mkdtempSync(join(tmpdir(), "kdkeras-chromium-"));
 const browser = await puppeteer.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",

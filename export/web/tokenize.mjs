@@ -8,12 +8,13 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { json } from "node:stream/consumers";
 
 import { loadTokenizer } from "./page/tokenizer.js";
 
 const [folder] = process.argv.slice(2);
 const manifest = JSON.parse(readFileSync(join(folder, "export.json"), "utf8"));
 const tokenize = await loadTokenizer(manifest, (file) => readFileSync(join(folder, file)));
-for (const text of JSON.parse(readFileSync(0, "utf8"))) {
+for (const text of await json(process.stdin)) {
   console.log(JSON.stringify(tokenize(text)));
 }
