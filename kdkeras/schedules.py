@@ -23,6 +23,7 @@ __all__ = [
     "Delayed",
     "LinearWarmup",
     "Piecewise",
+    "Rewarmed",
     "Schedule",
     "as_value",
     "is_number",
@@ -158,6 +159,61 @@ class Delayed(Schedule):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {"schedule": serialized(self.schedule), "start": self.start}
+
+
+@keras.saving.register_keras_serializable(package="kdkeras")
+class Rewarmed(Schedule):
+    """Goes on with a schedule after a change of the model (growth), warmed up again.
+
+    The optimizer counts from 0; the schedule goes on where the small model's
+    training ended.
+
+    Formula:
+
+    ```
+    value(step) = schedule(start + step) * (fraction + (1 - fraction) * min(step / steps, 1))
+    ```
+
+    Args:
+        schedule: A float or a schedule, of the whole training.
+        start: Updates that were done before, at least 0.
+        steps: Updates until the schedule's own value is reached, at least 1.
+        fraction: Share of it at first, 0 (the default) to 1.
+
+    Raises:
+        InputError: If an argument is out of its range.
+
+    Example:
+    >>> rate = Rewarmed(LinearWarmup(target=1.0, steps=10), start=100, steps=4)
+    >>> [float(rate(step)) for step in (0, 1, 4, 9)]
+    [0.0, 0.25, 1.0, 1.0]
+    """
+
+    def __init__(self, schedule: Any, start: int, steps: int, fraction: float = 0.0) -> None:
+        super().__init__()
+        if not start >= 0 or not 0 <= fraction <= 1:
+            raise InputError(
+                "`start` must be 0 or more and `fraction` from 0 to 1. Received: "
+                f"start={start}, fraction={fraction}. Use the small run's steps, and 0.0."
+            )
+        self.schedule, self.start = as_value(schedule), int(start)
+        self.steps, self.fraction = _positive_steps("steps", steps), float(fraction)
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the value at a step, a float32 scalar."""
+        step = ops.convert_to_tensor(step)
+        done = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
+        value = ops.cast(value_at(self.schedule, step + self.start), "float32")
+        return value * (self.fraction + (1.0 - self.fraction) * done)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            "schedule": serialized(self.schedule),
+            "start": self.start,
+            "steps": self.steps,
+            "fraction": self.fraction,
+        }
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")

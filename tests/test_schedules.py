@@ -12,7 +12,15 @@ from contracts import assert_one_line
 
 import kdkeras.schedules
 from kdkeras.errors import InputError
-from kdkeras.schedules import DecayToZero, Delayed, LinearWarmup, Piecewise, sampled, value_at
+from kdkeras.schedules import (
+    DecayToZero,
+    Delayed,
+    LinearWarmup,
+    Piecewise,
+    Rewarmed,
+    sampled,
+    value_at,
+)
 
 STEPS = (0, 1, 3, 4, 5, 9, 10, 11, 1000)
 LINEAR = keras.optimizers.schedules.PolynomialDecay(2.0, 4, 0.5)
@@ -21,6 +29,10 @@ CASES = {
     "warm-up from zero": (LinearWarmup(3.0, 4), lambda s: oracles.warmup(s, 3.0, 4)),
     "decay to zero": (DecayToZero(2.0, 0.4, 25), lambda s: oracles.decay_to_zero(s, 2.0, 0.4, 25)),
     "delayed": (Delayed(LINEAR, 3), lambda s: oracles.polynomial(max(0, s - 3), 2.0, 4, 0.5)),
+    "warmed up again": (
+        Rewarmed(LINEAR, start=1, steps=2, fraction=0.25),
+        lambda s: (0.25 + 0.75 * min(s / 2, 1)) * oracles.polynomial(s + 1, 2.0, 4, 0.5),
+    ),
     "piecewise": (
         Piecewise([4, 10], [1.5, LINEAR, Delayed(LinearWarmup(1.0, 8), 10)]),
         lambda s: (

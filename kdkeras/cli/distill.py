@@ -57,9 +57,9 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--student",
         default="static_256",
-        metavar="PRESET",
+        metavar="PRESET|FILE.keras",
         help="static_128, static_256 (tables of subword vectors), tiny, mini or small "
-        "(transformers)",
+        "(transformers); or a trained student that goes on, e.g. from `kdkeras grow`",
     )
     group.add_argument(
         "--sequence-length",

@@ -13,6 +13,7 @@ from kdkeras.cli import (
     embed,
     evaluate,
     export,
+    grow,
     targets,
     vocabulary,
 )
@@ -25,6 +26,7 @@ COMMANDS: dict[str, ModuleType] = {
     "targets": targets,
     "vocabulary": vocabulary,
     "distill": distill,
+    "grow": grow,
     "evaluate": evaluate,
     "export": export,
     "embed": embed,

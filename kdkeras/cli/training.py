@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from kdkeras import replicas
 from kdkeras.cli.fit_progress import FitProgress, StopAt
+from kdkeras.cli.models import load_student
 from kdkeras.cli.progress import bar
 from kdkeras.data import DistillationSet, Vocabulary, load_vocabulary
 from kdkeras.distillation import Backup, Distiller, QuantizationInTheLoop, StopOnTermination
@@ -54,11 +55,16 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     dataset = DistillationSet(arguments.set)
     vocabulary = load_vocabulary(arguments.vocabulary)
     with strategy.scope():
-        student = _new_student(arguments, dataset, vocabulary)
+        given = arguments.student.endswith(".keras")
+        make = _given_student if given else _new_student
+        student = make(arguments, dataset, vocabulary)
         dims = default_dims(student) if arguments.dims is None else arguments.dims
         axes = teacher_axes(dataset) if dims else None
         if not backup.step:  # Else its weights are in the backup.
-            _start(student, arguments, dataset, axes)
+            if not given:
+                _start(student, arguments, dataset, axes)
+            elif axes is not None:
+                rotate_projection(student, axes)
         once = dataset.num_pairs // arguments.batch_size
         steps = arguments.steps or arguments.epochs * once
         weights = decaying(arguments.losses, arguments.decay, max(1, steps))
@@ -71,7 +77,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             dataset,
             arguments.batch_size,
             vocabulary,
-            sequence_length=arguments.sequence_length,
+            sequence_length=min(arguments.sequence_length, student.sequence_length),
             language_temperature=arguments.language_temperature,
             seed=arguments.seed,
         )
@@ -137,7 +143,6 @@ def _open_backup(arguments: argparse.Namespace) -> Backup:
 def _new_student(
     arguments: argparse.Namespace, dataset: DistillationSet, vocabulary: Vocabulary
 ) -> Student:
-    precision = arguments.mixed_precision
     return from_preset(
         arguments.student,
         vocabulary=vocabulary,
@@ -145,8 +150,45 @@ def _new_student(
         normalize=dataset.normalized,
         table_rank=arguments.table_rank,
         sequence_length=arguments.sequence_length,
-        dtype=f"mixed_{precision}" if precision else "float32",
+        dtype=_dtype(arguments),
     )
+
+
+def _given_student(
+    arguments: argparse.Namespace, dataset: DistillationSet, vocabulary: Vocabulary
+) -> Student:
+    """A trained student that goes on; its file stays as it is."""
+    for option in ("table_rank", "start", "init_from_teacher"):
+        if getattr(arguments, option) is not None:
+            raise InputError(
+                "A trained student has its table and its start. Received: "
+                f"--{option.replace('_', '-')} and --student {arguments.student}. Leave one out."
+            )
+    trained = load_student(arguments.student)
+    if trained.vocabulary is None or trained.vocabulary.fingerprint != vocabulary.fingerprint:
+        raise InputError(
+            "A trained student goes on with its own vocabulary. Received: "
+            f"{arguments.vocabulary}, another one than {arguments.student} has. Pass the one that "
+            "it was trained or grown with."
+        )
+    if trained.output_dim != dataset.embedding_dim:
+        raise InputError(
+            "A trained student must be as wide as the cached targets. Received: output_dim="
+            f"{trained.output_dim} in {arguments.student}, {dataset.embedding_dim} in "
+            f"{arguments.set}. Take a set of the teacher that it learned from."
+        )
+    return _copied(trained, _dtype(arguments))
+
+
+def _dtype(arguments: argparse.Namespace) -> str:
+    precision = arguments.mixed_precision
+    return f"mixed_{precision}" if precision else "float32"
+
+
+def _copied(student: Student, dtype: str) -> Student:
+    copy = type(student)(**{**student.get_config(), "dtype": dtype}, vocabulary=student.vocabulary)
+    copy.set_weights(student.get_weights())
+    return copy
 
 
 def _start(
@@ -213,10 +255,7 @@ def _save(
     """
     if not replicas.is_chief(strategy):
         return
-    copy = type(student)(
-        **{**student.get_config(), "dtype": "float32"}, vocabulary=student.vocabulary
-    )
-    copy.set_weights(student.get_weights())
+    copy = _copied(student, "float32")
     if back is not None:
         rotate_projection(copy, back)
     with atomic_write(output) as temporary:

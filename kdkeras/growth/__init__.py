@@ -20,6 +20,7 @@ from kdkeras.growth.factorization import factorize, merge
 from kdkeras.growth.flops import forward_flops
 from kdkeras.growth.growing import grow
 from kdkeras.growth.learning import learn_operators
+from kdkeras.growth.ledger import FlopLedger
 from kdkeras.growth.ligo import LearnedOperators
 from kdkeras.growth.masks import MaskedGrowth
 from kdkeras.growth.moments import grow_optimizer
@@ -35,6 +36,7 @@ __all__ = [
     "Chain",
     "ComposeTokens",
     "DepthOperator",
+    "FlopLedger",
     "FunctionPreserving",
     "GrowthPlan",
     "HyperCloning",

@@ -1,0 +1,167 @@
+"""`kdkeras grow`, and the training that goes on with what it wrote."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from contracts import assert_one_line
+
+import kdkeras
+from kdkeras.__main__ import main
+from kdkeras.growth import FlopLedger, forward_flops
+from kdkeras.students import TransformerStudent
+
+TEXTS = ["Guten Morgen.", "Где моя книга?", "I am happy to hear your voice.", ""]
+
+
+@pytest.fixture(scope="module")
+def grown(command, student, tmp_path_factory):
+    path = tmp_path_factory.mktemp("grown") / "grown.keras"
+    sizes = ["--layers", 1, "--hidden", 192, "--heads", 3, "--intermediate", 256]
+    costs = ["--small-steps", 40, "--main-steps", 12, "--batch-size", 16, "--length", 32]
+    return path, command("grow", student[0], "--output", path, *sizes, *costs)
+
+
+def test_layers_on_a_table_embed_as_the_table_did(student, grown):
+    path, result = grown
+    small, large = kdkeras.load(student[0]), kdkeras.load(path)
+    assert isinstance(large, TransformerStudent)
+    assert (large.num_layers, large.hidden_dim, large.num_heads) == (1, 192, 3)
+    np.testing.assert_allclose(large.encode(TEXTS), small.encode(TEXTS), rtol=0, atol=1e-5)
+    certificate = json.loads(path.with_suffix(".certificate.json").read_text())
+    assert certificate["keeps_function"] and certificate["maximum_error"] < 1e-5
+    assert certificate["probe"] == "texts" and certificate["probe_size"] >= 250
+    assert certificate.items() <= result.items()
+    parameters = [certificate[f"parameters_{when}"] for when in ("before", "after")]
+    assert parameters == [small.count_params(), large.count_params()]
+    assert json.loads(path.with_suffix(".certificate.json").read_text())["steps"]
+
+
+def test_the_ledger_counts_both_runs(student, grown):
+    path, result = grown
+    small, large = kdkeras.load(student[0]), kdkeras.load(path)
+    # Both sides of 16 pairs, forward and twice backward.
+    runs = [40 * 32 * 3 * forward_flops(small, 32), 12 * 32 * 3 * forward_flops(large, 32)]
+    assert result["ledger"] == {
+        "postings": [
+            {"name": "small run", "flops": runs[0]},
+            {"name": "main run", "flops": runs[1]},
+        ],
+        "total": sum(runs),
+    }
+    ledger = FlopLedger.from_dict(result["ledger"])
+    assert ledger.to_dict() == result["ledger"]
+    assert ledger.shares()["small run"] == pytest.approx(runs[0] / sum(runs))
+
+
+@pytest.fixture(scope="module")
+def trained(command, grown, targets, vocabulary, tmp_path_factory):
+    path = tmp_path_factory.mktemp("trained") / "more.keras"
+    options = ["--vocabulary", vocabulary[0], "--batch-size", 16, "--learning-rate", "1e-3"]
+    return path, command(
+        *("distill", targets[0], "--student", grown[0], "--output", path, *options),
+        *("--steps", 30, "--checkpoint-every", 10),
+    )
+
+
+def test_training_goes_on_with_the_grown_student(
+    command, grown, trained, targets, vocabulary, tmp_path
+):
+    path, result = trained
+    assert result["last"]["loss"] < 0.9 * result["first"]["loss"]
+    first = kdkeras.load(grown[0])
+    assert np.abs(kdkeras.load(path).encode(TEXTS) - first.encode(TEXTS)).max() > 1e-2
+    # One step at a rate of nothing is where it began: the axes are turned there and back.
+    still = tmp_path / "still.keras"
+    command(
+        *("distill", targets[0], "--student", grown[0], "--output", still),
+        *(
+            "--vocabulary",
+            vocabulary[0],
+            "--batch-size",
+            16,
+            "--steps",
+            1,
+            "--learning-rate",
+            "1e-12",
+        ),
+    )
+    np.testing.assert_allclose(
+        kdkeras.load(still).encode(TEXTS), first.encode(TEXTS), rtol=0, atol=1e-5
+    )
+
+
+def test_stacking_is_written_only_if_the_function_may_change(command, trained, tmp_path, capsys):
+    path = tmp_path / "stacked.keras"
+    options = [
+        "grow",
+        str(trained[0]),
+        "--output",
+        str(path),
+        "--layers",
+        "2",
+        "--depth",
+        "stacking",
+    ]
+    assert main(options) == 2
+    assert_one_line(capsys.readouterr().err.strip(), "keeps_function=False")
+    assert list(tmp_path.iterdir()) == []
+    result = command(*options, "--change-function")
+    assert result["keeps_function"] is False and result["cosine_drift"] > 1e-4
+    assert kdkeras.load(path).num_layers == 2
+
+
+BAD = {
+    "nothing": ([], "something to grow"),
+    "no multiple": (["--hidden", "200"], "200"),
+    "smaller": (["--layers", "1", "--hidden", "96"], "96"),
+    "unknown method": (["--layers", "2", "--method", "magic"], "net2wider"),
+    "no probe": (["--layers", "2", "--probe", "missing.txt"], "missing.txt"),
+    "of a table": (["--embedding", "256"], "embedding_dim"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_in_one_line_and_nothing_is_written(case, grown, tmp_path, capsys):
+    options, part = BAD[case]
+    assert main(["grow", str(grown[0]), "--output", str(tmp_path / "out.keras"), *options]) == 2
+    line = capsys.readouterr().err.strip()
+    assert "\n" not in line and part in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_exists_is_kept(grown, tmp_path, capsys):
+    path = tmp_path / "out.keras"
+    path.write_text("mine")
+    assert main(["grow", str(grown[0]), "--output", str(path), "--layers", "2"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--table-rank", "8"], "--table-rank"),
+        (["--start", "targets"], "--start"),
+        (["--vocabulary", "{other}"], "its own vocabulary"),
+    ],
+)
+def test_what_a_trained_student_has_is_not_given_again(
+    command, corpus, grown, targets, vocabulary, tmp_path, capsys, options, part
+):
+    other = tmp_path / "other"
+    command("vocabulary", *corpus, "--size", 500, "--output", other)
+    options = [str(other) if option == "{other}" else option for option in options]
+    arguments = ["distill", targets[0], "--student", grown[0], "--vocabulary", vocabulary[0]]
+    assert main([*map(str, [*arguments, "--output", tmp_path / "o.keras"]), *options]) == 2
+    assert_one_line(capsys.readouterr().err.strip(), part)
+    assert not (tmp_path / "o.keras").exists()
+
+
+def test_a_ledger_refuses_what_does_not_add_up():
+    with pytest.raises(kdkeras.errors.InputError, match="twice"):
+        FlopLedger().add("main run", 1).add("main run", 2)
+    with pytest.raises(kdkeras.errors.InputError, match="whole number"):
+        FlopLedger().add("main run", -1)
