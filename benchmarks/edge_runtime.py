@@ -107,7 +107,7 @@ def torch(path: str, rows: Callable[[int], Iterator[dict[str, np.ndarray]]]) -> 
     pytorch.set_num_threads(1)
     model = SentenceTransformer(path, device="cpu")
     if hasattr(model[0], "processing_kwargs"):
-        model[0].processing_kwargs = {}  # Else texts of SentencePiece are padded to the full length.
+        model[0].processing_kwargs = {}  # Else texts are padded to 128 tokens.
     preprocess = getattr(model, "preprocess", model.tokenize)
 
     def prepare(length: int) -> Prepared:
