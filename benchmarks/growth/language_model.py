@@ -19,7 +19,7 @@ from typing import Any
 import masked_text
 import numpy as np
 from costs import forward_pass, training
-from language_model_tables import GROWN, SCRATCH, SMALL, plot, table
+from language_model_tables import GROWN, SCRATCH, SMALL, plot, seeds_table, table
 from results import Results, write
 
 SIZES = {"hidden_dim": 128, "num_layers": 4, "num_heads": 4}
@@ -208,9 +208,9 @@ def main() -> None:
             run = {"way": way, "rate": rate, "planned": steps, "seed": seed}
             results.add(key, {**run, **figures})
     runs = list(results.values())
-    write(arguments.output / "table.md", table(runs))
+    write(arguments.output / "table.md", table(runs) + "\n" + seeds_table(runs))
     plot(runs, arguments.output / "loss.png")
-    print(table(runs))
+    print(table(runs), seeds_table(runs), sep="\n")
 
 
 if __name__ == "__main__":

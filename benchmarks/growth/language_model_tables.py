@@ -36,8 +36,18 @@ def savings(run: dict[str, Any], scratch: dict[str, Any], small: dict[str, Any])
     }
 
 
+def groups(runs: Runs, way: str) -> list[dict[int, dict[str, Any]]]:
+    """The runs of one way by their length, shortest first, and therein by seed."""
+    found: dict[int, dict[int, dict[str, Any]]] = {}
+    for run in runs:
+        if run["way"] == way:
+            found.setdefault(run["planned"], {})[run["seed"]] = run
+    return [dict(sorted(found[planned].items())) for planned in sorted(found)]
+
+
 def by_seed(runs: Runs, way: str) -> dict[int, dict[str, Any]]:
-    return {run["seed"]: run for run in runs if run["way"] == way}
+    """The longest runs of a way."""
+    return (groups(runs, way) or [{}])[-1]
 
 
 def percent(values: list[float | None]) -> str:
@@ -57,23 +67,43 @@ def table(runs: Runs) -> str:
     ]
     scratch, small = by_seed(runs, SCRATCH), by_seed(runs, SMALL)
     for way in NAMES:
-        found = by_seed(runs, way)
-        if not found:
-            continue
-        first = next(iter(found.values()))
-        cells = ["", ""]
-        if way in GROWN:
-            pairs = [
-                savings(run, scratch[seed], small[seed])
-                for seed, run in found.items()
-                if seed in scratch and seed in small
-            ]
-            cells = [percent([pair[name] for pair in pairs]) for name in ("given", "counted")]
-        losses = [spread([run["losses"][place] for run in found.values()], 3) for place in (0, -1)]
-        lines.append(
-            f"| {NAMES[way]} | {first['rate']:g} | {first['planned']:,} "
-            f"| {first['flops'][-1] / 1e12:.2f} | {' | '.join([*losses, *cells])} | {len(found)} |"
-        )
+        for found in groups(runs, way):
+            lines.append(row(way, found, scratch, small))
+    return "\n".join(lines) + "\n"
+
+
+def row(way: str, found: dict[int, Any], scratch: dict[int, Any], small: dict[int, Any]) -> str:
+    first = next(iter(found.values()))
+    cells = ["", ""]
+    if way in GROWN:
+        pairs = [savings(run, scratch[seed], small[seed]) for seed, run in found.items()]
+        cells = [percent([pair[name] for pair in pairs]) for name in ("given", "counted")]
+    losses = [spread([run["losses"][place] for run in found.values()], 3) for place in (0, -1)]
+    return (
+        f"| {NAMES[way]} | {first['rate']:g} | {first['planned']:,} "
+        f"| {first['flops'][-1] / 1e12:.2f} | {' | '.join([*losses, *cells])} | {len(found)} |"
+    )
+
+
+def seeds_table(runs: Runs) -> str:
+    """One row a seed: the final losses, and where the grown model reached that from scratch."""
+    lines = [
+        "| seed | small | from scratch | grown | steps grown | saved, given, % | counted, % |",
+        "|---" * 7 + "|",
+    ]
+    scratch, small = by_seed(runs, SCRATCH), by_seed(runs, SMALL)
+    for seed, one in scratch.items():
+        for found in groups(runs, "function"):
+            if seed not in found:
+                continue
+            run = found[seed]
+            saved = savings(run, one, small[seed])
+            cells = [percent([saved[name]]) for name in ("given", "counted")]
+            losses = [r["losses"][-1] for r in (small[seed], one, run)]
+            lines.append(
+                f"| {seed} | {' | '.join(f'{loss:.3f}' for loss in losses)} "
+                f"| {run['planned']} | {' | '.join(cells)} |"
+            )
     return "\n".join(lines) + "\n"
 
 

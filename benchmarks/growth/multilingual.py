@@ -1,13 +1,14 @@
 r"""Grows a static multilingual student to a Transformer and trains it on.
 
     python benchmarks/growth/multilingual.py --data DATA --teacher FOLDER --set SET \
-        --static STATIC.keras --output RUNS/multilingual
+        --start-table START.keras --output RUNS/multilingual
 
-DATA is that of `benchmarks/ablation.py`, SET what `kdkeras targets` wrote, STATIC a static student
-trained on it. The same Transformer starts from the static student (*grown*, function kept), from
-the teacher's layers evenly dropped and its token vectors (*layer drop*), and from random weights;
-all are trained alike, so that equal steps are equal FLOPs. A run's figures are kept in
-OUTPUT/results.json as soon as it ends, and it is not repeated. OUTPUT/table.md and
+DATA is that of `benchmarks/ablation.py`, SET what `kdkeras targets` wrote, START a static student
+at the least squares fit to SET, as `ablation.py` leaves it in its folder; it is trained for
+--static-steps. The same Transformer then starts from this static student (*grown*, function
+kept), from the teacher's layers evenly dropped and its token vectors (*layer drop*), and from
+random weights; all are trained alike, so that equal steps are equal FLOPs. A run's figures are
+kept in OUTPUT/results.json as soon as it ends, and it is not repeated. OUTPUT/table.md and
 OUTPUT/accuracy.png hold all of it.
 """
 
@@ -32,7 +33,7 @@ SIZES = {"hidden_dim": 384, "num_heads": 12, "intermediate_dim": 1536}
 """The teacher's, so that its layers fit."""
 LENGTH, BATCH, RATE = 16, 32, 5e-4
 STATIC_BATCH = 256
-RETRIEVAL_ROWS, SIMILARITY_ROWS = 200, 250
+RETRIEVAL_ROWS, SIMILARITY_ROWS = 150, 200
 WARMUP = 20
 PROBE = 256
 
@@ -113,7 +114,6 @@ def train(
         points.append({"steps": steps, "flops": flops, **figures})
         print(steps, {k: round(v, 1) for k, v in means(figures).items()}, logs, flush=True)
 
-    measure(-1)
     distiller.fit(
         batches.repeat(),
         epochs=arguments.budgets,
@@ -122,6 +122,27 @@ def train(
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=measure)],
     )
     return {"points": points}
+
+
+def trained_static(arguments: argparse.Namespace, dataset: Any) -> Any:
+    """The static student that grows, from its file if there is one."""
+    import kdkeras
+    from kdkeras import config, recipe
+
+    path = arguments.output / f"static-{arguments.static_steps}.keras"
+    if path.exists():
+        return kdkeras.load(path)
+    static = kdkeras.load(arguments.start_table)
+    if arguments.static_steps:
+        distiller = recipe.build_distiller(static, config.LOSS_WEIGHTS)
+        optimizer = recipe.build_optimizer(config.LEARNING_RATE, 200, arguments.static_steps)
+        distiller.compile(optimizer, jit_compile=False)
+        batches = dataset.batches(STATIC_BATCH, static.vocabulary, sequence_length=LENGTH)
+        distiller.fit(batches.repeat(), steps_per_epoch=arguments.static_steps, verbose=2)
+    part = path.with_stem(path.stem + "-part")
+    static.save(part)
+    part.replace(path)
+    return static
 
 
 def static_figures(static: Any, found: list[Any], steps: int) -> dict[str, Any]:
@@ -138,25 +159,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
     parser.add_argument("--teacher", type=Path, required=True, help="sentence-transformers folder")
     parser.add_argument("--set", type=Path, required=True, help="distillation set")
-    parser.add_argument("--static", type=Path, required=True, help="trained static student")
-    parser.add_argument("--static-steps", type=int, default=6000, help="that it was trained for")
+    parser.add_argument("--start-table", type=Path, required=True, help="static student")
+    parser.add_argument("--static-steps", type=int, default=100, help="batches of 256 pairs")
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
     parser.add_argument("--layers", nargs="+", type=int, default=[2, 4])
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=[GROWN, DROP, RANDOM])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=90)
     parser.add_argument("--budgets", type=int, default=3, help="how many are measured")
     parser.add_argument("--rate", type=float, default=RATE)
     arguments = parser.parse_args()
     import keras
 
-    import kdkeras
     from kdkeras.data import DistillationSet
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = Results(arguments.output / "results.json")
     dataset, found = DistillationSet(arguments.set), reduced(arguments.data)
-    static = kdkeras.load(arguments.static)
+    static = trained_static(arguments, dataset)
     if STATIC not in results:
         results.add(STATIC, static_figures(static, found, arguments.static_steps))
     print(means(results[STATIC]["points"][0]), flush=True)
