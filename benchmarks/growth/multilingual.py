@@ -1,0 +1,217 @@
+r"""Grows a static multilingual student to a Transformer and trains it on.
+
+    python benchmarks/growth/multilingual.py --data DATA --teacher FOLDER --set SET \
+        --start-table START.keras --output RUNS/multilingual
+
+DATA is that of `benchmarks/ablation.py`, SET what `kdkeras targets` wrote, START a static student
+at the least squares fit to SET, as `ablation.py` leaves it in its folder; it is trained for
+--static-steps. The same Transformer then starts from this static student (*grown*, function
+kept), from the teacher's layers evenly dropped and its token vectors (*layer drop*), and from
+random weights; all are trained alike, so that equal steps are equal FLOPs. A run's figures are
+kept in OUTPUT/results.json as soon as it ends, and it is not repeated. OUTPUT/table.md and
+OUTPUT/accuracy.png hold all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from costs import training
+from multilingual_tables import DROP, GROWN, PUD, RANDOM, STARTS, STATIC, means, plot, table
+from results import Results, write
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from ablation import Remembered, pud_evaluators  # noqa: E402
+from static_student import TWELVE, evaluators  # noqa: E402
+
+SIZES = {"hidden_dim": 384, "num_heads": 12, "intermediate_dim": 1536}
+"""The teacher's, so that its layers fit."""
+LENGTH, BATCH = 16, 32
+RATES = {GROWN: 2e-4, DROP: 5e-4, RANDOM: 5e-4}
+"""Highest rate by start."""
+STATIC_BATCH = 256
+RETRIEVAL_ROWS, SIMILARITY_ROWS = 150, 200
+WARMUP = 20
+PROBE = 256
+
+
+def reduced(data: Path) -> list[Any]:
+    """The first rows of each test: the Transformer takes longer to read than to train."""
+    from kdkeras.evaluation import RetrievalEvaluator, SimilarityEvaluator
+
+    kept = {f"tatoeba_{x}" for x in TWELVE} | {f"pud_{x}" for x in PUD}
+    found: list[Any] = []
+    for one in evaluators(data) + pud_evaluators(data):
+        if one.name in kept:
+            n = RETRIEVAL_ROWS
+            found.append(RetrievalEvaluator(one.name, one.foreign[:n], one.english[:n]))
+        elif one.name.startswith("across_"):
+            n = SIMILARITY_ROWS
+            found.append(
+                SimilarityEvaluator(
+                    one.name, one.sentences1[:n], one.sentences2[:n], one.scores[:n]
+                )
+            )
+    return found
+
+
+def started(start: str, layers: int, static: Any, arguments: Any, probe: list[str]) -> Any:
+    """The Transformer at one of its starts."""
+    from kdkeras import students, teachers
+    from kdkeras.growth import GrowthPlan, grow
+
+    if start == GROWN:
+        return grow(static, GrowthPlan(sizes={**SIZES, "num_layers": layers}), probe=probe)
+    student = students.TransformerStudent(
+        static.vocabulary_size,
+        static.output_dim,
+        num_layers=layers,
+        **SIZES,
+        token_weights=True,
+        normalize=static.normalize,
+        sequence_length=static.sequence_length,
+        vocabulary=static.vocabulary,
+    )
+    if start == DROP:
+        print(students.initialize_from_teacher(student, teachers.load(arguments.teacher)))
+        # What the layers give is already in the teacher's space.
+        width = SIZES["hidden_dim"]
+        student.projection.set_weights([np.eye(width), np.zeros(width)])
+    return student
+
+
+def train(
+    student: Any,
+    dataset: Any,
+    found: list[Any],
+    seed: int,
+    rate: float,
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """Trains, and gives the figures at each budget with what had been spent."""
+    import keras
+
+    from kdkeras import config, recipe
+    from kdkeras.evaluation import evaluate_all
+    from kdkeras.growth import forward_flops
+
+    # No pair is seen twice.
+    for layer in student._flatten_layers():
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    distiller = recipe.build_distiller(student, config.LOSS_WEIGHTS)
+    optimizer = recipe.build_optimizer(rate, WARMUP, arguments.steps, "lazy_adam")
+    distiller.compile(optimizer, jit_compile=False)
+    batches = dataset.batches(
+        BATCH,
+        student.vocabulary,
+        sequence_length=LENGTH,
+        bucket_boundaries=[LENGTH],
+        seed=seed,
+        shuffle=8_192,
+    )
+    every = arguments.steps // arguments.budgets
+    points: list[dict[str, Any]] = []
+
+    def measure(epoch: int, logs: Any = None) -> None:
+        steps = (epoch + 1) * every
+        flops = training(forward_flops(student, LENGTH), 2 * BATCH, steps)
+        figures = evaluate_all(found, Remembered(student))
+        points.append({"steps": steps, "flops": flops, **figures})
+        print(steps, {k: round(v, 1) for k, v in means(figures).items()}, logs, flush=True)
+
+    distiller.fit(
+        batches.repeat(),
+        epochs=arguments.budgets,
+        steps_per_epoch=every,
+        verbose=0,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=measure)],
+    )
+    return {"points": points}
+
+
+def trained_static(arguments: argparse.Namespace, dataset: Any) -> Any:
+    """The static student that grows, from its file if there is one."""
+    import kdkeras
+    from kdkeras import config, recipe
+
+    path = arguments.output / f"static-{arguments.static_steps}.keras"
+    if path.exists():
+        return kdkeras.load(path)
+    static = kdkeras.load(arguments.start_table)
+    if arguments.static_steps:
+        distiller = recipe.build_distiller(static, config.LOSS_WEIGHTS)
+        optimizer = recipe.build_optimizer(config.LEARNING_RATE, 200, arguments.static_steps)
+        distiller.compile(optimizer, jit_compile=False)
+        batches = dataset.batches(STATIC_BATCH, static.vocabulary, sequence_length=LENGTH)
+        distiller.fit(batches.repeat(), steps_per_epoch=arguments.static_steps, verbose=2)
+    part = path.with_stem(path.stem + "-part")
+    static.save(part)
+    part.replace(path)
+    return static
+
+
+def static_figures(static: Any, found: list[Any], steps: int) -> dict[str, Any]:
+    from kdkeras.evaluation import evaluate_all
+    from kdkeras.growth import forward_flops
+
+    flops = training(forward_flops(static, LENGTH), 2 * STATIC_BATCH, steps)
+    figures = evaluate_all(found, static)
+    return {"start": STATIC, "points": [{"steps": steps, "flops": flops, **figures}]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
+    parser.add_argument("--teacher", type=Path, required=True, help="sentence-transformers folder")
+    parser.add_argument("--set", type=Path, required=True, help="distillation set")
+    parser.add_argument("--start-table", type=Path, required=True, help="static student")
+    parser.add_argument("--static-steps", type=int, default=0, help="batches of 256 pairs")
+    parser.add_argument("--output", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--layers", nargs="+", type=int, default=[2, 4])
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=[GROWN, DROP, RANDOM])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--budgets", type=int, default=2, help="how many are measured")
+    arguments = parser.parse_args()
+    import keras
+
+    from kdkeras.data import DistillationSet
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    results = Results(arguments.output / "results.json")
+    dataset, found = DistillationSet(arguments.set), reduced(arguments.data)
+    static = trained_static(arguments, dataset)
+    if STATIC not in results:
+        results.add(STATIC, static_figures(static, found, arguments.static_steps))
+    print(means(results[STATIC]["points"][0]), flush=True)
+    probe = list(dict.fromkeys(s for e in found for s in getattr(e, "foreign", [])))[:PROBE]
+    for seed in arguments.seeds:
+        for layers in arguments.layers:
+            for start in arguments.starts:
+                key = f"{start}/{layers}/{arguments.steps}/{RATES[start]:g}/{seed}"
+                if key in results:
+                    continue
+                print(key, flush=True)
+                keras.utils.set_random_seed(seed)
+                student = started(start, layers, static, arguments, probe)
+                figures = train(student, dataset, found, seed, RATES[start], arguments)
+                run = {"start": start, "layers": layers, "seed": seed, "rate": RATES[start]}
+                if start == GROWN:
+                    run["certificate"] = student.certificate.to_dict()
+                results.add(key, {**run, **figures})
+                del student
+                gc.collect()
+    runs = list(results.values())
+    write(arguments.output / "table.md", table(runs))
+    plot(runs, arguments.output / "accuracy.png")
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()
