@@ -22,6 +22,7 @@ ODD = {
     "one long word": "x" * 500,
     "long Thai": "\u0e01\u0e33" * 60,
     "NUL": "a\0b \0",
+    "half a character": "Köln \ud83d ok \ude00",
     "invisible": "\u200ba\u200b \ufeffb\u00ad",
     "emoji": "👨‍👩‍👧 🏳️‍🌈😀 ok",
     "unknown script": "ꙮ𐍈𐍈 a𐍈 𒀀𒀁",

@@ -28,8 +28,13 @@ export async function loadTokenizer(manifest, read) {
   const bytes = await read(file);
   if (kind === "wordpiece") {
     const tokenizer = new WordPiece(bytes);
-    return (text) => tokenizer.encode(text, limit);
+    return (text) => tokenizer.encode(wellFormed(text), limit);
   }
   const tokenizer = new SentencePiece(bytes);
-  return (text) => tokenizer.encode(text).slice(0, limit);
+  return (text) => tokenizer.encode(wellFormed(text)).slice(0, limit);
+}
+
+/** A text as every runtime reads it: it ends at a NUL, and half characters are U+FFFD. */
+function wellFormed(text) {
+  return text.split("\0", 1)[0].replace(/\p{Surrogate}/gu, "\ufffd");
 }
