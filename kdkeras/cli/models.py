@@ -11,14 +11,24 @@ __all__ = ["load_encoder", "load_student"]
 
 
 def load_encoder(name: str) -> Any:
-    """Loads a student, or a teacher: anything with `.encode(texts)`."""
+    """Loads a student, or a teacher: anything with `.encode(texts)`.
+
+    Raises:
+        InputError: If it is another kind of model.
+    """
     if name.startswith("hf://") or (Path(name) / "modules.json").is_file():
         from kdkeras import teachers
 
         return teachers.load(name)
     from kdkeras import load
 
-    return load(name)
+    model = load(name)
+    if not hasattr(model, "encode"):
+        raise InputError(
+            f"The model must embed texts. Received: {name}, a {type(model).__name__}. Pass a "
+            "student's .keras file, an exported folder, or a teacher."
+        )
+    return model
 
 
 def load_student(name: str) -> Any:

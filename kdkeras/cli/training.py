@@ -54,6 +54,12 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     keras.utils.set_random_seed(arguments.seed)
     dataset = DistillationSet(arguments.set)
     vocabulary = load_vocabulary(arguments.vocabulary)
+    # The paths may hold something else than when the training began.
+    backup.require(
+        vocabulary_fingerprint=vocabulary.fingerprint,
+        teacher=dataset.teacher["fingerprint"],
+        pairs=dataset.num_pairs,
+    )
     with strategy.scope():
         given = arguments.student.endswith(".keras")
         make = _given_student if given else _new_student

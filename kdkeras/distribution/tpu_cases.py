@@ -69,7 +69,7 @@ DISTILLATION: dict[str, Callable[[], Any]] = {
     "LogitMSE": partial(LogitMSE, target="embedding"),
     "LogitMSE standardized": partial(LogitMSE, standardize=True, target="embedding"),
     "DecoupledDistillation": partial(DecoupledDistillation, target="embedding"),
-    "TopKSoftTargets": partial(TopKSoftTargets, temperature=2.0),
+    "TopKSoftTargets": partial(TopKSoftTargets, temperature=2.0, student_output="embedding"),
     "QueueDistillation": partial(QueueDistillation, OUTPUT_DIM),
     "QueueContrast": partial(QueueContrast, OUTPUT_DIM),
     "Matryoshka": lambda: Matryoshka(

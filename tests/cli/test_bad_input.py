@@ -142,6 +142,13 @@ def test_a_model_from_a_stranger_runs_no_code(refused, tmp_path):
     assert "safe mode" in refused("embed", tmp_path / "stranger.keras", "Hallo!")
 
 
+def test_a_model_that_embeds_no_text_is_refused(refused, tmp_path):
+    import keras
+
+    keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    assert "a Sequential" in refused("embed", tmp_path / "other.keras", "Hallo!")
+
+
 @pytest.mark.parametrize("name", ["none.keras", "no_such_name"])
 def test_a_missing_model_is_refused(refused, name):
     assert name in refused("embed", name, "Hallo!")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,21 @@ def test_a_backup_is_not_lost_by_beginning_anew(interrupted, capsys):
     assert "--resume" in capsys.readouterr().err
     assert main([*command, "--resume", "--learning-rate", "0.1"]) == 2
     assert "learning_rate=0.1, before learning_rate=0.004" in capsys.readouterr().err
+
+
+def test_another_vocabulary_at_the_same_path_is_refused(
+    interrupted, command, corpus, vocabulary, tmp_path, capsys
+):
+    _, again, _ = interrupted
+    kept = tmp_path / "kept"
+    shutil.move(vocabulary[0], kept)
+    try:
+        command("vocabulary", *corpus, "--size", 500, "--output", vocabulary[0])
+        assert main([*again, "--resume"]) == 2
+        assert "vocabulary_fingerprint" in capsys.readouterr().err.strip().splitlines()[-1]
+    finally:
+        shutil.rmtree(vocabulary[0])
+        shutil.move(kept, vocabulary[0])
 
 
 @pytest.fixture(scope="module")
