@@ -183,8 +183,18 @@ def only(outputs: StudentOutputs, names: set[str]) -> StudentOutputs:
 
 
 def unpack_data(data: Any) -> Rows:
-    """Sorts what Keras hands to a step: `(x, y, sample_weight)`, or fewer of them."""
+    """Sorts what Keras hands to a step: `(x, y, sample_weight)`, or fewer of them.
+
+    Raises:
+        InputError: If the weights are not one a row.
+    """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     # Given with arrays, Keras repeats the rows' weights for every target.
     weights = keras.tree.flatten(sample_weight)
-    return Rows(unpack(x, y), weights[0] if weights else None)
+    weight = weights[0] if weights else None
+    if weight is not None and len(weight.shape) != 1:
+        raise InputError(
+            f"`sample_weight` is one number a row, `(B,)`. Received: shape {tuple(weight.shape)}. "
+            "Flatten it."
+        )
+    return Rows(unpack(x, y), weight)

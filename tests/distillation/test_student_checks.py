@@ -177,6 +177,14 @@ def test_a_mean_over_the_batch_is_refused():
     assert_one_line(str(error.value), "() from 'own'", "`(B,)`")
 
 
+def test_weights_that_are_not_one_a_row_are_refused():
+    x, y = pairs()
+    data = tf.data.Dataset.from_tensors((x, y, np.ones((4, 1), "float32")))
+    with pytest.raises(InputError) as error:
+        make_distiller().fit(data, verbose=0)
+    assert_one_line(str(error.value), "(4, 1)", "`(B,)`")
+
+
 def test_targets_of_text_are_refused():
     x, _ = pairs()
     with pytest.raises(InputError) as error:
