@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; those of the process if None.
 
     Returns:
-        The exit status: 0 done, 1 a failed gate or a non-finite loss, 2 bad
-        input, 130 interrupted.
+        The exit status: 0 done, 1 a failed gate or a lost worker, 2 bad input
+        or a loss that is not finite, 130 interrupted.
     """
     try:
         arguments = build_parser().parse_args(argv)
@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.redirect_stdout(sys.stderr):
             result = command.run(arguments)
         _print_result(command, result, as_json=arguments.json)
-    except (InputError, MissingExtraError) as error:
+    except (InputError, MissingExtraError, NonFiniteLossError) as error:
         return _fail(str(error), BAD_INPUT)
-    except (GateError, NonFiniteLossError, WorkerLostError) as error:
+    except (GateError, WorkerLostError) as error:
         return _fail(str(error), FAILED)
     except BrokenPipeError:
         # The reader of stdout left (`| head`): nothing to report, and nothing to flush.

@@ -31,7 +31,7 @@ class GateError(RuntimeError):
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss term that became NaN or infinite (exit status 1)."""
+    """A loss term that became NaN or infinite (exit status 2)."""
 
 
 class WorkerLostError(RuntimeError):

@@ -34,14 +34,14 @@ def _parent(path: Path) -> Path:
     except OSError as error:
         raise InputError(
             f"The output's folder must be writable. Received: {path.parent} "
-            f"({error.strerror}). Choose another folder."
+            f"({error.strerror or error}). Choose another folder."
         ) from error
     return path.parent
 
 
 def _explain(path: Path, error: OSError) -> InputError:
     return InputError(
-        f"The output must be writable. Received: {path} ({error.strerror}). "
+        f"The output must be writable. Received: {path} ({error.strerror or error}). "
         "Free some space or choose another folder; nothing was changed."
     )
 

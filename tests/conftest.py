@@ -7,7 +7,9 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import pytest
+from hypothesis import settings
 
 from kdkeras.data import (
     CachedTeacher,
@@ -20,6 +22,18 @@ from kdkeras.data import (
 
 # Tatoeba sentences, `language<TAB>sentence` (CC BY 2.0 FR, contributors of tatoeba.org).
 SENTENCES = Path(__file__).parent / "data" / "sentences.tsv"
+
+
+# The same examples in every run; HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test draws the same weights, whichever ran before it."""
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
         )
         also = " (and float16)" if name == "int8" else ""
         for option, what in (
-            ("accuracy", "retrieval accuracy"),
+            ("accuracy", "retrieval accuracy (or one and a half sentences, if that is more)"),
             ("spearman", "STS correlation, times 100,"),
         ):
             parser.add_argument(

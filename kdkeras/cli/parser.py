@@ -60,8 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="kdkeras",
         description="Distil a text encoder into a multilingual embedding model for phones.",
-        epilog="Exit status: 0 done; 1 a quality gate failed or the loss was not finite; "
-        "2 bad input; 130 interrupted.",
+        epilog="Exit status: 0 done; 1 a quality gate failed or a worker was lost; "
+        "2 bad input or a loss that is not finite; 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"kdkeras {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

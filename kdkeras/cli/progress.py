@@ -34,7 +34,7 @@ def progress_bars() -> Progress:
 
 @contextmanager
 def bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Draws one bar; gives the function that moves it.
+    """Gives the function that moves one bar, which is drawn from its first call on.
 
     Args:
         description: What is being done.
@@ -43,13 +43,19 @@ def bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     Yields:
         `report(done, total)`.
     """
-    with progress_bars() as progress:
-        task = progress.add_task(description, total=None, unit=unit)
+    progress = progress_bars()
+    task = progress.add_task(description, total=None, unit=unit)
 
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+    def report(done: int, total: int) -> None:
+        if not progress.live.is_started:
+            progress.start()
+        progress.update(task, completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 def say(line: str) -> None:

@@ -66,11 +66,6 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         student = make(arguments, dataset, vocabulary)
         dims = default_dims(student) if arguments.dims is None else arguments.dims
         axes = teacher_axes(dataset) if dims else None
-        if not backup.step:  # Else its weights are in the backup.
-            if not given:
-                _start(student, arguments, dataset, axes)
-            elif axes is not None:
-                rotate_projection(student, axes)
         once = dataset.num_pairs // arguments.batch_size
         steps = arguments.steps or arguments.epochs * once
         weights = decaying(arguments.losses, arguments.decay, max(1, steps))
@@ -93,6 +88,12 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             ),
             jit_compile=arguments.jit,
         )
+        # After all that may be refused: the start may take minutes.
+        if not backup.step:  # Else its weights are in the backup.
+            if not given:
+                _start(student, arguments, dataset, axes)
+            elif axes is not None:
+                rotate_projection(student, axes)
     back = None if axes is None or arguments.keep_axes else axes.T
     started = time.perf_counter()
     try:
@@ -115,11 +116,10 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     if termination.asked and backup.step < steps:
         return {"stopped_at": backup.step, "steps": steps, "backup": str(backup.folder)}
     _save(student, output, strategy, back)
-    history_file = output.parent / "history.json"
-    history = backup.finish(history_file)
+    history = backup.finish(_history_file(output))
     return {
         "output": str(output),
-        "history": str(history_file),
+        "history": str(_history_file(output)),
         "steps": steps,
         "seconds": round(time.perf_counter() - started, 1),
         "parameters": student.count_params(),
@@ -142,8 +142,13 @@ def _open_backup(arguments: argparse.Namespace) -> Backup:
     backup = Backup(output.with_suffix(".backup"), settings=settings)
     backup.open(resume=arguments.resume, overwrite=arguments.overwrite)
     if not backup.step:
-        refuse_existing(output, arguments.overwrite)
+        for path in (output, _history_file(output)):
+            refuse_existing(path, arguments.overwrite)
     return backup
+
+
+def _history_file(output: Path) -> Path:
+    return output.with_suffix(".history.json")
 
 
 def _new_student(

@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     vocabulary.save(arguments.output, overwrite=arguments.overwrite)
     return {
         "output": str(arguments.output),
-        "kind": vocabulary.kind,
+        "kind": arguments.kind,
         "size": vocabulary.size,
         "fingerprint": vocabulary.fingerprint,
     }

@@ -15,10 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 from kdkeras import replicas
+from kdkeras.distillation.kept_variables import read_variables, write_variables
 from kdkeras.errors import InputError
 from kdkeras.files import atomic_write
 
 __all__ = ["Backup", "FastForward", "endless_batches"]
+
+
+# What `state.json` holds.
+_STATE = {"step", "epoch", "batch", "variables", "means", "settings", "history"}
 
 
 class Backup(keras.callbacks.Callback):
@@ -96,9 +101,22 @@ class Backup(keras.callbacks.Callback):
                     "Pass --resume to go on from it, or --overwrite to begin anew."
                 )
             return
-        state = json.loads(self._state_file.read_text("utf-8"))
+        state = self._read_state()
         self._refuse_other_settings(state)
         self.state = state
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            state = json.loads(self._state_file.read_bytes())
+        except (OSError, ValueError):
+            state = None
+        if not isinstance(state, dict) or not state.keys() >= _STATE:
+            raise InputError(
+                f"A backup must be whole. Received: {self._state_file}, which does not say where "
+                "the training stopped. Begin anew with --overwrite instead of --resume, or "
+                "delete its folder."
+            )
+        return state
 
     def require(self, **settings: Any) -> None:
         """Adds JSON-able settings that a resumed run must have the same; opens, if need be.
@@ -129,7 +147,7 @@ class Backup(keras.callbacks.Callback):
             return
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_weights)
-        model.load_weights(self.folder / self.state["weights"])
+        read_variables(self.folder / self.state["variables"], model)
 
     def first_epoch(self) -> dict[str, int]:
         """Returns the argument of `fit` that says where to go on, if anything is done."""
@@ -212,25 +230,21 @@ class Backup(keras.callbacks.Callback):
             name: [float(np.asarray(v)) for v in tracker.variables]
             for name, tracker in self.model.running_means().items()
         }
-        weights = f"{step}.weights.h5"
+        variables = f"{step}.safetensors"
         self.state = {
             "step": step,
             "epoch": epoch,
             "batch": batch,
-            "weights": weights,
+            "variables": variables,
             "means": means,
             "settings": self.settings,
             "history": self.state["history"] if history is None else history,
         }
         if not replicas.is_chief(self.model.distribute_strategy):
             return
-        with atomic_write(self.folder / weights) as temporary:
-            # Keras asks for the double suffix.
-            keras_name = temporary.with_name(f"{temporary.stem}.weights.h5")
-            self.model.save_weights(keras_name)
-            keras_name.replace(temporary)
+        write_variables(self.folder / variables, self.model)
         _write(self._state_file, self.state)
-        for stale in set(self.folder.glob("*.weights.h5")) - {self.folder / weights}:
+        for stale in set(self.folder.glob("*.safetensors")) - {self.folder / variables}:
             stale.unlink()
 
     @property

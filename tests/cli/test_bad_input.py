@@ -16,11 +16,13 @@ from tests.cli.conftest import TEACHERS, held_out_folder
 def refused(capsys):
     """Runs a command that must fail; gives its line."""
 
-    def run(*arguments, status=2):
+    def run(*arguments, status=2, alone=False):
+        """`alone`: nothing but the line may be said."""
         capsys.readouterr()
         assert main([str(argument) for argument in arguments]) == status
         output = capsys.readouterr()
         line = output.err.strip().splitlines()[-1]
+        assert not alone or output.err == f"{line}\n"
         assert line.startswith("kdkeras: error: ")
         assert "Traceback" not in output.err
         assert output.out == ""
@@ -46,9 +48,42 @@ def test_a_corpus_that_cannot_be_used_is_refused(refused, tmp_path, content, min
     line = refused(
         *("targets", file, "--teacher", TEACHERS / "mean", "--output", tmp_path / "set"),
         *("--min-pairs", min_pairs),
+        alone=True,
     )
     assert said in line and str(file) in line
     assert not (tmp_path / "set").exists()
+
+
+def test_a_missing_file_is_missing_whatever_its_name(refused, tmp_path):
+    line = refused(
+        "targets", tmp_path / "no.txt", "--teacher", TEACHERS / "mean", "--output", tmp_path / "s"
+    )
+    assert "must exist" in line and "no.txt" in line
+
+
+TOO_MUCH = {"batch_size": ("--batch-size", 100_000), "dims": ("--dims", 4096)}
+
+
+@pytest.mark.parametrize("name, options", TOO_MUCH.items(), ids=TOO_MUCH)
+def test_what_the_set_cannot_give_is_refused_before_the_start(
+    refused, targets, vocabulary, tmp_path, name, options
+):
+    line = refused(
+        *("distill", targets[0], "--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras"),
+        *("--student", "static_128", *options),
+        alone=True,
+    )
+    assert name in line
+
+
+def test_the_history_of_another_training_is_not_lost(refused, targets, vocabulary, tmp_path):
+    (tmp_path / "s.history.json").write_text("[]")
+    line = refused(
+        *("distill", targets[0], "--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras"),
+        *("--student", "static_128", "--batch-size", 16, "--steps", 1),
+    )
+    assert "s.history.json" in line and "--overwrite" in line
+    assert (tmp_path / "s.history.json").read_text() == "[]"
 
 
 def test_a_teacher_folder_that_lacks_a_file_is_named(refused, corpus, tmp_path):
@@ -167,12 +202,11 @@ def test_a_file_system_that_refuses_leaves_nothing(refused, student, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_not_finite_is_status_1_and_named(refused, targets, vocabulary, tmp_path):
+def test_a_loss_that_is_not_finite_is_status_2_and_named(refused, targets, vocabulary, tmp_path):
     line = refused(
         *("distill", targets[0], "--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras"),
         *("--student", "static_128", "--batch-size", 16, "--steps", 40, "--warmup", 0),
         *("--learning-rate", 1e30),
-        status=1,
     )
     assert "embedding" in line and "step" in line
 

@@ -56,7 +56,7 @@ def test_vocabulary_of_each_kind_reads_corpus_files(command, corpus, tmp_path, k
 
 def test_distill_lowers_every_loss_and_keeps_the_history(student):
     path, result = student
-    history = json.loads((path.parent / "history.json").read_text())
+    history = json.loads(path.with_suffix(".history.json").read_text())
     assert [entry["step"] for entry in history] == [10, 20, 30, 40]
     assert result["steps"] == 40
     for name in ("loss", "embedding", "similarity", "ranking"):
@@ -149,7 +149,7 @@ def test_a_weight_that_decays_is_zero_after_its_fraction(command, targets, vocab
         "--student", "static_128", "--batch-size", 16, "--steps", 20, "--checkpoint-every", 5,
         "--losses", "embedding=1", "ranking=0.8", "--decay", "ranking=0.5",
     )  # fmt: skip
-    history = json.loads((tmp_path / "history.json").read_text("utf-8"))
+    history = json.loads((tmp_path / "s.history.json").read_text("utf-8"))
     # Steps 0 to 4 of 10 fall from 0.8 to 0.48, steps 5 to 9 to 0.08.
     weights = [entry["weight_ranking"] for entry in history]
     assert weights == pytest.approx([0.64, 0.24, 0.0, 0.0], abs=1e-6)

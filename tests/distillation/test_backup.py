@@ -118,7 +118,7 @@ def test_a_finished_training_is_not_trained_again(whole, tmp_path):
 def test_only_the_last_backup_is_kept(tmp_path):
     fit(distiller(), Backup(tmp_path / "backup", every=1))
     names = {path.name for path in (tmp_path / "backup").iterdir()}
-    assert names == {"state.json", "15.weights.h5"}
+    assert names == {"state.json", "15.safetensors"}
 
 
 def test_finish_gives_the_history_and_deletes(tmp_path):

@@ -150,7 +150,8 @@ def test_equals_oracle(case):
     np.testing.assert_allclose(values, case.expected(*case.inputs()), rtol=1e-5, atol=1e-5)
 
 
-elements = st.floats(-3, 3, width=32)
+# In steps that float32 tells apart: what all but does not vary has no correlation to speak of.
+elements = st.integers(-192, 192).map(lambda n: n / 64)
 
 
 @every_loss

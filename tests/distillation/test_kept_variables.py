@@ -1,0 +1,119 @@
+"""What a backup keeps: whole or refused, never a process that dies."""
+
+from __future__ import annotations
+
+import resource
+
+import keras
+import numpy as np
+import pytest
+from contracts import assert_one_line
+from test_backup import StopAt, distiller, fit
+from small_models import weights
+
+from kdkeras.distillation import Backup
+from kdkeras.distillation.kept_variables import read_variables, write_variables
+from kdkeras.errors import InputError
+
+
+@pytest.fixture
+def trained():
+    model = distiller()
+    model.optimizer.build(model.trainable_weights)
+    for number, variable in enumerate([*model.variables, *model.optimizer.variables]):
+        variable.assign(np.full(variable.shape, number + 1))
+    return model
+
+
+def everything(model):
+    return [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
+
+
+def test_all_that_keras_would_save_comes_back(trained, tmp_path):
+    import h5py
+
+    write_variables(tmp_path / "kept", trained)
+    other = distiller()
+    other.optimizer.build(other.trainable_weights)
+    read_variables(tmp_path / "kept", other)
+    for one, two in zip(everything(trained), everything(other), strict=True):
+        assert one.dtype == two.dtype
+        np.testing.assert_array_equal(one, two)
+    trained.save_weights(tmp_path / "keras.weights.h5")
+    names = []
+    with h5py.File(tmp_path / "keras.weights.h5") as file:
+        file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+    assert len(names) == len(everything(trained))
+
+
+def test_bfloat16_comes_back_bit_by_bit(tmp_path):
+    def model(value):
+        layer = keras.layers.Dense(3, dtype="bfloat16", kernel_initializer=value)
+        made = keras.Sequential([keras.Input((2,)), layer])
+        made.compile("adam", "mse")
+        made.optimizer.build(made.trainable_weights)
+        return made
+
+    write_variables(tmp_path / "kept", model(keras.initializers.Constant(1 / 3)))
+    other = model("zeros")
+    read_variables(tmp_path / "kept", other)
+    assert str(other.variables[0].numpy().dtype) == "bfloat16"
+    np.testing.assert_allclose(other.variables[0].numpy().astype("float32"), 1 / 3, rtol=2**-8)
+
+
+def test_a_full_disk_leaves_the_backup_that_was(tmp_path):
+    backup = Backup(tmp_path / "backup", every=1)
+
+    class FullAfter(keras.callbacks.Callback):
+        """From the third batch on no file may grow over 100 bytes: as a full disk, for a process."""
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(InputError) as error:
+            fit(distiller(), backup, FullAfter())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_one_line(str(error.value), "must be writable", "3.safetensors", "Free some space")
+    assert {p.name for p in (tmp_path / "backup").iterdir()} == {"state.json", "2.safetensors"}
+    again = distiller()
+    fit(again, tmp_path / "backup")
+    whole = distiller()
+    fit(whole, tmp_path / "whole")
+    for one, two in zip(weights(again), weights(whole), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    fit(distiller(), tmp_path / "backup", StopAt(2))
+    return tmp_path / "backup"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"step": 2}'])
+def test_a_damaged_state_is_refused_and_named(content, stopped):
+    (stopped / "state.json").write_text(content)
+    with pytest.raises(InputError) as error:
+        fit(distiller(), stopped)
+    assert_one_line(str(error.value), "state.json", "--overwrite")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 200, -3])
+def test_truncated_variables_are_refused_and_named(keep, stopped):
+    path = stopped / "2.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError) as error:
+        fit(distiller(), stopped)
+    assert_one_line(str(error.value), "2.safetensors", "--overwrite")
+
+
+def test_variables_of_another_model_are_refused(trained, tmp_path):
+    write_variables(tmp_path / "kept", trained)
+    other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    other.compile("adam", "mse")
+    with pytest.raises(InputError) as error:
+        read_variables(tmp_path / "kept", other)
+    assert_one_line(str(error.value), "of the same model", "17 variables")
