@@ -132,9 +132,7 @@ def _by_name(path: Path) -> ParallelFile:
             "Put both into one folder."
         )
     if not path.exists():
-        raise InputError(
-            f"The file must exist and be readable. Received: {path}. Check the path."
-        )
+        raise InputError(f"The file must exist and be readable. Received: {path}. Check the path.")
     raise InputError(
         "A corpus file's name must tell its languages, as in `en-de.tsv.gz` or `corpus.en-de.en`. "
         f"Received: {path}. Rename it, or give (path, source_language, translation_language)."

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 from contracts import assert_one_line
-from test_backup import StopAt, distiller, fit
 from small_models import weights
+from test_backup import StopAt, distiller, fit
 
 from kdkeras.distillation import Backup
 from kdkeras.distillation.kept_variables import read_variables, write_variables
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_the_backup_that_was(tmp_path):
     backup = Backup(tmp_path / "backup", every=1)
 
     class FullAfter(keras.callbacks.Callback):
-        """From the third batch on no file may grow over 100 bytes: as a full disk, for a process."""
+        """From the third batch on no file may grow over 100 bytes, as on a full disk."""
 
         def on_train_batch_begin(self, batch, logs=None):
             if batch == 2:
