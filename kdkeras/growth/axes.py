@@ -1,24 +1,11 @@
-"""Which weight uses which axis on which side: models described as data."""
+"""The words in which a class of models is described: axes, sides, pieces."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any
 
-import keras
-
-from kdkeras.errors import InputError
-from kdkeras.growth.axis_map import ELEMENTWISE, LINEAR, NORMALIZED, ROWS
-from kdkeras.students import (
-    MaskedTransformerStudent,
-    StaticStudent,
-    Student,
-    TransformerStudent,
-)
-
-__all__ = ["ModelAxes", "Side", "describe", "reads", "variables", "writes"]
+__all__ = ["ModelAxes", "Side", "dense", "heads", "norm", "reads", "writes"]
 
 MAIN, QUERY, KEY, MEAN = "main", "query", "key", "mean"
 
@@ -64,21 +51,25 @@ class ModelAxes:
         kinds: What stands between writers and readers of each axis, by name.
         weights: Dimensions of the weights outside the layers, by path.
         layer_weights: Dimensions of the weights of a layer, by path in it.
-        layers: Attribute that holds the layers.
-        entry_norm: Path of the norm before the first layer.
+        stacks: Attributes that hold layers; each layer has all or some of `layer_weights`.
+        pre_norm: Whether each half of a layer begins with its norm, or ends with it.
+        entry_norm: Path of the norm before the first layer, unless `pre_norm`.
         inner_norms: Norms inside a layer but the last.
-        last_norm: The norm that gives a layer's output.
+        last_norm: The norm that gives a layer's output, unless `pre_norm`.
         silenced: Parts of a layer that are 0 in an identity.
+        scaled_scores: Whether scores are divided by the root of the heads' size.
     """
 
     kinds: Mapping[str, str]
     weights: Mapping[str, Pieces]
     layer_weights: Mapping[str, Pieces] = field(default_factory=dict)
-    layers: str = ""
+    stacks: tuple[str, ...] = ()
+    pre_norm: bool = False
     entry_norm: str = ""
     inner_norms: tuple[str, ...] = ()
     last_norm: str = ""
     silenced: tuple[str, ...] = ()
+    scaled_scores: bool = True
 
 
 HIDDEN, HEADS, HEAD_SIZE, INTERMEDIATE = "hidden_dim", "num_heads", "head_size", "intermediate_dim"
@@ -86,86 +77,16 @@ EMBEDDING, VOCABULARY = "embedding_dim", "vocabulary_size"
 LAYERS = "num_layers"
 
 
-def _norm(path: str) -> dict[str, Pieces]:
+def norm(path: str) -> dict[str, Pieces]:
+    """The weights of a layer norm over the hidden axis."""
     return {f"{path}.{name}": ((writes(HIDDEN),),) for name in ("gamma", "beta")}
 
 
-def _dense(path: str, source: Piece, target: Piece) -> dict[str, Pieces]:
+def dense(path: str, source: Piece, target: Piece) -> dict[str, Pieces]:
+    """Kernel and bias of a dense layer from some dimensions to others."""
     return {f"{path}.kernel": ((*source, *target),), f"{path}.bias": (target,)}
 
 
-def _heads(role: str) -> Piece:
+def heads(role: str = MAIN) -> Piece:
+    """What gives queries, keys or values: heads, the slower dimension, and their units."""
     return writes(HEADS, role), writes(HEAD_SIZE, role)
-
-
-STATIC = ModelAxes(
-    kinds={EMBEDDING: LINEAR, VOCABULARY: ROWS},
-    weights={
-        "token_embedding.table": ((reads(VOCABULARY), writes(EMBEDDING)),),
-        "token_weight.table": ((reads(VOCABULARY, MEAN), None),),
-        **_dense("projection", (reads(EMBEDDING),), (None,)),
-    },
-)
-
-TRANSFORMER = ModelAxes(
-    kinds={
-        HIDDEN: NORMALIZED,
-        HEADS: ELEMENTWISE,
-        HEAD_SIZE: LINEAR,
-        INTERMEDIATE: ELEMENTWISE,
-        VOCABULARY: ROWS,
-    },
-    weights={
-        "token_embedding.table": ((reads(VOCABULARY), writes(HIDDEN)),),
-        "token_weight.table": ((reads(VOCABULARY, MEAN), None),),
-        "position_embedding.position_embeddings": ((None, writes(HIDDEN)),),
-        **_norm("embedding_norm"),
-        **_dense("projection", (reads(HIDDEN),), (None,)),
-    },
-    layer_weights={
-        "qkv_dense.kernel": tuple((reads(HIDDEN), *_heads(r)) for r in (QUERY, KEY, MAIN)),
-        "qkv_dense.bias": tuple(_heads(r) for r in (QUERY, KEY, MAIN)),
-        **_dense("output_dense", (reads(HEADS), reads(HEAD_SIZE)), (writes(HIDDEN),)),
-        **_norm("attention_norm"),
-        **_dense("intermediate_dense", (reads(HIDDEN),), (writes(INTERMEDIATE),)),
-        **_dense("feedforward_dense", (reads(INTERMEDIATE),), (writes(HIDDEN),)),
-        **_norm("output_norm"),
-    },
-    layers="blocks",
-    entry_norm="embedding_norm",
-    inner_norms=("attention_norm",),
-    last_norm="output_norm",
-    silenced=("output_dense", "feedforward_dense"),
-)
-
-MODELS: dict[type[Student], ModelAxes] = {StaticStudent: STATIC, TransformerStudent: TRANSFORMER}
-
-
-def describe(model: Any) -> ModelAxes:
-    """Returns the description of a model's class.
-
-    Raises:
-        InputError: If the class is not described.
-    """
-    # A masked student has the weights of a plain one; what grows refuses it.
-    made = TransformerStudent if isinstance(model, MaskedTransformerStudent) else type(model)
-    axes = MODELS.get(made)
-    if axes is None:
-        raise InputError(
-            f"The model must be one of {[c.__name__ for c in MODELS]}. "
-            f"Received: {type(model).__name__}. Grow a kdkeras student."
-        )
-    return axes
-
-
-def variables(model: Any, axes: ModelAxes) -> dict[str, keras.Variable]:
-    """Returns the weights by path; those of layer 3 as `blocks.3.qkv_dense.kernel`."""
-    found = {
-        path: attrgetter(path)(model)
-        for path in axes.weights
-        if getattr(model, path.split(".")[0], None) is not None
-    }
-    for number, layer in enumerate(getattr(model, axes.layers) if axes.layers else ()):
-        for path in axes.layer_weights:
-            found[f"{axes.layers}.{number}.{path}"] = attrgetter(path)(layer)
-    return found

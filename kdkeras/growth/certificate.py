@@ -53,10 +53,13 @@ class Certificate:
     Attributes:
         steps: What each operator did.
         keeps_function: Whether the embeddings are the old ones, within the
-            plan's tolerance, on the probe.
-        maximum_error: Largest difference of a component of an embedding.
+            plan's tolerance, on the probe. For a backbone: whether every
+            output is the old one times `E` of the hidden axis, at every token
+            that is no padding.
+        maximum_error: Largest difference of a component of an embedding (or output).
         tolerance: What counted as kept.
-        cosine_drift: Largest `1 - cos(old, new)` of a sentence.
+        cosine_drift: Largest `1 - cos(old, new)` of a sentence (of a
+            backbone's mean over its tokens).
         mean_cosine_drift: Mean of the same.
         probe: What was embedded: `"texts"`, `"token ids"` or `"random token ids"`.
         probe_size: Sentences in the probe.
@@ -64,7 +67,8 @@ class Certificate:
             each model reads the texts with its own vocabulary; else None.
         parameters_before: Weights of the old model.
         parameters_after: Weights of the new model.
-        flops_before: Operations to embed one sentence, see `forward_flops`.
+        flops_before: Operations to embed one sentence, see `forward_flops`; for
+            T5 those of a sentence of that length on either side.
         flops_after: The same for the new model.
         flops_tokens: Tokens of that sentence: the longest of the probe.
     """
@@ -144,7 +148,7 @@ def probe_batch(model: Any, probe: Any) -> tuple[dict[str, np.ndarray], str]:
 
 def batches_of(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
     """Yields the rows in parts that fit into memory."""
-    for start in range(0, len(batch["token_ids"]), _BATCH):
+    for start in range(0, len(next(iter(batch.values()))), _BATCH):
         yield {name: array[start : start + _BATCH] for name, array in batch.items()}
 
 

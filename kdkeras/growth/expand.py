@@ -59,8 +59,8 @@ def _description(path: str, axes: ModelAxes) -> tuple[Pieces, str]:
     """The dimensions of a weight, and the path of the same weight one layer above."""
     if path in axes.weights:
         return axes.weights[path], ""
-    _, number, name = path.split(".", 2)
-    return axes.layer_weights[name], f"{axes.layers}.{int(number) + 1}.{name}"
+    stack, number, name = path.split(".", 2)
+    return axes.layer_weights[name], f"{stack}.{int(number) + 1}.{name}"
 
 
 def _matrix(pair: AxisMap, reads: bool, kind: str) -> Any:
@@ -70,9 +70,9 @@ def _matrix(pair: AxisMap, reads: bool, kind: str) -> Any:
 
 
 def _apply(array: np.ndarray, pieces: Pieces, maps: Maps, kind: str) -> np.ndarray:
-    parts = np.split(array, len(pieces), axis=-1)
+    parts = np.split(array, len(pieces), axis=-1) if len(pieces) > 1 else [array]
     grown = [_apply_piece(a, piece, maps, kind) for a, piece in zip(parts, pieces, strict=True)]
-    return np.concatenate(grown, axis=-1)
+    return np.concatenate(grown, axis=-1) if len(grown) > 1 else grown[0]
 
 
 def _apply_piece(
@@ -97,7 +97,12 @@ def _along(array: np.ndarray, dimension: int, matrix: Any) -> np.ndarray:
 def merged_shape(
     ndim: int, piece: tuple[Side | None, ...], shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Returns the shape as the weight has it: neighbours on the same side are one dimension."""
+    """Returns the shape as the weight has it.
+
+    Where it has fewer dimensions than axes, neighbours on the same side are one.
+    """
+    if ndim == len(piece):
+        return shape
     if ndim == 1:
         return (-1,)
     first = sum(side is not None and side.reads for side in piece) or 1
@@ -117,7 +122,10 @@ def _is_new(
                 late = (np.arange(pair.new_size) >= pair.size) & (side.axis in from_above)
                 new = (new[:, None] | late[None, :]).ravel()
         columns.append(new)
-    return np.broadcast_to(np.concatenate(columns), grown.shape)
+    written = np.concatenate(columns)
+    # Heads and their units may be two dimensions.
+    rows = np.broadcast_to(written, (grown.size // written.size, written.size))
+    return rows.reshape(grown.shape)
 
 
 def deepen(
@@ -132,29 +140,33 @@ def deepen(
         fresh: Arrays for layers that come from nowhere.
         kind: As for `widen`; what an optimizer keeps of a new layer is 0.
     """
-    stack = f"{axes.layers}."
-    grown = {path: array for path, array in values.items() if not path.startswith(stack)}
-    norm = axes.entry_norm
-    for number, layer in enumerate(layers):
-        prefix = f"{stack}{number}."
-        for name in axes.layer_weights:
-            path = f"{stack}{layer.source}.{name}"
-            grown[prefix + name] = fresh[prefix + name] if layer.source is None else values[path]
-            if layer.masked and kind != WEIGHT:
-                grown[prefix + name] = np.zeros_like(values[path])
-        last = prefix + axes.last_norm
-        if layer.identity:
-            _silence(grown, axes, prefix, kind)
-            for name in (".gamma", ".beta"):
-                grown[last + name] = grown[norm + name]
-            _neutral(grown, norm, kind)
-        norm = last
+    grown = {path: values[path] for path in axes.weights if path in values}
+    for stack in axes.stacks:
+        norm = axes.entry_norm
+        for number, layer in enumerate(layers):
+            prefix = f"{stack}.{number}."
+            source = values if layer.source is not None else fresh
+            place = number if layer.source is None else layer.source
+            for name in axes.layer_weights:
+                path = f"{stack}.{place}.{name}"
+                if path in source:  # Not every stack has every part.
+                    gone = layer.masked and kind != WEIGHT
+                    grown[prefix + name] = np.zeros_like(source[path]) if gone else source[path]
+            last = prefix + axes.last_norm
+            if layer.identity:
+                _silence(grown, axes, prefix, kind)
+            if layer.identity and not axes.pre_norm:
+                for name in (".gamma", ".beta"):
+                    grown[last + name] = grown[norm + name]
+                _neutral(grown, norm, kind)
+            norm = last
     return grown
 
 
 def _silence(values: Values, axes: ModelAxes, prefix: str, kind: str) -> None:
     for name in axes.layer_weights:
-        if kind != WEIGHT or name.split(".")[0] in axes.silenced:
+        part = name.rpartition(".")[0]
+        if prefix + name in values and (kind != WEIGHT or part in axes.silenced):
             values[prefix + name] = np.zeros_like(values[prefix + name])
     for norm in axes.inner_norms:
         _neutral(values, prefix + norm, kind)

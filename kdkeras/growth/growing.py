@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
+import keras
 import numpy as np
 
+from kdkeras.data import Vocabulary
 from kdkeras.errors import InputError
-from kdkeras.growth.axes import EMBEDDING, HEADS, HIDDEN, LAYERS, TRANSFORMER, describe
+from kdkeras.growth.axes import EMBEDDING, HEADS, HIDDEN, LAYERS, MAIN, ModelAxes
+from kdkeras.growth.backbone_probe import backbone_outputs, backbone_probe
 from kdkeras.growth.certificate import (
     Certificate,
+    Comparison,
     Step,
     compare,
     embed,
@@ -18,10 +22,12 @@ from kdkeras.growth.certificate import (
     probe_batch,
 )
 from kdkeras.growth.depth import IdentityBlocks, NewLayer
+from kdkeras.growth.described import describe, is_backbone
 from kdkeras.growth.expand import Values, deepen, widen
 from kdkeras.growth.flops import forward_flops
 from kdkeras.growth.larger import (
     assign_values,
+    larger_backbone,
     larger_static,
     larger_transformer,
     model_values,
@@ -33,30 +39,58 @@ from kdkeras.growth.maps import Width
 from kdkeras.growth.masks import fill_masked
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.sizes import check_names, transformer_sizes
+from kdkeras.growth.student_axes import TRANSFORMER
 from kdkeras.growth.table import transformer_values
 from kdkeras.students import StaticStudent, Student, TransformerStudent
+
+IDS = "token_ids"
+"""How the inputs that are token ids are called, or end."""
 
 __all__ = ["certify", "grow", "new_layers", "with_certificate"]
 
 
+Grown = TypeVar("Grown", bound=keras.Model)
+
+
+@overload
 def grow(
     model: Student,
     plan: GrowthPlan,
     probe: Sequence[str] | dict[str, Any] | None = None,
-) -> Student:
-    """Makes a larger student out of a trained one.
+    vocabulary: Vocabulary | None = None,
+) -> Student: ...
+@overload
+def grow(
+    model: Grown,
+    plan: GrowthPlan,
+    probe: dict[str, Any] | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> Grown: ...
+def grow(
+    model: Any, plan: GrowthPlan, probe: Any = None, vocabulary: Vocabulary | None = None
+) -> Any:
+    """Makes a larger model out of a trained one.
 
-    Every weight of the new student is a product with the old one in the
-    middle, `F_k ... F_1 W E_1 ... E_k`. The old student stays as it is.
+    Every weight of the new model is a product with the old one in the
+    middle, `F_k ... F_1 W E_1 ... E_k`. The old model stays as it is.
 
     Args:
-        model: A `StaticStudent` or a `TransformerStudent`.
+        model: A `StaticStudent`, a `TransformerStudent`, or a
+            `keras_hub.models` backbone: `BertBackbone`, `DistilBertBackbone`,
+            `RobertaBackbone`, `XLMRobertaBackbone`, `T5Backbone`. The outputs
+            of a grown backbone are as wide as it is: the old ones times `E` of
+            the hidden axis, which keeps every cosine where it copies all units
+            alike. (A head that is tied to the table of T5, which divides by
+            the root of the width, must be divided by the root of the growth.)
         plan: What it grows to.
         probe: What the two are compared on: texts (real ones, some hundred),
-            or `{"token_ids", "padding_mask"}`; random token ids if None.
+            or `{"token_ids", "padding_mask"}`, for a backbone its inputs by
+            name; random token ids if None.
+        vocabulary: The old vocabulary of a backbone, which holds none; where
+            the plan has a new one.
 
     Returns:
-        A student of its own, whose `certificate` says what was kept.
+        A model of its own, whose `certificate` says what was kept.
 
     Raises:
         InputError: If the plan does not fit the model, asks for impossible
@@ -73,11 +107,13 @@ def grow(
     axes = describe(model)
     refuse_unfinished(model)
     check_names(model, plan)
-    batch, source = probe_batch(model, probe)
-    width = Width.of(model, axes, plan)
+    batch, source = (backbone_probe if is_backbone(model) else probe_batch)(model, probe)
+    width = Width.of(model, axes, plan, vocabulary)
     old = old_values(model)
     if isinstance(model, StaticStudent):
         grown, steps = _grow_static(model, plan, width, old)
+    elif is_backbone(model):
+        grown, steps = _grow_backbone(model, axes, plan, width, old)
     else:
         grown, steps = _grow_transformer(model, plan, width, old)
     certificate = certify(model, grown, plan, width, steps, (batch, source, probe))
@@ -90,8 +126,8 @@ def grow(
     return with_certificate(grown, certificate)
 
 
-def with_certificate(grown: Student, certificate: Certificate) -> Student:
-    """Returns the student with its certificate beside it, neither tracked nor saved."""
+def with_certificate(grown: Any, certificate: Certificate) -> Any:
+    """Returns the model with its certificate beside it, neither tracked nor saved."""
     object.__setattr__(grown, "certificate", certificate)
     return grown
 
@@ -105,6 +141,21 @@ def _grow_transformer(
     wide = widen(old, TRANSFORMER, width.maps, width.from_above)
     wide = fill_masked(wide, old, TRANSFORMER, width, plan)
     assign_values(grown, deepen(wide, TRANSFORMER, layers, model_values(grown)))
+    return grown, (*width.steps, *steps)
+
+
+def _grow_backbone(
+    model: Any, axes: ModelAxes, plan: GrowthPlan, width: Width, old: Values
+) -> tuple[Any, tuple[Step, ...]]:
+    layers, steps = new_layers(model.num_layers, plan)
+    if any(layer.masked for layer in layers):
+        raise InputError(
+            "Masks are part of kdkeras' own students. Received: depth=MaskedLayers() for a "
+            "backbone of Keras Hub. Use IdentityBlocks()."
+        )
+    grown = larger_backbone(model, width, len(layers))
+    wide = widen(old, axes, width.maps, width.from_above)
+    assign_values(grown, deepen(wide, axes, layers, {}))
     return grown, (*width.steps, *steps)
 
 
@@ -187,17 +238,17 @@ def _put_layers_on(
 
 
 def certify(
-    model: Student,
-    grown: Student,
+    model: Any,
+    grown: Any,
     plan: GrowthPlan,
     width: Width,
     steps: tuple[Step, ...],
     probe: tuple[dict[str, np.ndarray], str, Any],
 ) -> Certificate:
-    """Measures what growth did to a student.
+    """Measures what growth did to a model.
 
     Args:
-        model: The old student.
+        model: The old model.
         grown: The new one.
         plan: By which plan.
         width: The plan's axes.
@@ -205,14 +256,10 @@ def certify(
         probe: Token ids, what they are, and what the caller gave.
     """
     batch, source, given = probe
-    ids = batch["token_ids"]
-    if width.rows is not None and plan.vocabulary is not None:
-        places = width.rows.places
-        ids = np.where(places < 0, plan.vocabulary.unknown_id, places)[ids].astype(np.int32)
-    found = compare(embed(model, batch), embed(grown, {**batch, "token_ids": ids}))
+    found = _compare(model, grown, batch, _read_anew(batch, width, plan), width)
     tolerance = plan.tolerance * max(found.largest, 1.0)
     own = plan.vocabulary is not None and source == "texts"
-    tokens = int(batch["token_ids"].shape[1])
+    rows, tokens = next(array for name, array in batch.items() if name.endswith(IDS)).shape
     return Certificate(
         steps=steps,
         keeps_function=found.maximum_error <= tolerance,
@@ -221,11 +268,41 @@ def certify(
         cosine_drift=float(found.drifts.max()),
         mean_cosine_drift=float(found.drifts.mean()),
         probe=source,
-        probe_size=len(ids),
+        probe_size=int(rows),
         text_cosine_drift=own_texts_drift(model, grown, given) if own else None,
         parameters_before=model.count_params(),
         parameters_after=grown.count_params(),
-        flops_before=forward_flops(model, tokens),
-        flops_after=forward_flops(grown, tokens),
-        flops_tokens=tokens,
+        flops_before=forward_flops(model, int(tokens)),
+        flops_after=forward_flops(grown, int(tokens)),
+        flops_tokens=int(tokens),
+    )
+
+
+def _read_anew(
+    batch: dict[str, np.ndarray], width: Width, plan: GrowthPlan
+) -> dict[str, np.ndarray]:
+    """The batch, its tokens as the new vocabulary counts them."""
+    if width.rows is None or plan.vocabulary is None:
+        return batch
+    places = width.rows.places
+    new = np.where(places < 0, plan.vocabulary.unknown_id, places).astype(np.int32)
+    return {name: new[ids] if name.endswith(IDS) else ids for name, ids in batch.items()}
+
+
+def _compare(
+    model: Any,
+    grown: Any,
+    batch: dict[str, np.ndarray],
+    new_batch: dict[str, np.ndarray],
+    width: Width,
+) -> Comparison:
+    if not is_backbone(model):
+        return compare(embed(model, batch), embed(grown, new_batch))
+    before, after = backbone_outputs(model, batch), backbone_outputs(grown, new_batch)
+    expand = width.maps[HIDDEN, MAIN].expand
+    found = {name: compare(array @ expand, after[name]) for name, array in before.items()}
+    return Comparison(
+        max(one.maximum_error for one in found.values()),
+        max(one.largest for one in found.values()),
+        np.concatenate([one.drifts for name, one in found.items() if name.endswith("_mean")]),
     )

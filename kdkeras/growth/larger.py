@@ -9,19 +9,20 @@ import numpy as np
 from kdkeras.errors import InputError
 from kdkeras.growth.axes import (
     EMBEDDING,
+    HEAD_SIZE,
     HEADS,
     HIDDEN,
     INTERMEDIATE,
     LAYERS,
     VOCABULARY,
-    describe,
-    variables,
 )
+from kdkeras.growth.described import describe, is_backbone, variables
 from kdkeras.growth.expand import Values
 from kdkeras.growth.maps import Width
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.sizes import sizes_of
 from kdkeras.layers import FactorizedEmbedding
+from kdkeras.layers.encoder_functions import set_encoder_functions
 from kdkeras.students import (
     MaskedTransformerStudent,
     StaticStudent,
@@ -31,6 +32,7 @@ from kdkeras.students import (
 
 __all__ = [
     "assign_values",
+    "larger_backbone",
     "larger_static",
     "larger_transformer",
     "model_values",
@@ -41,7 +43,7 @@ __all__ = [
 
 
 def refuse_unfinished(model: Any) -> None:
-    """Refuses a student whose kernels or table are products, or whose new units are masked.
+    """Refuses a model whose kernels or table are products, or whose new units are masked.
 
     Raises:
         InputError: If it is such.
@@ -50,6 +52,12 @@ def refuse_unfinished(model: Any) -> None:
         raise InputError(
             "A student grows when its masks are gone. Received: "
             f"{model.name!r} with masks at {model.mask:g}. Train them to 1, then unmask(student)."
+        )
+    if is_backbone(model) and len(variables(model, describe(model))) != len(model.weights):
+        raise InputError(
+            "A backbone grows from plain weights. Received: "
+            f"{model.name!r} with {len(model.weights)} of them, more or fewer than its class has. "
+            "Merge LoRA, or grow before it is quantized."
         )
     tables = ["table"] if isinstance(model.token_embedding, FactorizedEmbedding) else []
     products = [*tables, *(getattr(model, "kernel_ranks", None) or {})]
@@ -101,6 +109,25 @@ def larger_transformer(
             "projection.bias": np.zeros(model.hidden_dim),
         }
     return grown, old
+
+
+def larger_backbone(model: Any, width: Width, num_layers: int) -> Any:
+    """Returns a fresh backbone of the new sizes."""
+    names = (HIDDEN, HEADS, INTERMEDIATE, VOCABULARY)
+    config = {
+        **model.get_config(),
+        **{name: width.sizes[name] for name in names},
+        LAYERS: num_layers,
+        "name": f"{model.name}_grown",
+    }
+    if "key_value_dim" in config:
+        config["key_value_dim"] = width.sizes[HEAD_SIZE]
+    grown = type(model).from_config(config)
+    if hasattr(model, "transformer_layers"):
+        # Not in the configuration; a teacher's may be other than Keras Hub's.
+        first = model.transformer_layers[0]
+        set_encoder_functions(grown, first.activation, first.layer_norm_epsilon)
+    return grown
 
 
 def larger_static(model: StaticStudent, plan: GrowthPlan, width: Width) -> StaticStudent:

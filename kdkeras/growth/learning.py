@@ -11,7 +11,7 @@ from keras import ops
 
 from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
-from kdkeras.growth.axes import describe, variables
+from kdkeras.growth.described import describe, variables
 from kdkeras.growth.ligo import LearnedOperators
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.students import Student

@@ -10,9 +10,10 @@ import numpy as np
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.growth.axes import LAYERS, ModelAxes, Pieces, Side, describe
+from kdkeras.growth.axes import LAYERS, ModelAxes, Pieces, Side
 from kdkeras.growth.certificate import Step, probe_batch
 from kdkeras.growth.depth import NewLayer
+from kdkeras.growth.described import describe, is_backbone
 from kdkeras.growth.expand import Values, merged_shape
 from kdkeras.growth.growing import certify, new_layers, with_certificate
 from kdkeras.growth.larger import (
@@ -137,7 +138,7 @@ class LearnedOperators:
                 constant = ops.reshape(constant, (-1, *[1] * (len(stack.shape) - 1)))
                 stack = ops.tensordot(rows, stack, axes=1) + constant
             for number in range(stack.shape[0]):
-                found[f"{axes.layers}.{number}.{name}"] = stack[number]
+                found[f"{axes.stacks[0]}.{number}.{name}"] = stack[number]
         return found
 
     def grow(self, probe: Sequence[str] | dict[str, Any] | None = None) -> Student:
@@ -217,6 +218,11 @@ class LearnedOperators:
 
 
 def _refuse_unfit(model: Student, plan: GrowthPlan) -> None:
+    if is_backbone(model):
+        raise InputError(
+            "Factors are learned for kdkeras' own students. Received: a "
+            f"{type(model).__name__}. Use grow, with an operator that needs no training."
+        )
     if plan.keeps_function:
         raise InputError(
             "Learned factors do not keep the function. Received: a plan that says so. "
@@ -250,7 +256,7 @@ class _Mixing:
 
     def _make_identity(self, axes: ModelAxes, number: int) -> None:
         for name, rows in self.rows.items():
-            if name.split(".")[0] in axes.silenced:
+            if name.rpartition(".")[0] in axes.silenced:
                 rows[number] = 0.0
         for norm in axes.inner_norms:
             self._make_neutral(norm, number)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from kdkeras.data.vocabulary import Vocabulary
 from kdkeras.errors import InputError
 from kdkeras.growth.axes import (
     EMBEDDING,
@@ -23,6 +24,7 @@ from kdkeras.growth.axes import (
 from kdkeras.growth.axis_map import LINEAR, NORMALIZED, AxisMap
 from kdkeras.growth.certificate import Step
 from kdkeras.growth.copies import HyperCloning, Lemon, Net2Wider
+from kdkeras.growth.described import is_backbone
 from kdkeras.growth.expand import Maps
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.sizes import new_sizes, sizes_of
@@ -54,15 +56,23 @@ class Width:
     masked: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Any, axes: ModelAxes, plan: GrowthPlan) -> Width:
+    def of(
+        cls, model: Any, axes: ModelAxes, plan: GrowthPlan, vocabulary: Vocabulary | None = None
+    ) -> Width:
         """Returns the maps of a model's axes.
+
+        Args:
+            model: The model that grows.
+            axes: Its description.
+            plan: What it grows to.
+            vocabulary: Its vocabulary, if the model does not hold it.
 
         Raises:
             InputError: If a size is impossible, or an axis that the plan says
                 to keep is not kept.
         """
         old, sizes = sizes_of(model), _sizes(model, plan)
-        rows = _rows(model, plan)
+        rows = _rows(model, plan, vocabulary or getattr(model, "vocabulary", None))
         maps: dict[tuple[str, str], AxisMap] = _vocabulary_maps(model.vocabulary_size, rows)
         steps, above, masked = [], [], []
         if rows is not None:
@@ -78,7 +88,10 @@ class Width:
                 continue
             operator = plan.operator(axis) or _default(kind, old[axis], sizes[axis])
             main, scores = operator.pairs(kind, old[axis], sizes[axis], plan.random(axis))
-            maps.update(_roles(axis, main, scores, operator.masked))
+            if operator.masked and is_backbone(model):
+                _refuse_masks(operator.name)
+            plain = operator.masked or not axes.scaled_scores
+            maps.update(_roles(axis, main, scores, plain))
             kept = operator.masked or (main.keeps(kind) and not operator.from_above)
             if plan.keeps_function and not kept:
                 _refuse(axis, kind, operator, old[axis], sizes[axis])
@@ -124,16 +137,16 @@ def _default(kind: str, size: int, new_size: int) -> WidthOperator:
 
 
 def _roles(
-    axis: str, main: AxisMap, scores: AxisMap, masked: bool
+    axis: str, main: AxisMap, scores: AxisMap, plain: bool
 ) -> dict[tuple[str, str], AxisMap]:
-    # A masked head is divided by the root of the units that are there.
-    if axis == HEADS or (axis == HEAD_SIZE and masked):
+    if axis == HEADS:
         return {(axis, MAIN): main, (axis, QUERY): scores, (axis, KEY): scores}
     if axis != HEAD_SIZE:
         return {(axis, MAIN): main}
     # Scores are divided by the root of the head's size, which grows: q' k'^T has to grow
-    # with it. Half of that on either side, and both of one Frobenius norm.
-    growth = np.sqrt(main.new_size / main.size)
+    # with it. Half of that on either side, and both of one Frobenius norm. (`plain`: a masked
+    # head is divided by the root of the units that are there, one of T5 by nothing.)
+    growth = 1.0 if plain else np.sqrt(main.new_size / main.size)
     norms = sparse.linalg.norm(main.contract) / sparse.linalg.norm(main.expand)
     query = float(np.sqrt(growth * norms))
     return {
@@ -159,13 +172,26 @@ def _refuse(axis: str, kind: str, operator: WidthOperator, size: int, new_size: 
     )
 
 
-def _rows(model: Any, plan: GrowthPlan) -> Rows | None:
+def _refuse_masks(name: str) -> None:
+    raise InputError(
+        f"Masks are part of kdkeras' own students. Received: {name} for a backbone of Keras Hub. "
+        "Use HyperCloning() or Net2Wider(), or leave the operator out."
+    )
+
+
+def _rows(model: Any, plan: GrowthPlan, vocabulary: Vocabulary | None) -> Rows | None:
     if plan.vocabulary is None:
         return None
-    if model.vocabulary is None:
+    if vocabulary is None:
         raise InputError(
             "New tokens are made of the old vocabulary's. Received: a model without a vocabulary. "
-            "Make it with vocabulary=...."
+            "Make it with vocabulary=..., or give that to grow."
+        )
+    if vocabulary.size != model.vocabulary_size:
+        raise InputError(
+            "The vocabulary must be the model's. Received: one of "
+            f"{vocabulary.size} tokens for a table of {model.vocabulary_size} rows. "
+            "Give the one that the model was trained with."
         )
     if plan.vocabulary.size < model.vocabulary_size:
         raise InputError(
@@ -173,7 +199,7 @@ def _rows(model: Any, plan: GrowthPlan) -> Rows | None:
             f"Received: {plan.vocabulary.size}. Add new tokens to the old ones."
         )
     reduce = plan.tokens.reduce or ("sum" if isinstance(model, StaticStudent) else "mean")
-    rows = plan.tokens.rows(model.vocabulary, plan.vocabulary, reduce)
+    rows = plan.tokens.rows(vocabulary, plan.vocabulary, reduce)
     if plan.keeps_function and rows.num_gone:
         raise InputError(
             "To keep the function the new vocabulary must hold every old token. Received: "

@@ -7,19 +7,24 @@ from typing import Any
 import keras
 import numpy as np
 
+from kdkeras.data import Vocabulary
 from kdkeras.errors import InputError
-from kdkeras.growth.axes import describe, variables
+from kdkeras.growth.described import describe, variables
 from kdkeras.growth.expand import FIRST_MOMENT, SECOND_MOMENT, deepen, widen
 from kdkeras.growth.growing import new_layers
 from kdkeras.growth.maps import Width
 from kdkeras.growth.plan import GrowthPlan
-from kdkeras.students import StaticStudent, Student, TransformerStudent
+from kdkeras.students import StaticStudent, TransformerStudent
 
 __all__ = ["grow_optimizer"]
 
 
 def grow_optimizer(
-    optimizer: keras.optimizers.Adam, model: Student, grown: Student, plan: GrowthPlan
+    optimizer: keras.optimizers.Adam,
+    model: Any,
+    grown: Any,
+    plan: GrowthPlan,
+    vocabulary: Vocabulary | None = None,
 ) -> keras.optimizers.Adam:
     """Maps Adam's moments as growth maps gradients.
 
@@ -47,9 +52,10 @@ def grow_optimizer(
 
     Args:
         optimizer: Adam (or `FusedAdam`, `LazyAdam`) that trained `model`.
-        model: The small student.
+        model: The small student or backbone.
         grown: What `grow` made of it.
         plan: By which plan.
+        vocabulary: The old vocabulary of a backbone, as for `grow`.
 
     Returns:
         An optimizer of the same kind and settings, built for `grown`.
@@ -61,7 +67,7 @@ def grow_optimizer(
     """
     _refuse_unfit(optimizer, model, grown)
     axes = describe(model)
-    width = Width.of(model, axes, plan)
+    width = Width.of(model, axes, plan, vocabulary)
     layers, _ = new_layers(getattr(model, "num_layers", 0), plan)
     copy = type(optimizer).from_config(optimizer.get_config())
     copy.build(grown.trainable_variables)
@@ -69,7 +75,7 @@ def grow_optimizer(
     for kind, name in ((FIRST_MOMENT, "_momentums"), (SECOND_MOMENT, "_velocities")):
         values = {path: _moment(optimizer, name, variable) for path, variable in old.items()}
         values = widen(values, axes, width.maps, width.from_above, kind)
-        if axes.layers:
+        if axes.stacks:
             values = deepen(values, axes, layers, {}, kind)
         for path, variable in new.items():
             # A projection that growth has added has no past.
@@ -98,7 +104,7 @@ def _check_shape(value: np.ndarray, variable: Any) -> None:
         )
 
 
-def _refuse_unfit(optimizer: Any, model: Student, grown: Student) -> None:
+def _refuse_unfit(optimizer: Any, model: Any, grown: Any) -> None:
     if not isinstance(optimizer, keras.optimizers.Adam) or optimizer.amsgrad:
         raise InputError(
             "Moments are mapped for Adam without amsgrad. "

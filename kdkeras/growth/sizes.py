@@ -16,27 +16,25 @@ from kdkeras.growth.axes import (
     VOCABULARY,
 )
 from kdkeras.growth.plan import GrowthPlan
-from kdkeras.students import StaticStudent, Student, TransformerStudent
+from kdkeras.students import StaticStudent
 
 __all__ = ["check_names", "new_sizes", "sizes_of", "transformer_sizes"]
 
 TRANSFORMER_SIZES = (HIDDEN, HEADS, HEAD_SIZE, INTERMEDIATE, LAYERS)
-SIZES: dict[type[Student], tuple[str, ...]] = {
-    StaticStudent: (EMBEDDING, *TRANSFORMER_SIZES),
-    TransformerStudent: TRANSFORMER_SIZES,
-}
 # Heads of 64 units, as in most models since BERT.
 _HEAD_SIZE = 64
+# Keras Hub's name of the heads' size in T5, whose heads need not fill the width.
+_FREE_HEADS = "key_value_dim"
 
 
 def sizes_of(model: Any) -> dict[str, int]:
-    """Returns a student's sizes by name."""
+    """Returns a model's sizes by name."""
     if isinstance(model, StaticStudent):
         return {EMBEDDING: model.embedding_dim, VOCABULARY: int(model.vocabulary_size or 0)}
     return {
         HIDDEN: model.hidden_dim,
         HEADS: model.num_heads,
-        HEAD_SIZE: model.hidden_dim // model.num_heads,
+        HEAD_SIZE: getattr(model, _FREE_HEADS, None) or model.hidden_dim // model.num_heads,
         INTERMEDIATE: model.intermediate_dim,
         LAYERS: model.num_layers,
         VOCABULARY: int(model.vocabulary_size or 0),
@@ -49,7 +47,8 @@ def check_names(model: Any, plan: GrowthPlan) -> None:
     Raises:
         InputError: For an unknown name.
     """
-    valid = SIZES[type(model)]
+    static = isinstance(model, StaticStudent)
+    valid = ((EMBEDDING,) if static else ()) + TRANSFORMER_SIZES
     named = [*plan.sizes, *(plan.operators if isinstance(plan.operators, Mapping) else ())]
     for name in named:
         if name == VOCABULARY:
@@ -62,7 +61,7 @@ def check_names(model: Any, plan: GrowthPlan) -> None:
                 f"A {type(model).__name__} grows by {list(valid)}. "
                 f"Received: the name {name!r}. Use one of these."
             )
-    if isinstance(model, StaticStudent) and LAYERS not in plan.sizes:
+    if static and LAYERS not in plan.sizes:
         needless = [name for name in plan.sizes if name != EMBEDDING]
         if needless:
             raise InputError(
@@ -71,17 +70,23 @@ def check_names(model: Any, plan: GrowthPlan) -> None:
             )
 
 
-def new_sizes(model: TransformerStudent, plan: GrowthPlan) -> dict[str, int]:
+def new_sizes(model: Any, plan: GrowthPlan) -> dict[str, int]:
     """Returns the sizes of a grown Transformer.
 
     Of hidden width, heads and head size, those that are not named follow: first
-    the heads' number, then their size.
+    the heads' number, then their size. In T5, where heads and width are free of
+    each other, all stay that are not named, unless they filled the width before.
 
     Raises:
         InputError: If something would shrink, or heads do not fill the width.
     """
     old, named = sizes_of(model), plan.sizes
     sizes = {**old, **named}
+    filled = old[HEADS] * old[HEAD_SIZE] == old[HIDDEN]
+    several = len({HIDDEN, HEADS, HEAD_SIZE} & set(named)) > 1
+    if hasattr(model, _FREE_HEADS) and (several or not filled):
+        _refuse_shrinking(old, sizes)
+        return sizes
     if HIDDEN not in named:
         sizes[HIDDEN] = sizes[HEADS] * sizes[HEAD_SIZE]
     elif HEADS not in named and (HEAD_SIZE in named or sizes[HIDDEN] % old[HEAD_SIZE] == 0):

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kdkeras.errors import InputError
+from kdkeras.layers.encoder_functions import set_encoder_functions
 from kdkeras.teachers.sentence_encoder import SentenceEncoder
 from kdkeras.teachers.snapshot import DenseStep, NormalizeStep, Snapshot
 
@@ -43,14 +44,7 @@ def _match_reference(backbone: keras_hub.models.BertBackbone, config: dict[str, 
     alone moves an embedding by about 1e-3.
     """
     activation = _activation(config.get("hidden_act", "gelu"))
-    epsilon = float(config.get("layer_norm_eps", 1e-12))
-    backbone.embeddings_layer_norm.epsilon = epsilon
-    for layer in backbone.transformer_layers:
-        layer.activation = activation
-        layer._feedforward_intermediate_dense.activation = activation
-        layer.layer_norm_epsilon = epsilon
-        layer._self_attention_layer_norm.epsilon = epsilon
-        layer._feedforward_layer_norm.epsilon = epsilon
+    set_encoder_functions(backbone, activation, float(config.get("layer_norm_eps", 1e-12)))
 
 
 def _activation(name: str) -> Any:

@@ -23,7 +23,7 @@ from kdkeras.growth import (
     forward_flops,
     grow,
 )
-from kdkeras.growth.axes import describe, variables
+from kdkeras.growth.described import describe, variables
 from kdkeras.students import TransformerStudent
 
 EVERYTHING = {"hidden_dim": 48, "num_heads": 3, "intermediate_dim": 50, "num_layers": 5}

@@ -21,7 +21,7 @@ from kdkeras.growth import (
     grow,
     learn_operators,
 )
-from kdkeras.growth.axes import describe, variables
+from kdkeras.growth.described import describe, variables
 from kdkeras.losses import EmbeddingDistillation, SimilarityDistillation
 from kdkeras.students import TransformerStudent
 

@@ -26,7 +26,7 @@ from kdkeras.growth import (
     grow_optimizer,
     unmask,
 )
-from kdkeras.growth.axes import describe, variables
+from kdkeras.growth.described import describe, variables
 from kdkeras.losses import EmbeddingDistillation
 from kdkeras.schedules import LinearWarmup
 from kdkeras.students import MaskedTransformerStudent, TransformerStudent

@@ -19,7 +19,7 @@ from kdkeras.growth import (
     grow,
     grow_optimizer,
 )
-from kdkeras.growth.axes import describe, variables
+from kdkeras.growth.described import describe, variables
 from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.students import StaticStudent, TransformerStudent
 

@@ -182,7 +182,7 @@ def test_bad_plans_are_refused_at_once(arguments, parts):
 def test_models_that_are_not_described_are_refused():
     with pytest.raises(InputError) as error:
         grow(keras.Sequential(), GrowthPlan())
-    assert_one_line(str(error.value), "['StaticStudent', 'TransformerStudent']", "Sequential")
+    assert_one_line(str(error.value), "'StaticStudent', 'TransformerStudent', 'BertBackbone'", "Sequential")
 
 
 @pytest.mark.parametrize(

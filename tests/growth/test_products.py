@@ -11,7 +11,7 @@ from contracts import assert_one_line
 import kdkeras
 from kdkeras.errors import InputError
 from kdkeras.growth import GrowthPlan, factorize, forward_flops, grow, merge
-from kdkeras.growth.axes import describe, variables
+from kdkeras.growth.described import describe, variables
 from kdkeras.layers.factorized_embedding import low_rank_factors
 from kdkeras.layers.transformer_block import KERNELS
 from kdkeras.students import TransformerStudent
