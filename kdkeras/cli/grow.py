@@ -33,6 +33,7 @@ DEPTHS = {
     "interleaving": "Interleaving",
 }
 _SIZES = ("num_layers", "hidden_dim", "num_heads", "head_size", "intermediate_dim", "embedding_dim")
+_COSTS = ("small_steps", "main_steps", "teacher_sentences")
 _PROBE = 256
 
 
@@ -81,13 +82,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, meaning in (
         ("--small-steps", "steps that the small student was trained for"),
         ("--main-steps", "steps that the grown one will be trained for"),
+        (
+            "--teacher-sentences",
+            "sentences that the teacher reads once, the source sentences of a distillation set; "
+            "with --teacher",
+        ),
     ):
         group.add_argument(option, type=non_negative_int, metavar="N", help=meaning)
+    group.add_argument(
+        "--teacher",
+        metavar="FOLDER|hf://NAME",
+        help="sentence-transformers snapshot whose size tells what a sentence costs",
+    )
     group.add_argument(
         "--batch-size", type=positive_int, default=BATCH_SIZE, metavar="PAIRS", help="pairs a step"
     )
     group.add_argument(
         "--length", type=positive_int, default=32, metavar="TOKENS", help="tokens of a sentence"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="also write report.html and report.json there: certificate and costs",
     )
     add_seed(parser)
     add_overwrite(parser)
@@ -100,8 +117,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     output = arguments.output
     _require_keras(output)
     certificate = output.with_suffix(".certificate.json")
-    for path in (output, certificate):
+    report = [] if arguments.report is None else [arguments.report / "report.html"]
+    for path in (output, certificate, *report):
         refuse_existing(path, arguments.overwrite)
+    _require_both(arguments)
     from kdkeras.cli.models import load_student
     from kdkeras.files import atomic_write
     from kdkeras.growth import grow
@@ -114,11 +133,22 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "certificate": str(certificate),
         **grown.certificate.to_dict(),
     }
-    if arguments.small_steps is not None or arguments.main_steps is not None:
+    if any(getattr(arguments, name) is not None for name in _COSTS):
         result["ledger"] = _ledger(student, grown, arguments).to_dict()
     with atomic_write(output) as file, atomic_write(certificate) as text:
         grown.save(file)
         text.write_text(json.dumps(grown.certificate.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if arguments.report is not None:
+        from kdkeras.export import write_report
+
+        result["report"] = str(
+            write_report(
+                arguments.report,
+                title=output.stem,
+                growth=grown.certificate.to_dict(),
+                ledger=result.get("ledger"),
+            )
+        )
     return result
 
 
@@ -127,12 +157,30 @@ def _ledger(student: Any, grown: Any, arguments: argparse.Namespace) -> Any:
 
     size = {"sentences": 2 * arguments.batch_size, "length": arguments.length}
     ledger = FlopLedger()
-    for name, model, steps in (
-        ("small run", student, arguments.small_steps),
-        ("main run", grown, arguments.main_steps),
-    ):
-        ledger = ledger.add_training(name, model, steps=steps or 0, **size)
-    return ledger
+    if arguments.teacher is not None:
+        from kdkeras import teachers
+
+        ledger = ledger.add_forward(
+            "teacher",
+            teachers.load(arguments.teacher).model.backbone,
+            sentences=arguments.teacher_sentences,
+            length=arguments.length,
+        )
+    small, main = arguments.small_steps or 0, arguments.main_steps or 0
+    ledger = ledger.add_training("small run", student, steps=small, **size)
+    ledger = ledger.add("growth", grown.certificate.flops_growth)
+    return ledger.add_training("main run", grown, steps=main, **size)
+
+
+def _require_both(arguments: argparse.Namespace) -> None:
+    from kdkeras.errors import InputError
+
+    if (arguments.teacher is None) != (arguments.teacher_sentences is None):
+        given = "--teacher" if arguments.teacher is not None else "--teacher-sentences"
+        raise InputError(
+            f"What a teacher costs takes its size and what it reads. Received: {given} alone. "
+            "Pass --teacher and --teacher-sentences, or neither."
+        )
 
 
 def _require_keras(output: Path) -> None:

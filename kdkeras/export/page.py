@@ -58,6 +58,10 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
         yield _similarity(parity)
     if content["sizes"]:
         yield _sizes(content["sizes"])
+    if content["growth"]:
+        yield _growth(content["growth"])
+    if content["ledger"]:
+        yield _ledger(content["ledger"])
     if content["details"]:
         yield _section("Setting", "", _table(["", ""], _details(content["details"]), text=2))
 
@@ -220,6 +224,45 @@ def _similarity(parity: Mapping[str, Any]) -> str:
         "Spearman's correlation of cosines and people's scores, times 100: Keras', and its change "
         "in each artefact, in points.",
         _table(["Pairs of sentences", "Pairs", "Keras", *titles], rows),
+    )
+
+
+def _growth(growth: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            escape(step["size"]),
+            escape(step["operator"]),
+            f"{step['before']:,}",
+            f"{step['after']:,}",
+            "yes" if step["keeps_function"] else "<b>no</b>",
+        ]
+        for step in growth["steps"]
+    ]
+    tokens = growth["flops_tokens"]
+    for name, key in (("Parameters", "parameters"), (f"FLOPs, {tokens} tokens", "flops")):
+        rows.append([name, "", f"{growth[f'{key}_before']:,}", f"{growth[f'{key}_after']:,}", ""])
+    kept = "Kept" if growth["keeps_function"] else "Not kept"
+    return _section(
+        "Growth",
+        f"{kept}: on {growth['probe_size']:,} {escape(growth['probe'])} the largest difference of "
+        f"a component is {growth['maximum_error']:.1e} (limit {growth['tolerance']:.1e}), the "
+        f"largest <code>1 - cos</code> {growth['cosine_drift']:.1e}.",
+        _table(["Size", "Operator", "Before", "After", "Keeps the function"], rows, text=2),
+    )
+
+
+def _ledger(ledger: Mapping[str, Any]) -> str:
+    total = ledger["total"]
+    parts = [*ledger["postings"], {"name": "All", "flops": total}]
+    rows = [
+        [escape(part["name"]), f"{part['flops']:.3e}", _percent(part["flops"] / max(total, 1))]
+        for part in parts
+    ]
+    return _section(
+        "Cost of the whole run",
+        "Floating point operations; a training step counts as three forward passes, optimizer and "
+        "losses are not counted.",
+        _table(["Part", "FLOPs", "%"], rows),
     )
 
 

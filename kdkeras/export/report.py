@@ -30,6 +30,8 @@ def write_report(
     parity: Mapping[str, Any] | None = None,
     details: Mapping[str, Any] | None = None,
     sizes: Mapping[str, Any] | None = None,
+    growth: Mapping[str, Any] | None = None,
+    ledger: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes `report.html` and `report.json`, replacing earlier ones.
 
@@ -48,6 +50,8 @@ def write_report(
         details: What else a reader wants to know, by name: settings, data,
             seconds.
         sizes: The record of `fit_size`.
+        growth: The certificate of a grown student, `certificate.to_dict()`.
+        ledger: What the whole run costs, `FlopLedger.to_dict()`.
 
     Returns:
         The path of `report.html`.
@@ -65,6 +69,8 @@ def write_report(
         "mean_accuracy": {name: _mean(values) for name, values in (accuracy or {}).items()},
         "parity": dict(parity) if parity else None,
         "sizes": dict(sizes) if sizes else None,
+        "growth": dict(growth) if growth else None,
+        "ledger": dict(ledger) if ledger else None,
     }
     folder = Path(folder)
     with atomic_write(folder / REPORT_DATA) as temporary:

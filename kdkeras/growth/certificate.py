@@ -71,6 +71,7 @@ class Certificate:
             T5 those of a sentence of that length on either side.
         flops_after: The same for the new model.
         flops_tokens: Tokens of that sentence: the longest of the probe.
+        flops_growth: Operations of the growth itself, its products with `E` and `F`.
     """
 
     steps: tuple[Step, ...]
@@ -87,6 +88,7 @@ class Certificate:
     flops_before: int
     flops_after: int
     flops_tokens: int
+    flops_growth: int
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it, ready for JSON."""

@@ -18,6 +18,7 @@ __all__ = [
     "deepen",
     "merged_shape",
     "widen",
+    "widening_flops",
 ]
 
 WEIGHT, FIRST_MOMENT, SECOND_MOMENT = "weight", "first_moment", "second_moment"
@@ -67,6 +68,25 @@ def _matrix(pair: AxisMap, reads: bool, kind: str) -> Any:
     """What is multiplied from the left along a dimension, `(d', d)`."""
     matrix = pair.contract if reads == (kind == WEIGHT) else pair.expand.T
     return matrix.power(2) if kind == SECOND_MOMENT else matrix
+
+
+def widening_flops(values: Values, axes: ModelAxes, maps: Maps) -> int:
+    """Counts the operations of `widen`: two for each number of `E` or `F` that is not 0.
+
+    Axes that do not grow cost nothing.
+    """
+    total = 0
+    for path, array in values.items():
+        pieces, _ = _description(path, axes)
+        for part, piece in zip(np.split(array, len(pieces), axis=-1), pieces, strict=True):
+            pairs = [(side, maps[side.axis, side.role]) for side in piece if side]
+            # The numbers along every axis; others are carried along.
+            size = part.size
+            for side, pair in pairs:
+                if pair.new_size != pair.size:
+                    total += 2 * _matrix(pair, side.reads, WEIGHT).nnz * (size // pair.size)
+                    size = size // pair.size * pair.new_size
+    return total
 
 
 def _apply(array: np.ndarray, pieces: Pieces, maps: Maps, kind: str) -> np.ndarray:

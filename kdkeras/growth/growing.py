@@ -23,7 +23,7 @@ from kdkeras.growth.certificate import (
 )
 from kdkeras.growth.depth import IdentityBlocks, NewLayer
 from kdkeras.growth.described import describe, is_backbone
-from kdkeras.growth.expand import Values, deepen, widen
+from kdkeras.growth.expand import Values, deepen, widen, widening_flops
 from kdkeras.growth.flops import forward_flops
 from kdkeras.growth.larger import (
     assign_values,
@@ -275,6 +275,7 @@ def certify(
         flops_before=forward_flops(model, int(tokens)),
         flops_after=forward_flops(grown, int(tokens)),
         flops_tokens=int(tokens),
+        flops_growth=widening_flops(old_values(model), describe(model), width.maps),
     )
 
 

@@ -36,10 +36,11 @@ class FlopLedger:
     ```
     training: n * B * 3 * forward_flops(model, length)
     teacher:  sentences * forward
+    growth:   the products with E and F (`Certificate.flops_growth`)
     ```
 
-    Optimizer steps, losses and the growth itself (a product for each weight)
-    are not counted. Every method returns a longer ledger.
+    Optimizer steps and losses are not counted. Every method returns a longer
+    ledger.
 
     Attributes:
         postings: The parts, in their order.

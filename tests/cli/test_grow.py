@@ -9,9 +9,11 @@ import pytest
 from contracts import assert_one_line
 
 import kdkeras
+from kdkeras import teachers
 from kdkeras.__main__ import main
 from kdkeras.growth import FlopLedger, forward_flops
 from kdkeras.students import TransformerStudent
+from tests.cli.conftest import TEACHERS
 
 TEXTS = ["Guten Morgen.", "Где моя книга?", "I am happy to hear your voice.", ""]
 
@@ -21,6 +23,8 @@ def grown(command, student, tmp_path_factory):
     path = tmp_path_factory.mktemp("grown") / "grown.keras"
     sizes = ["--layers", 1, "--hidden", 192, "--heads", 3, "--intermediate", 256]
     costs = ["--small-steps", 40, "--main-steps", 12, "--batch-size", 16, "--length", 32]
+    costs += ["--teacher", TEACHERS / "mean", "--teacher-sentences", 100]
+    costs += ["--report", path.parent / "report"]
     return path, command("grow", student[0], "--output", path, *sizes, *costs)
 
 
@@ -43,17 +47,39 @@ def test_the_ledger_counts_both_runs(student, grown):
     path, result = grown
     small, large = kdkeras.load(student[0]), kdkeras.load(path)
     # Both sides of 16 pairs, forward and twice backward.
-    runs = [40 * 32 * 3 * forward_flops(small, 32), 12 * 32 * 3 * forward_flops(large, 32)]
-    assert result["ledger"] == {
-        "postings": [
-            {"name": "small run", "flops": runs[0]},
-            {"name": "main run", "flops": runs[1]},
-        ],
-        "total": sum(runs),
+    teacher = teachers.load(TEACHERS / "mean").model.backbone
+    runs = {
+        "teacher": 100 * forward_flops(teacher, 32),
+        "small run": 40 * 32 * 3 * forward_flops(small, 32),
+        "growth": result["flops_growth"],
+        "main run": 12 * 32 * 3 * forward_flops(large, 32),
     }
+    assert result["ledger"] == {
+        "postings": [{"name": name, "flops": flops} for name, flops in runs.items()],
+        "total": sum(runs.values()),
+    }
+    runs = list(runs.values())
     ledger = FlopLedger.from_dict(result["ledger"])
     assert ledger.to_dict() == result["ledger"]
-    assert ledger.shares()["small run"] == pytest.approx(runs[0] / sum(runs))
+    assert ledger.shares()["small run"] == pytest.approx(runs[1] / sum(runs))
+
+
+def test_the_report_says_what_was_kept_and_what_it_costs(grown):
+    path, result = grown
+    folder = path.parent / "report"
+    assert result["report"] == str(folder / "report.html")
+    data = json.loads((folder / "report.json").read_text("utf-8"))
+    certificate = json.loads(path.with_suffix(".certificate.json").read_text())
+    assert data["growth"] == certificate and data["ledger"] == result["ledger"]
+    page = (folder / "report.html").read_text("utf-8")
+    for shown in (
+        "LayersOnTable",
+        f"{certificate['parameters_after']:,}",
+        f"{certificate['maximum_error']:.1e}",
+        "Kept: on",
+        *(f"{posting['flops']:.3e}" for posting in result["ledger"]["postings"]),
+    ):
+        assert shown in page, shown
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +140,7 @@ def test_stacking_is_written_only_if_the_function_may_change(command, trained, t
 
 
 BAD = {
+    "a teacher alone": (["--layers", "1", "--teacher", "x"], "--teacher-sentences, or neither"),
     "nothing": ([], "something to grow"),
     "no multiple": (["--hidden", "200"], "200"),
     "smaller": (["--layers", "1", "--hidden", "96"], "96"),

@@ -292,6 +292,22 @@ def test_a_certificate_counts_and_is_json(trained, texts):
     assert ("num_layers", "IdentityBlocks", 2, 3) in steps
 
 
+def test_what_growth_itself_costs_is_two_for_each_number_of_its_matrices(exact):
+    plan = GrowthPlan(sizes={"intermediate_dim": 24}, operators=HyperCloning(noise=0.0))
+    # E and F are [I I]: each new number is one product. Kernel and bias written, a kernel read.
+    expected = 2 * 2 * (24 * 8 + 24 + 24 * 8)  # in two layers
+    assert grow(exact, plan).certificate.flops_growth == expected
+    assert grow(exact, GrowthPlan(sizes={"num_layers": 3})).certificate.flops_growth == 0
+    # The width is read and written in turn: (8, 8) becomes (16, 8), then (16, 16).
+    plan = GrowthPlan(sizes={"hidden_dim": 16, "num_heads": 2}, operators=HyperCloning(noise=0.0))
+    found = grow(exact, plan).certificate.flops_growth
+    kernels = [16 * 8 + 16 * 16] * 4  # queries, keys, values, output: (8, 8)
+    kernels += [16 * 12] * 2  # feed-forward
+    vectors = [16] * 9  # norms, biases of attention and feed-forward's second
+    outside = (40 + 9) * 16 + 2 * 16 + 16 * 5  # tables, a norm, the projection
+    assert found == 2 * (2 * (sum(kernels) + sum(vectors)) + outside)
+
+
 def test_flops_are_what_tensorflow_counts(trained):
     import tensorflow as tf
 
