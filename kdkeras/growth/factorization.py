@@ -11,9 +11,10 @@ from kdkeras.compression import factorize_table
 from kdkeras.compression.factorization import full_table, largest_rank
 from kdkeras.compression.rebuilding import resized
 from kdkeras.errors import InputError
-from kdkeras.growth.certificate import batches_of, probe_batch
+from kdkeras.growth.certificate import Step, batches_of, probe_batch
+from kdkeras.growth.certifying import certify_products, with_certificate
 from kdkeras.layers import FactorizedDense
-from kdkeras.layers.transformer_block import KERNELS
+from kdkeras.layers.transformer_block import KERNELS, kernel_shapes
 from kdkeras.students import StaticStudent, Student, TransformerStudent
 
 __all__ = ["factorize", "merge"]
@@ -53,7 +54,8 @@ def factorize(
             used often. None (the default) for all directions and tokens alike.
 
     Returns:
-        A student of its own, which saves and exports as any other.
+        A student of its own, which saves and exports as any other. Its
+        `certificate` says what was lost, on the probe or on random token ids.
 
     Raises:
         InputError: If the model is another, a name is unknown, a rank is out of its
@@ -79,7 +81,8 @@ def factorize(
     if TABLE in ranks:
         counts = None if batch is None else _token_counts(batch, int(model.vocabulary_size or 0))
         made = factorize_table(made, ranks[TABLE], counts)
-    return made
+    steps = _steps("Factorize", _ranks(model), _ranks(made))
+    return with_certificate(made, certify_products(model, made, steps, probe_batch(model, probe)))
 
 
 def merge(model: Student) -> Student:
@@ -96,11 +99,20 @@ def merge(model: Student) -> Student:
         model: A `TransformerStudent` or a `StaticStudent`; it stays as it is.
 
     Returns:
-        A student of its own.
+        A student of its own, whose `certificate` says what was kept, on random
+        token ids.
 
     Raises:
         InputError: If the model is another.
     """
+    merged = _merged(model)
+    steps = _steps("Merge", _ranks(model), _ranks(merged))
+    return with_certificate(
+        merged, certify_products(model, merged, steps, probe_batch(model, None))
+    )
+
+
+def _merged(model: Student) -> Student:
     most = largest_rank(model)
     if not isinstance(model, TransformerStudent):
         return factorize_table(model, most)
@@ -110,6 +122,35 @@ def merge(model: Student) -> Student:
     plain = resized(merged, own=["token_embedding"], table_rank=None)
     plain.token_embedding.assign(full_table(model))
     return plain
+
+
+def _ranks(model: Any) -> dict[str, tuple[int, int]]:
+    """What each kernel and the table is stored as, and the most it could be of."""
+    if isinstance(model, StaticStudent):
+        return {TABLE: (model.embedding_dim, min(model.embedding_dim, model.output_dim))}
+    shapes = kernel_shapes(model.hidden_dim, model.intermediate_dim)
+    if model.projection is not None:
+        shapes[PROJECTION] = (model.hidden_dim, model.output_dim)
+    most = {name: min(shape) for name, shape in shapes.items()}
+    found = {name: (_ranks_of(model).get(name, full), full) for name, full in most.items()}
+    return {**found, TABLE: (model.table_rank or model.hidden_dim, model.hidden_dim)}
+
+
+def _steps(
+    operator: str, before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
+) -> tuple[Step, ...]:
+    return tuple(
+        Step(
+            size=name,
+            operator=operator,
+            before=before[name][0],
+            after=rank,
+            # A rank that was not lowered below what it could hold.
+            keeps_function=rank >= min(before[name][0], before[name][1]),
+        )
+        for name, (rank, _) in after.items()
+        if rank != before[name][0]
+    )
 
 
 def _check_names(model: Student, ranks: Mapping[str, int]) -> None:

@@ -10,21 +10,16 @@ import numpy as np
 
 from kdkeras.data import Vocabulary
 from kdkeras.errors import InputError
-from kdkeras.growth.axes import EMBEDDING, HEADS, HIDDEN, LAYERS, MAIN, ModelAxes
-from kdkeras.growth.backbone_probe import backbone_outputs, backbone_probe
+from kdkeras.growth.axes import EMBEDDING, HEADS, HIDDEN, LAYERS, ModelAxes
+from kdkeras.growth.backbone_probe import backbone_probe
 from kdkeras.growth.certificate import (
-    Certificate,
-    Comparison,
     Step,
-    compare,
-    embed,
-    own_texts_drift,
     probe_batch,
 )
+from kdkeras.growth.certifying import certify, with_certificate
 from kdkeras.growth.depth import IdentityBlocks, NewLayer
 from kdkeras.growth.described import describe, is_backbone
-from kdkeras.growth.expand import Values, deepen, widen, widening_flops
-from kdkeras.growth.flops import forward_flops
+from kdkeras.growth.expand import Values, deepen, widen
 from kdkeras.growth.larger import (
     assign_values,
     larger_backbone,
@@ -43,10 +38,7 @@ from kdkeras.growth.student_axes import TRANSFORMER
 from kdkeras.growth.table import transformer_values
 from kdkeras.students import StaticStudent, Student, TransformerStudent
 
-IDS = "token_ids"
-"""How the inputs that are token ids are called, or end."""
-
-__all__ = ["certify", "grow", "new_layers", "with_certificate"]
+__all__ = ["grow", "new_layers"]
 
 
 Grown = TypeVar("Grown", bound=keras.Model)
@@ -124,12 +116,6 @@ def grow(
             "Grow in float32, raise tolerance=..., or use keeps_function=False."
         )
     return with_certificate(grown, certificate)
-
-
-def with_certificate(grown: Any, certificate: Certificate) -> Any:
-    """Returns the model with its certificate beside it, neither tracked nor saved."""
-    object.__setattr__(grown, "certificate", certificate)
-    return grown
 
 
 def _grow_transformer(
@@ -235,75 +221,3 @@ def _put_layers_on(
         keeps_function=True,
     )
     return grown, (*width.steps, step)
-
-
-def certify(
-    model: Any,
-    grown: Any,
-    plan: GrowthPlan,
-    width: Width,
-    steps: tuple[Step, ...],
-    probe: tuple[dict[str, np.ndarray], str, Any],
-) -> Certificate:
-    """Measures what growth did to a model.
-
-    Args:
-        model: The old model.
-        grown: The new one.
-        plan: By which plan.
-        width: The plan's axes.
-        steps: What each operator did.
-        probe: Token ids, what they are, and what the caller gave.
-    """
-    batch, source, given = probe
-    found = _compare(model, grown, batch, _read_anew(batch, width, plan), width)
-    tolerance = plan.tolerance * max(found.largest, 1.0)
-    own = plan.vocabulary is not None and source == "texts"
-    rows, tokens = next(array for name, array in batch.items() if name.endswith(IDS)).shape
-    return Certificate(
-        steps=steps,
-        keeps_function=found.maximum_error <= tolerance,
-        maximum_error=found.maximum_error,
-        tolerance=tolerance,
-        cosine_drift=float(found.drifts.max()),
-        mean_cosine_drift=float(found.drifts.mean()),
-        probe=source,
-        probe_size=int(rows),
-        text_cosine_drift=own_texts_drift(model, grown, given) if own else None,
-        parameters_before=model.count_params(),
-        parameters_after=grown.count_params(),
-        flops_before=forward_flops(model, int(tokens)),
-        flops_after=forward_flops(grown, int(tokens)),
-        flops_tokens=int(tokens),
-        flops_growth=widening_flops(old_values(model), describe(model), width.maps),
-    )
-
-
-def _read_anew(
-    batch: dict[str, np.ndarray], width: Width, plan: GrowthPlan
-) -> dict[str, np.ndarray]:
-    """The batch, its tokens as the new vocabulary counts them."""
-    if width.rows is None or plan.vocabulary is None:
-        return batch
-    places = width.rows.places
-    new = np.where(places < 0, plan.vocabulary.unknown_id, places).astype(np.int32)
-    return {name: new[ids] if name.endswith(IDS) else ids for name, ids in batch.items()}
-
-
-def _compare(
-    model: Any,
-    grown: Any,
-    batch: dict[str, np.ndarray],
-    new_batch: dict[str, np.ndarray],
-    width: Width,
-) -> Comparison:
-    if not is_backbone(model):
-        return compare(embed(model, batch), embed(grown, new_batch))
-    before, after = backbone_outputs(model, batch), backbone_outputs(grown, new_batch)
-    expand = width.maps[HIDDEN, MAIN].expand
-    found = {name: compare(array @ expand, after[name]) for name, array in before.items()}
-    return Comparison(
-        max(one.maximum_error for one in found.values()),
-        max(one.largest for one in found.values()),
-        np.concatenate([one.drifts for name, one in found.items() if name.endswith("_mean")]),
-    )

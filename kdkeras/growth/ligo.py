@@ -12,10 +12,11 @@ from keras import ops
 from kdkeras.errors import InputError
 from kdkeras.growth.axes import LAYERS, ModelAxes, Pieces, Side
 from kdkeras.growth.certificate import Step, probe_batch
+from kdkeras.growth.certifying import certify, with_certificate
 from kdkeras.growth.depth import NewLayer
 from kdkeras.growth.described import describe, is_backbone
 from kdkeras.growth.expand import Values, merged_shape
-from kdkeras.growth.growing import certify, new_layers, with_certificate
+from kdkeras.growth.growing import new_layers
 from kdkeras.growth.larger import (
     assign_values,
     larger_static,

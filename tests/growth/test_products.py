@@ -276,3 +276,37 @@ def test_what_reads_the_projection_asks_to_merge(trained):
         with pytest.raises(InputError) as error:
             refused()
         assert_one_line(str(error.value), "rank 4", "kdkeras.growth.merge(student)")
+
+
+# ---- the certificate ------------------------------------------------------
+
+
+def test_a_certificate_says_what_a_lower_rank_lost(trained, texts, batch):
+    narrow = factorize(trained, {"feedforward": 4, "table": 8}, probe=texts)
+    found = narrow.certificate
+    steps = {(s.size, s.operator, s.before, s.after, s.keeps_function) for s in found.steps}
+    assert steps == {
+        ("feedforward", "Factorize", 16, 4, False),
+        ("table", "Factorize", 16, 8, False),
+    }
+    assert not found.keeps_function and found.probe == "texts"
+    assert found.maximum_error == pytest.approx(apart(trained, narrow, batch), rel=1e-3)
+    assert (found.parameters_before, found.parameters_after) == (
+        trained.count_params(),
+        narrow.count_params(),
+    )
+    assert found.flops_after == forward_flops(narrow, found.flops_tokens)
+
+
+def test_a_certificate_says_that_merging_kept_the_function(trained, texts):
+    merged = merge(factorize(trained, {"qkv": 5, "projection": 9, "table": 8}, probe=texts))
+    found = merged.certificate
+    assert found.keeps_function and found.tolerance < 1.1e-6
+    steps = {(s.size, s.before, s.after, s.keeps_function) for s in found.steps}
+    assert steps == {("qkv", 5, 16, True), ("projection", 9, 16, True), ("table", 8, 16, True)}
+    assert merge(trained).certificate.steps == ()
+
+
+def test_a_full_rank_is_said_to_keep_the_function(trained, texts):
+    found = factorize(trained, FULL, probe=texts).certificate
+    assert found.keeps_function and found.steps == ()
