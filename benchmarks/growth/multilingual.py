@@ -116,7 +116,6 @@ def train(
         sequence_length=LENGTH,
         bucket_boundaries=[LENGTH],
         seed=seed,
-        shuffle=8_192,
     )
     every = arguments.steps // arguments.budgets
     points: list[dict[str, Any]] = []

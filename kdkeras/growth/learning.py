@@ -33,8 +33,7 @@ def learn_operators(
 
     The old weights stay; only the factors move, by Adam, without dropout. That is LiGO:
     some hundred steps, then `operators.grow()` multiplies out, and training goes on
-    with plain weights and a new optimizer (`grow_optimizer` knows the plan's operators,
-    not these).
+    with plain weights, and a new optimizer or `grow_optimizer(..., plan=operators)`.
 
     Args:
         student: A `StaticStudent` or a `TransformerStudent`; it stays as it is.

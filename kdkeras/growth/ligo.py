@@ -11,6 +11,7 @@ from keras import ops
 
 from kdkeras.errors import InputError
 from kdkeras.growth.axes import LAYERS, ModelAxes, Pieces, Side
+from kdkeras.growth.axis_map import AxisMap
 from kdkeras.growth.certificate import Step, probe_batch
 from kdkeras.growth.certifying import certify, with_certificate
 from kdkeras.growth.depth import NewLayer
@@ -105,6 +106,30 @@ class LearnedOperators:
     def target(self) -> Student:
         """A student of the new sizes, whose weights are given to it by `values`."""
         return self._target
+
+    @property
+    def plan(self) -> GrowthPlan:
+        """The plan whose operators learning started at."""
+        return self._plan
+
+    def maps(self) -> dict[tuple[str, str], AxisMap]:
+        """Returns the map of each axis and role, the plan's with the learned `E` and `F` in it.
+
+        `E F` is no identity any more. Queries and keys have no `F` that is learned.
+        """
+
+        def learned(axis: str, role: str, reads: bool, start: Any) -> Any:
+            variable = self._factors.get((axis, role, reads))
+            return start if variable is None else variable.value.numpy()
+
+        return {
+            (axis, role): AxisMap(
+                expand=learned(axis, role, False, pair.expand),
+                contract=learned(axis, role, True, pair.contract),
+                exact=False,
+            )
+            for (axis, role), pair in self._width.maps.items()
+        }
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:

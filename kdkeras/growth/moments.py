@@ -12,6 +12,7 @@ from kdkeras.errors import InputError
 from kdkeras.growth.described import describe, variables
 from kdkeras.growth.expand import FIRST_MOMENT, SECOND_MOMENT, deepen, widen
 from kdkeras.growth.growing import new_layers
+from kdkeras.growth.ligo import LearnedOperators
 from kdkeras.growth.maps import Width
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.students import StaticStudent, TransformerStudent
@@ -23,7 +24,7 @@ def grow_optimizer(
     optimizer: keras.optimizers.Adam,
     model: Any,
     grown: Any,
-    plan: GrowthPlan,
+    plan: GrowthPlan | LearnedOperators,
     vocabulary: Vocabulary | None = None,
 ) -> keras.optimizers.Adam:
     """Maps Adam's moments as growth maps gradients.
@@ -46,7 +47,10 @@ def grow_optimizer(
       by as much as they differ from equal shares: an approximation;
     - where several numbers add up (random readers, noise), the second moment
       takes their gradients as uncorrelated;
-    - new layers start with moments of 0, as fresh weights do.
+    - new layers start with moments of 0, as fresh weights do;
+    - of learned factors (LiGO) `E F` is no identity, and layers are mixed: the
+      learned `E` and `F` take the place of the plan's, the layers' moments are
+      those of the layers that the plan starts at. An approximation.
 
     The count of steps stays, so that the bias correction is not done again.
 
@@ -54,7 +58,7 @@ def grow_optimizer(
         optimizer: Adam (or `FusedAdam`, `LazyAdam`) that trained `model`.
         model: The small student or backbone.
         grown: What `grow` made of it.
-        plan: By which plan.
+        plan: By which plan, or the `LearnedOperators` that made it.
         vocabulary: The old vocabulary of a backbone, as for `grow`.
 
     Returns:
@@ -67,14 +71,17 @@ def grow_optimizer(
     """
     _refuse_unfit(optimizer, model, grown)
     axes = describe(model)
+    learned = plan if isinstance(plan, LearnedOperators) else None
+    plan = plan.plan if isinstance(plan, LearnedOperators) else plan
     width = Width.of(model, axes, plan, vocabulary)
+    maps = learned.maps() if learned else width.maps
     layers, _ = new_layers(getattr(model, "num_layers", 0), plan)
     copy = type(optimizer).from_config(optimizer.get_config())
     copy.build(grown.trainable_variables)
     old, new = variables(model, axes), variables(grown, axes)
     for kind, name in ((FIRST_MOMENT, "_momentums"), (SECOND_MOMENT, "_velocities")):
         values = {path: _moment(optimizer, name, variable) for path, variable in old.items()}
-        values = widen(values, axes, width.maps, width.from_above, kind)
+        values = widen(values, axes, maps, width.from_above, kind)
         if axes.stacks:
             values = deepen(values, axes, layers, {}, kind)
         for path, variable in new.items():

@@ -14,7 +14,9 @@ from kdkeras.growth import (
     AdvancedKnowledge,
     GrowthPlan,
     HyperCloning,
+    LearnedOperators,
     Net2Wider,
+    Stacking,
     ZeroPadding,
     grow,
     grow_optimizer,
@@ -215,6 +217,51 @@ def test_a_grown_optimizer_goes_on(make_optimizer):
     # its epsilon).
     moved, expected = (m.blocks[0].intermediate_dense.bias.value.numpy() for m in (grown, model))
     np.testing.assert_allclose(moved, np.tile(expected, 2), atol=1e-6)
+
+
+def learned_start():
+    """Factors at their start, and the plan whose operators they start at."""
+    plan = GrowthPlan(
+        sizes={"hidden_dim": 16, "intermediate_dim": 17, "num_layers": 4},
+        depth=Stacking(),
+        keeps_function=False,
+    )
+    return plan, LearnedOperators(make(), plan)
+
+
+def test_learned_factors_at_their_start_map_as_the_plan_does():
+    plan, operators = learned_start()
+    model = make()
+    slopes = gradients(model)
+    squares = {path: slope**2 for path, slope in slopes.items()}
+    grown = grow(model, plan)
+    optimizer = optimizer_of(model, slopes, squares)
+    by_plan, by_factors = (
+        moments(grow_optimizer(optimizer, model, grown, how), grown) for how in (plan, operators)
+    )
+    for one, other in zip(by_plan, by_factors, strict=True):
+        for path, value in one.items():
+            np.testing.assert_allclose(other[path], value, atol=1e-12, err_msg=path)
+
+
+def test_learned_factors_map_what_writes_by_f_and_what_reads_by_e():
+    plan, operators = learned_start()
+    generator = np.random.default_rng(0)
+    for variable in operators.trainable_variables:
+        variable.assign(generator.normal(size=variable.shape))
+    model, factors = make(), operators.factors()
+    slopes = gradients(model)
+    squares = {path: slope**2 for path, slope in slopes.items()}
+    grown = operators.grow()
+    first, second = moments(
+        grow_optimizer(optimizer_of(model, slopes, squares), model, grown, operators), grown
+    )
+    e, f = factors["hidden_dim.E"], factors["intermediate_dim.F"]
+    old = slopes["blocks.1.intermediate_dense.kernel"]  # reads the width, writes the units
+    for layer in (1, 3):  # both are copies of it
+        path = f"blocks.{layer}.intermediate_dense.kernel"
+        np.testing.assert_allclose(first[path], e.T @ old @ f.T, atol=1e-10)
+        np.testing.assert_allclose(second[path], (e.T**2) @ old**2 @ (f.T**2), atol=1e-10)
 
 
 def refuse(match, call):
