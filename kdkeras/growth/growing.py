@@ -41,6 +41,9 @@ from kdkeras.students import StaticStudent, Student, TransformerStudent
 __all__ = ["grow", "new_layers"]
 
 
+# As BERT's layers are drawn.
+_SPREAD = 0.02
+
 Grown = TypeVar("Grown", bound=keras.Model)
 
 
@@ -209,7 +212,7 @@ def _put_layers_on(
     del config[EMBEDDING]
     grown = TransformerStudent.from_config({**config, **sizes})
     grown._hold(plan.vocabulary or model.vocabulary)
-    fresh = model_values(grown)
+    fresh = _drawn(model_values(grown), plan)
     outside = transformer_values(values, fresh, sizes[HEADS], plan.random(HIDDEN))
     layers = IdentityBlocks().layers(0, sizes[LAYERS])
     assign_values(grown, deepen(outside, TRANSFORMER, layers, fresh))
@@ -221,3 +224,12 @@ def _put_layers_on(
         keeps_function=True,
     )
     return grown, (*width.steps, step)
+
+
+def _drawn(fresh: Values, plan: GrowthPlan) -> Values:
+    """The kernels of layers that come from nowhere, drawn from the plan's seed."""
+    random = plan.random(LAYERS)
+    return {
+        path: random.normal(0.0, _SPREAD, array.shape) if array.ndim > 1 else array
+        for path, array in fresh.items()
+    }

@@ -27,6 +27,7 @@ from kdkeras.distillation import (
     Stage,
     UncertaintyWeighting,
 )
+from kdkeras.growth import GrowthPlan, MaskedGrowth, MaskedLayers, MaskSchedule, grow
 from kdkeras.losses import (
     AttentionRelations,
     CorrelationDistillation,
@@ -139,6 +140,24 @@ def with_per_layer():
 
 def make_transformer():
     return randomized(TransformerStudent(7, 3, 2, 4, 2, 6, dropout=0.0))
+
+
+def layers_on_a_table():
+    """Grown where the Distiller is built, inside a strategy's scope or not."""
+    sizes = {"hidden_dim": 4, "num_heads": 2, "num_layers": 1}
+    made = grow(make_student(), GrowthPlan(sizes=sizes))
+    student = TransformerStudent.from_config({**made.get_config(), "dropout": 0.0})
+    student.set_weights(made.get_weights())
+    return make_distiller(student, optimizer=sgd(), **every_loss())
+
+
+def growing_under_a_mask():
+    plan = GrowthPlan(
+        sizes={"hidden_dim": 6, "num_heads": 3, "num_layers": 3},
+        operators=MaskedGrowth(),
+        depth=MaskedLayers(),
+    )
+    return make_distiller(grow(make_transformer(), plan), optimizer=sgd(), **every_loss())
 
 
 def chunked(optimizer, **arguments):
@@ -389,6 +408,10 @@ CASES = {
     "quantisation in the loop, jit": Case(
         build=lambda: make_distiller(optimizer=sgd(), jit_compile=True, **every_loss()),
         callbacks=lambda: [QuantizationInTheLoop("int8", start_step=1)],
+    ),
+    "layers on a table": Case(build=layers_on_a_table, rows=7),
+    "growing under a mask": Case(
+        build=growing_under_a_mask, rows=7, callbacks=lambda: [MaskSchedule(LinearWarmup(1.0, 3))]
     ),
     "bfloat16": Case(
         build=lambda: make_distiller(

@@ -123,3 +123,13 @@ def test_a_grown_student_is_saved_and_runs_on_phones(layered, lessons, texts, tm
     export(student, tmp_path / "out", formats=["tflite_float32"], sequence_lengths=())
     found = LiteStudent(tmp_path / "out", "tflite_float32").encode(texts[:16])
     np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_layers_that_come_from_nowhere_are_drawn_from_the_plans_seed(trained_static):
+    first, second, other = (
+        grow(trained_static, GrowthPlan(sizes=LAYERS, seed=seed)).get_weights()
+        for seed in (1, 1, 2)
+    )
+    for one, two in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(first, other, strict=True))
