@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kdkeras.cli.native_logs import quiet_native_logs
 from kdkeras.errors import InputError
 
 __all__ = ["load_encoder", "load_student"]
@@ -21,8 +22,12 @@ def load_encoder(name: str) -> Any:
 
         return teachers.load(name)
     from kdkeras import load
+    from kdkeras.export import LiteStudent
 
-    model = load(name)
+    with quiet_native_logs():
+        model = load(name)
+        if isinstance(model, LiteStudent):
+            model.encode([""])  # LiteRT tells which delegate it makes, at the first sentence.
     if not hasattr(model, "encode"):
         raise InputError(
             f"The model must embed texts. Received: {name}, a {type(model).__name__}. Pass a "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,10 @@ def test_a_command_prints_its_error_and_nothing_else():
     assert output.returncode == 2
     assert output.stdout == ""
     assert output.stderr.startswith("kdkeras: error: ") and output.stderr.count("\n") == 1
+
+
+def test_an_exported_student_embeds_without_a_word_from_its_runtime():
+    released = Path(__file__).parents[2] / "savedmodels" / "static-multilingual-28"
+    command = [sys.executable, "-m", "kdkeras", "embed", str(released), "Guten Morgen."]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "" and done.stdout.startswith('{"text": "Guten Morgen."')

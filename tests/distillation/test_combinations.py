@@ -21,16 +21,27 @@ def trained(**arguments):
     return distiller, logs
 
 
+WAYS = {
+    "graph": {"chunk_size": 3},
+    "eager": {"chunk_size": 3, "run_eagerly": True},
+    "jit": {"chunk_size": 3, "jit_compile": True},
+}
+QUICK = ((UncertaintyWeighting, "graph"), (RunningMagnitude, "jit"))
+
+
 @pytest.mark.parametrize(
-    "way",
+    ("balancing", "way"),
     [
-        {"chunk_size": 3},
-        {"chunk_size": 3, "run_eagerly": True},
-        {"chunk_size": 3, "jit_compile": True},
+        pytest.param(
+            balancing,
+            WAYS[way],
+            id=f"{balancing.__name__}-{way}",
+            marks=[pytest.mark.slow] * ((balancing, way) not in QUICK),
+        )
+        for balancing in (UncertaintyWeighting, RunningMagnitude)
+        for way in WAYS
     ],
-    ids=["graph", "eager", "jit"],
 )
-@pytest.mark.parametrize("balancing", [UncertaintyWeighting, RunningMagnitude])
 def test_chunks_change_nothing(balancing, way):
     (plain, logs), (chunked, other_logs) = (
         trained(balancing=balancing),

@@ -11,8 +11,6 @@ QUICK = [
     "an empty replica",
     "labels, uneven",
     "global_clipnorm",
-    "micro-batches",
-    "all that there is",
 ]
 SLOW = [name for name in CASES if name not in QUICK]
 
