@@ -22,7 +22,19 @@ from typing import Any
 
 import numpy as np
 from costs import training
-from multilingual_tables import DROP, GROWN, PUD, RANDOM, STARTS, STATIC, means, plot, table
+from multilingual_tables import (
+    BLOCKS,
+    DROP,
+    GROWN,
+    ON,
+    PUD,
+    RANDOM,
+    STARTS,
+    STATIC,
+    means,
+    plot,
+    table,
+)
 from results import Results, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -33,7 +45,7 @@ SIZES = {"hidden_dim": 384, "num_heads": 12, "intermediate_dim": 1536}
 """The teacher's, so that its layers fit."""
 LENGTH, BATCH = 16, 128
 PRECISION = "mixed_bfloat16"
-RATES = {GROWN: 2e-4, DROP: 5e-4, RANDOM: 5e-4}
+RATES = {ON: 2e-3, GROWN: 5e-5, BLOCKS: 5e-4, DROP: 5e-4, RANDOM: 5e-4}
 """Highest rate by start."""
 STATIC_BATCH = 256
 RETRIEVAL_ROWS, SIMILARITY_ROWS = 150, 200
@@ -66,8 +78,14 @@ def started(start: str, layers: int, static: Any, arguments: Any, probe: list[st
     from kdkeras import students, teachers
     from kdkeras.growth import GrowthPlan, grow
 
-    if start == GROWN:
-        return grow(static, GrowthPlan(sizes={**SIZES, "num_layers": layers}), probe=probe)
+    if start == ON:
+        copy = students.StaticStudent.from_config(static.get_config())
+        copy._hold(static.vocabulary)
+        copy.set_weights(static.get_weights())
+        return copy
+    if start in (GROWN, BLOCKS):
+        grown = grow(static, GrowthPlan(sizes={**SIZES, "num_layers": layers}), probe=probe)
+        return grown if start == GROWN else with_random_layers(grown)
     student = students.TransformerStudent(
         static.vocabulary_size,
         static.output_dim,
@@ -83,6 +101,14 @@ def started(start: str, layers: int, static: Any, arguments: Any, probe: list[st
         # What the layers give is already in the teacher's space.
         width = SIZES["hidden_dim"]
         student.projection.set_weights([np.eye(width), np.zeros(width)])
+    return student
+
+
+def with_random_layers(student: Any) -> Any:
+    """Its layers drawn as those of any new Transformer."""
+    fresh = type(student).from_config(student.get_config())
+    for block, drawn in zip(student.blocks, fresh.blocks, strict=True):
+        block.set_weights(drawn.get_weights())
     return student
 
 
@@ -102,9 +128,9 @@ def train(
     from kdkeras.growth import forward_flops
 
     # No pair is seen twice: no dropout. What is measured computes in float32.
-    trained = type(student).from_config(
-        {**student.get_config(), "dropout": 0.0, "dtype": PRECISION}
-    )
+    config_of = {**student.get_config(), "dtype": PRECISION}
+    config_of |= {"dropout": 0.0} if "dropout" in config_of else {}
+    trained = type(student).from_config(config_of)
     trained._hold(student.vocabulary)
     trained.set_weights(student.get_weights())
     distiller = recipe.build_distiller(trained, config.LOSS_WEIGHTS, dtype=trained.dtype_policy)
@@ -126,7 +152,7 @@ def train(
         flops = training(forward_flops(student, LENGTH), 2 * BATCH, steps)
         figures = evaluate_all(found, Remembered(student))
         points.append({"steps": steps, "flops": flops, **figures})
-        print(steps, {k: round(v, 1) for k, v in means(figures).items()}, logs, flush=True)
+        print(steps, {k: round(v, 2) for k, v in means(figures).items()}, logs, flush=True)
 
     distiller.fit(
         batches.repeat(),
@@ -177,7 +203,7 @@ def main() -> None:
     parser.add_argument("--static-steps", type=int, default=0, help="batches of 256 pairs")
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
     parser.add_argument("--layers", nargs="+", type=int, default=[2, 4])
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=[GROWN, DROP, RANDOM])
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--budgets", type=int, default=2, help="how many are measured")
@@ -195,21 +221,22 @@ def main() -> None:
     print(means(results[STATIC]["points"][0]), flush=True)
     probe = list(dict.fromkeys(s for e in found for s in getattr(e, "foreign", [])))[:PROBE]
     for seed in arguments.seeds:
-        for layers in arguments.layers:
-            for start in arguments.starts:
-                key = f"{start}/{layers}/{arguments.steps}/{RATES[start]:g}/{seed}"
-                if key in results:
-                    continue
-                print(key, flush=True)
-                keras.utils.set_random_seed(seed)
-                student = started(start, layers, static, arguments, probe)
-                figures = train(student, dataset, found, seed, RATES[start], arguments)
-                run = {"start": start, "layers": layers, "seed": seed, "rate": RATES[start]}
-                if start == GROWN:
-                    run["certificate"] = student.certificate.to_dict()
-                results.add(key, {**run, **figures})
-                del student
-                gc.collect()
+        cases = [(0, ON)] if ON in arguments.starts else []
+        cases += [(n, start) for n in arguments.layers for start in arguments.starts if start != ON]
+        for layers, start in cases:
+            key = f"{start}/{layers}/{arguments.steps}/{RATES[start]:g}/{seed}"
+            if key in results:
+                continue
+            print(key, flush=True)
+            keras.utils.set_random_seed(seed)
+            student = started(start, layers, static, arguments, probe)
+            figures = train(student, dataset, found, seed, RATES[start], arguments)
+            run = {"start": start, "layers": layers, "seed": seed, "rate": RATES[start]}
+            if start == GROWN:
+                run["certificate"] = student.certificate.to_dict()
+            results.add(key, {**run, **figures})
+            del student
+            gc.collect()
     runs = list(results.values())
     write(arguments.output / "table.md", table(runs))
     plot(runs, arguments.output / "accuracy.png")

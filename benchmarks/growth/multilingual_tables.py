@@ -13,13 +13,16 @@ from results import spread
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from static_student import STS, TWELVE, percentages  # noqa: E402
 
-STATIC, GROWN, DROP, RANDOM = "static", "grown", "drop", "random"
+STATIC, ON, GROWN = "static", "on", "grown"
+BLOCKS, DROP, RANDOM = "blocks", "drop", "random"
 STARTS = {
+    ON: "the static student, trained on",
     GROWN: "grown from the static student",
+    BLOCKS: "random layers on the static student's table",
     DROP: "layer drop from the teacher",
     RANDOM: "random weights",
 }
-COLOURS = {GROWN: "C1", DROP: "C2", RANDOM: "C0"}
+COLOURS = {ON: "C7", GROWN: "C1", BLOCKS: "C4", DROP: "C2", RANDOM: "C0"}
 PUD = ["de", "es", "fr", "ru", "zh"]
 FIGURES = {
     "STS across": ("across", STS),
@@ -88,7 +91,7 @@ def plot(runs: Runs, path: Path) -> None:
 
     trained = [run for run in runs if run["start"] != STATIC]
     static = next(run for run in runs if run["start"] == STATIC)["points"][0]
-    depths = sorted({run["layers"] for run in trained})
+    depths = sorted({run["layers"] for run in trained} - {0})
     figure, panes = plt.subplots(
         len(depths),
         len(FIGURES),
