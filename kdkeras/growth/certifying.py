@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kdkeras.growth.axes import HIDDEN, MAIN
+from kdkeras.growth.axes import EMBEDDING, HIDDEN, MAIN, VOCABULARY
 from kdkeras.growth.backbone_probe import backbone_outputs
 from kdkeras.growth.certificate import (
     Certificate,
@@ -22,6 +22,7 @@ from kdkeras.growth.flops import forward_flops
 from kdkeras.growth.larger import old_values
 from kdkeras.growth.maps import Width
 from kdkeras.growth.plan import GrowthPlan
+from kdkeras.students import StaticStudent
 
 __all__ = ["certify", "certify_products", "with_certificate"]
 
@@ -65,7 +66,7 @@ def certify(
         plan.tolerance,
         (batch, source),
         text_cosine_drift=own_texts_drift(model, grown, given) if own else None,
-        flops_growth=widening_flops(old_values(model), describe(model), width.maps),
+        flops_growth=_growth_flops(model, grown, width),
     )
 
 
@@ -113,6 +114,15 @@ def _certificate(
         flops_tokens=int(tokens),
         flops_growth=flops_growth,
     )
+
+
+def _growth_flops(model: Any, grown: Any, width: Width) -> int:
+    products = widening_flops(old_values(model), describe(model), width.maps)
+    if isinstance(model, StaticStudent) and not isinstance(grown, StaticStudent):
+        # Table and projection are turned into the width of the layers.
+        rows = width.sizes[VOCABULARY] + grown.output_dim
+        products += 2 * rows * width.sizes[EMBEDDING] * grown.hidden_dim
+    return products
 
 
 def _read_anew(

@@ -13,9 +13,14 @@ from kdkeras.layers.fake_quantization import QuantizationScheme, quantized_rows
 __all__ = ["EmbeddingTable", "lookup"]
 
 
-@tf.function(experimental_implements="embedding_matmul")
 def lookup(table: tf.Tensor, flat_ids: tf.Tensor) -> tf.Tensor:
     """Returns rows `(n, dim)` of a table for ids `(n,)`."""
+    # Outside a graph every other `n` would trace the function anew.
+    return (tf.gather if tf.executing_eagerly() else _named_lookup)(table, flat_ids)
+
+
+@tf.function(experimental_implements="embedding_matmul")
+def _named_lookup(table: tf.Tensor, flat_ids: tf.Tensor) -> tf.Tensor:
     # The converter recognises this named function and writes EMBEDDING_LOOKUP,
     # which keeps one int8 scale a row. A plain gather becomes GATHER with one
     # scale for the whole table.

@@ -41,6 +41,8 @@ def test_layers_on_a_table_embed_as_the_table(trained_static, layered, texts):
     assert isinstance(layered, TransformerStudent) and layered.num_layers == 2
     assert layered.token_weights and certificate.keeps_function
     assert certificate.maximum_error < 1e-5 and certificate.cosine_drift < 1e-6
+    rows = trained_static.vocabulary_size + trained_static.output_dim  # (rows, 16) @ (16, 20)
+    assert certificate.flops_growth == 2 * rows * 16 * 20
     difference = layered.encode(texts[:16]) - trained_static.encode(texts[:16])
     assert np.abs(difference).max() < 1e-5
 
