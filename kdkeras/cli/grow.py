@@ -56,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vocabulary", metavar="FOLDER", help="a larger vocabulary, which holds every old token"
     )
+    group.add_argument(
+        "--align-tokens",
+        metavar="FOLDER|hf://NAME",
+        help="teacher among whose tokens new ones are placed; if left out, they are made of the "
+        "old vocabulary's pieces",
+    )
     group = parser.add_argument_group("operators")
     group.add_argument(
         "--method",
@@ -204,10 +210,16 @@ def _plan(arguments: argparse.Namespace) -> Any:
             "There must be something to grow. Received: no size and no vocabulary. "
             "Pass e.g. --layers 4."
         )
-    method = arguments.method
+    method, aligned = arguments.method, arguments.align_tokens
+    if aligned and vocabulary is None:
+        raise InputError(
+            "New tokens need a vocabulary. Received: --align-tokens without --vocabulary. "
+            "Pass both, or neither."
+        )
     return growth.GrowthPlan(
         sizes=sizes,
         vocabulary=vocabulary,
+        tokens=growth.AlignTokens(teacher=aligned) if aligned else growth.ComposeTokens(),
         operators=getattr(growth, METHODS[method])() if method else {},
         depth=getattr(growth, DEPTHS[arguments.depth])(),
         keeps_function=not arguments.change_function,

@@ -1,5 +1,6 @@
 """Growth: a larger model from a small one, whose weights are products around the small one's."""
 
+from kdkeras.growth.aligned_tokens import AlignTokens
 from kdkeras.growth.axis_map import AxisMap
 from kdkeras.growth.certificate import Certificate
 from kdkeras.growth.copies import (
@@ -31,6 +32,7 @@ from kdkeras.growth.width import Chain, WidthOperator, ZeroPadding
 
 __all__ = [
     "AdvancedKnowledge",
+    "AlignTokens",
     "AxisMap",
     "Certificate",
     "Chain",

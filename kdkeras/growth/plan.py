@@ -13,7 +13,7 @@ from kdkeras.data.vocabulary import Vocabulary
 from kdkeras.errors import InputError
 from kdkeras.growth.depth import DepthOperator, IdentityBlocks
 from kdkeras.growth.operator import Operator
-from kdkeras.growth.tokens import ComposeTokens
+from kdkeras.growth.tokens import ComposeTokens, TokenOperator
 from kdkeras.growth.width import WidthOperator
 
 __all__ = ["GrowthPlan"]
@@ -56,7 +56,7 @@ class GrowthPlan:
     vocabulary: Vocabulary | None = None
     operators: WidthOperator | Mapping[str, WidthOperator] = dataclasses.field(default_factory=dict)
     depth: DepthOperator = IdentityBlocks()
-    tokens: ComposeTokens = ComposeTokens()
+    tokens: TokenOperator = ComposeTokens()
     keeps_function: bool = True
     tolerance: float = 1e-5
     seed: int = 0
@@ -73,7 +73,7 @@ class GrowthPlan:
         for operator in given.values():
             _check_kind("operators", operator, WidthOperator)
         _check_kind("depth", self.depth, DepthOperator)
-        _check_kind("tokens", self.tokens, ComposeTokens)
+        _check_kind("tokens", self.tokens, TokenOperator)
 
     def operator(self, axis: str) -> WidthOperator | None:
         """Returns the operator named for an axis, or None for the axis' own."""
@@ -132,7 +132,7 @@ class GrowthPlan:
                 else {a: WidthOperator.from_dict(o) for a, o in data["operators"].items()}
             ),
             depth=DepthOperator.from_dict(data["depth"]),
-            tokens=ComposeTokens.from_dict(data["tokens"]),
+            tokens=TokenOperator.from_dict(data["tokens"]),
             keeps_function=data["keeps_function"],
             tolerance=data["tolerance"],
             seed=data["seed"],

@@ -13,7 +13,7 @@ from kdkeras.errors import InputError
 from kdkeras.growth.axis_map import AxisMap
 from kdkeras.growth.operator import Operator
 
-__all__ = ["ComposeTokens", "Rows"]
+__all__ = ["ComposeTokens", "Rows", "TokenOperator"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +26,14 @@ class Rows:
         places: `(old size,)`, the new id of each old token, -1 if it is gone.
         composed: `(new size,)` bool, true where a row is made of several, or
             stands in for another.
+        averages: The same as `contract` for what is averaged, tokens' weights;
+            None for `contract`.
     """
 
     contract: sparse.csr_array
     places: np.ndarray
     composed: np.ndarray
+    averages: sparse.csr_array | None = None
 
     @property
     def num_gone(self) -> int:
@@ -46,13 +49,37 @@ class Rows:
 
     def mean_map(self) -> AxisMap:
         """Returns the pair that averages rows, whatever `contract` does."""
-        sums = sparse.diags_array(1.0 / self.contract.sum(axis=1))
-        main = self.axis_map()
-        return AxisMap(expand=main.expand, contract=sums @ self.contract, exact=main.exact)
+        given = self.contract if self.averages is None else self.averages
+        main, sums = self.axis_map(), sparse.diags_array(1.0 / given.sum(axis=1))
+        return AxisMap(expand=main.expand, contract=sums @ given, exact=main.exact)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComposeTokens(Operator):
+class TokenOperator(Operator):
+    """Base class of the operators on the vocabulary."""
+
+    reduce: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.reduce not in (None, "mean", "sum"):
+            raise InputError(
+                "`reduce` must be 'mean', 'sum' or None. "
+                f"Received: reduce={self.reduce!r}. Use None if in doubt."
+            )
+
+    def rows(self, old: Vocabulary, new: Vocabulary, reduce: str) -> Rows:
+        """Returns where each row of the new table comes from.
+
+        Args:
+            old: The model's vocabulary.
+            new: The vocabulary it grows to.
+            reduce: `"mean"` or `"sum"`.
+        """
+        raise NotImplementedError(f"{self.name} must implement `rows`.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposeTokens(TokenOperator):
     """A new token starts as what the old model would have read in its place.
 
     Formula, for a new token whose text the old vocabulary cuts into the pieces
@@ -87,23 +114,8 @@ class ComposeTokens(Operator):
         Fast Vocabulary Transfer, arXiv:2402.09977, for the mean of the pieces.
     """
 
-    reduce: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.reduce not in (None, "mean", "sum"):
-            raise InputError(
-                "`reduce` must be 'mean', 'sum' or None. "
-                f"Received: reduce={self.reduce!r}. Use None if in doubt."
-            )
-
     def rows(self, old: Vocabulary, new: Vocabulary, reduce: str) -> Rows:
-        """Returns where each row of the new table comes from.
-
-        Args:
-            old: The model's vocabulary.
-            new: The vocabulary it grows to.
-            reduce: `"mean"` or `"sum"`.
-        """
+        """Returns where each row of the new table comes from."""
         surfaces = [_key(old, token) for token in old.tokens]
         ids = {key: number for number, key in enumerate(surfaces)}
         keys = [_key(new, token) for token in new.tokens]

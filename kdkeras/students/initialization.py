@@ -23,6 +23,7 @@ __all__ = [
     "copy_embedding_layers",
     "initialize_from_teacher",
     "project_token_embeddings",
+    "teacher_pieces",
 ]
 
 
@@ -141,17 +142,37 @@ def _token_vectors(
     table = _project(table, dim, scale, random)
     spread = float(table.std())
     vectors = random.normal(0.0, spread, (vocabulary.size, dim)).astype(np.float32)
-    shared = np.zeros(vocabulary.size, bool)
-    composed = np.zeros(vocabulary.size, bool)
-    rows = {_key(token, teacher.surface(token)): row for row, token in enumerate(tokens)}
+    pieces, shared = teacher_pieces(vocabulary, teacher, tokens)
+    for token_id, rows in enumerate(pieces):
+        if rows:
+            vectors[token_id] = table[rows].mean(axis=0)
+    return vectors, shared, np.array([bool(rows) for rows in pieces]) & ~shared
+
+
+def teacher_pieces(
+    vocabulary: Vocabulary, teacher: Teacher, tokens: list[str]
+) -> tuple[list[list[int]], np.ndarray]:
+    """Finds what a teacher reads in the place of each token.
+
+    Args:
+        vocabulary: The tokens.
+        teacher: The teacher.
+        tokens: Its own, as `teacher.token_embeddings()` gives them.
+
+    Returns:
+        Rows of the teacher's table by token, none where it does not know the
+        text or spells it letter by letter, and `(vocabulary.size,)` bool, true
+        where the token is the teacher's own.
+    """
+    own = {_key(token, teacher.surface(token)): row for row, token in enumerate(tokens)}
+    found, shared = [], np.zeros(vocabulary.size, bool)
     for token_id, token in enumerate(vocabulary.tokens):
         surface = vocabulary.surface(token)
-        row = rows.get(_key(token, surface))
-        if row is not None:
-            vectors[token_id], shared[token_id] = table[row], True
-        elif pieces := _pieces(surface[0], teacher, tokens):
-            vectors[token_id], composed[token_id] = table[pieces].mean(axis=0), True
-    return vectors, shared, composed
+        row = own.get(_key(token, surface))
+        shared[token_id] = row is not None
+        pieces = [row] if row is not None else _pieces(surface[0], teacher, tokens)
+        found.append(pieces or [])
+    return found, shared
 
 
 def _key(token: str, surface: tuple[str, bool]) -> tuple[str, bool] | str:

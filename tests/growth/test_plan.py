@@ -168,7 +168,7 @@ BAD_PLANS = {
     "depth_for_width": ({"operators": Stacking()}, ["`operators` must be of", "'HyperCloning'"]),
     "width_for_depth": ({"depth": Net2Wider()}, ["`depth` must be of", "'Stacking'"]),
     "text_for_operator": ({"operators": {"hidden_dim": "tile"}}, ["`operators`", "'tile'"]),
-    "tokens": ({"tokens": Net2Wider()}, ["`tokens` must be of ['ComposeTokens']"]),
+    "tokens": ({"tokens": Net2Wider()}, ["`tokens` must be of ['AlignTokens', 'ComposeTokens']"]),
 }
 
 
