@@ -128,9 +128,9 @@ def train(
     from kdkeras.growth import forward_flops
 
     # No pair is seen twice: no dropout. What is measured computes in float32.
-    config_of = {**student.get_config(), "dtype": PRECISION}
-    config_of |= {"dropout": 0.0} if "dropout" in config_of else {}
-    trained = type(student).from_config(config_of)
+    settings = {**student.get_config(), "dtype": PRECISION}
+    settings |= {"dropout": 0.0} if "dropout" in settings else {}
+    trained = type(student).from_config(settings)
     trained._hold(student.vocabulary)
     trained.set_weights(student.get_weights())
     distiller = recipe.build_distiller(trained, config.LOSS_WEIGHTS, dtype=trained.dtype_policy)

@@ -123,8 +123,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     output = arguments.output
     _require_keras(output)
     certificate = output.with_suffix(".certificate.json")
-    report = [] if arguments.report is None else [arguments.report / "report.html"]
-    for path in (output, certificate, *report):
+    report = arguments.report
+    pages = [report / name for name in ("report.html", "report.json")] if report else []
+    for path in (output, certificate, *pages):
         refuse_existing(path, arguments.overwrite)
     _require_both(arguments)
     from kdkeras.cli.models import load_student

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kdkeras.growth.axis_map import ELEMENTWISE, LINEAR, NORMALIZED, ROWS
+
 __all__ = ["ModelAxes", "Side", "dense", "heads", "norm", "reads", "writes"]
 
 MAIN, QUERY, KEY, MEAN = "main", "query", "key", "mean"
@@ -75,6 +77,15 @@ class ModelAxes:
 HIDDEN, HEADS, HEAD_SIZE, INTERMEDIATE = "hidden_dim", "num_heads", "head_size", "intermediate_dim"
 EMBEDDING, VOCABULARY = "embedding_dim", "vocabulary_size"
 LAYERS = "num_layers"
+
+TRANSFORMER_KINDS = {
+    HIDDEN: NORMALIZED,
+    HEADS: ELEMENTWISE,
+    HEAD_SIZE: LINEAR,
+    INTERMEDIATE: ELEMENTWISE,
+    VOCABULARY: ROWS,
+}
+"""The axes of every Transformer here."""
 
 
 def norm(path: str) -> dict[str, Pieces]:

@@ -10,6 +10,7 @@ from kdkeras.growth.axes import (
     KEY,
     MAIN,
     QUERY,
+    TRANSFORMER_KINDS,
     VOCABULARY,
     ModelAxes,
     Pieces,
@@ -19,17 +20,9 @@ from kdkeras.growth.axes import (
     reads,
     writes,
 )
-from kdkeras.growth.axis_map import ELEMENTWISE, LINEAR, NORMALIZED, ROWS
 
 __all__ = ["BERT", "ROBERTA", "T5"]
 
-_KINDS = {
-    HIDDEN: NORMALIZED,
-    HEADS: ELEMENTWISE,
-    HEAD_SIZE: LINEAR,
-    INTERMEDIATE: ELEMENTWISE,
-    VOCABULARY: ROWS,
-}
 _TOKENS = (reads(VOCABULARY), writes(HIDDEN))
 
 
@@ -50,7 +43,7 @@ _ENCODER: dict[str, Pieces] = {
 
 def _encoder(weights: dict[str, Pieces]) -> ModelAxes:
     return ModelAxes(
-        kinds=_KINDS,
+        kinds=TRANSFORMER_KINDS,
         weights={**weights, **norm("embeddings_layer_norm")},
         layer_weights=_ENCODER,
         stacks=("transformer_layers",),
@@ -95,7 +88,7 @@ def _attention(name: str) -> dict[str, Pieces]:
 _T5_STACKS = ("encoder_transformer_layers", "decoder_transformer_layers")
 
 T5 = ModelAxes(
-    kinds=_KINDS,
+    kinds=TRANSFORMER_KINDS,
     weights={
         "token_embedding.embeddings": (_TOKENS,),
         # Only where it is not tied to the above.

@@ -73,7 +73,8 @@ def factorize(
     """
     largest_rank(model)  # Refuses other models.
     _check_names(model, ranks)
-    batch = None if probe is None else probe_batch(model, probe)[0]
+    compared = probe_batch(model, probe)
+    batch = None if probe is None else compared[0]
     kernels = {name: rank for name, rank in ranks.items() if name != TABLE}
     made = model
     if kernels or TABLE not in ranks:
@@ -82,7 +83,7 @@ def factorize(
         counts = None if batch is None else _token_counts(batch, int(model.vocabulary_size or 0))
         made = factorize_table(made, ranks[TABLE], counts)
     steps = _steps("Factorize", _ranks(model), _ranks(made))
-    return with_certificate(made, certify_products(model, made, steps, probe_batch(model, probe)))
+    return with_certificate(made, certify_products(model, made, steps, compared))
 
 
 def merge(model: Student) -> Student:

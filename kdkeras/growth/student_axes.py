@@ -12,6 +12,7 @@ from kdkeras.growth.axes import (
     MAIN,
     MEAN,
     QUERY,
+    TRANSFORMER_KINDS,
     VOCABULARY,
     ModelAxes,
     dense,
@@ -20,7 +21,7 @@ from kdkeras.growth.axes import (
     reads,
     writes,
 )
-from kdkeras.growth.axis_map import ELEMENTWISE, LINEAR, NORMALIZED, ROWS
+from kdkeras.growth.axis_map import LINEAR, ROWS
 
 __all__ = ["STATIC", "TRANSFORMER"]
 
@@ -34,13 +35,7 @@ STATIC = ModelAxes(
 )
 
 TRANSFORMER = ModelAxes(
-    kinds={
-        HIDDEN: NORMALIZED,
-        HEADS: ELEMENTWISE,
-        HEAD_SIZE: LINEAR,
-        INTERMEDIATE: ELEMENTWISE,
-        VOCABULARY: ROWS,
-    },
+    kinds=TRANSFORMER_KINDS,
     weights={
         "token_embedding.table": ((reads(VOCABULARY), writes(HIDDEN)),),
         "token_weight.table": ((reads(VOCABULARY, MEAN), None),),
