@@ -50,7 +50,7 @@ STUDENTS = {
 
 def pud_evaluators(data: Path) -> list[Any]:
     from kdkeras.data.corpus_files import read_lines
-    from kdkeras.evaluation import RetrievalEvaluator
+    from kdkeras.evaluation import TranslationEvaluator
 
     texts = {}
     for language in [*PUD, "en"]:
@@ -58,7 +58,9 @@ def pud_evaluators(data: Path) -> list[Any]:
         texts[language] = dict(line.split("\t", 1) for _, line in lines if line.strip())
     english = texts.pop("en")
     return [
-        RetrievalEvaluator(f"pud_{language}", [own[key] for key in english], list(english.values()))
+        TranslationEvaluator(
+            f"pud_{language}", [own[key] for key in english], list(english.values())
+        )
         for language, own in texts.items()
     ]
 
@@ -101,7 +103,7 @@ def least_squares_start(dataset: Any, words: Any, path: Path) -> Any:
     if path.exists():
         return kdkeras.load(path)
     keras.utils.set_random_seed(0)
-    student = students.from_preset(
+    student = students.build_student(
         "static_256",
         vocabulary=words,
         output_dim=dataset.embedding_dim,
@@ -122,7 +124,7 @@ def new_student(preset: str, setting: str, start: Any, axes: Any, texts: list[st
 
     from kdkeras import students
 
-    student = students.from_preset(
+    student = students.build_student(
         preset,
         vocabulary=start.vocabulary,
         output_dim=start.output_dim,
@@ -265,7 +267,7 @@ def main() -> None:
     if missing:
         import keras
 
-        from kdkeras.recipe import teacher_axes
+        from kdkeras.training.recipe import teacher_axes
 
         dataset = write_targets(arguments.data, arguments.teacher, output)
         words = vocabulary(dataset, arguments.vocabulary, output)

@@ -37,20 +37,20 @@ def train(arguments: argparse.Namespace) -> None:
     """One measured training; prints one line of JSON."""
     import tensorflow as tf
 
-    from kdkeras import data, recipe, students
+    from kdkeras import data, students
     from kdkeras.optimizers import FusedAdam
 
     folder = data.sample_folder()
     dataset = data.DistillationSet(folder / "distillation_set")
     words = data.load_vocabulary(folder / "vocabulary")
-    student = students.from_preset(
+    student = students.build_student(
         "mini",
         vocabulary=words,
         output_dim=dataset.embedding_dim,
         sequence_length=arguments.length,
     )
     losses = {"embedding": 2.0, "similarity": 0.5, "ranking": 0.5}
-    distiller = recipe.build_distiller(student, losses, chunk_size=arguments.chunk)
+    distiller = build_distiller(student, losses, chunk_size=arguments.chunk)
     distiller.compile(FusedAdam(1e-3), jit_compile=False)
     distiller.optimizer.build(distiller.trainable_weights)
     times: list[float] = []

@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 LENGTHS = (16, 32, 64, 128)
 ROWS, SECONDS, ROUNDS = 48, 0.12, 7
-PRESETS = ("static_256", "tiny", "mini")
+SIZES = ("static_256", "tiny", "mini")
 FORMATS = ("tflite_float32", "tflite_int8", "saved_model", "onnx", "sentence_transformers")
 RUNTIMES = {
     # name: (runtime, path in the folder, whether in the peers' Python)
@@ -74,19 +74,19 @@ def export_students(folder: Path) -> dict[str, Path]:
     import keras
 
     from kdkeras import data, students
-    from kdkeras.export import export
+    from kdkeras.export import export_student
 
     vocabulary = data.load_vocabulary(data.sample_folder() / "vocabulary")
     folders = {}
-    for preset in PRESETS:
+    for preset in SIZES:
         folders[preset] = folder / preset
         if (folders[preset] / "export.json").exists():
             continue
         keras.utils.set_random_seed(0)
-        student = students.from_preset(
+        student = students.build_student(
             preset, vocabulary=vocabulary, output_dim=384, sequence_length=max(LENGTHS)
         )
-        export(student, folders[preset], FORMATS, sequence_lengths=LENGTHS[:-1])
+        export_student(student, folders[preset], FORMATS, sequence_lengths=LENGTHS[:-1])
     return folders
 
 

@@ -31,16 +31,18 @@ def peak_megabytes() -> float:
 
 def train(arguments: argparse.Namespace) -> None:
     """One measured training; prints one line of JSON."""
-    from kdkeras import config, data, recipe, students
+    from kdkeras import config, data, students
 
     dataset = data.DistillationSet(arguments.set)
     words = data.load_vocabulary(arguments.vocabulary)
-    student = students.from_preset("static_256", vocabulary=words, output_dim=dataset.embedding_dim)
+    student = students.build_student(
+        "static_256", vocabulary=words, output_dim=dataset.embedding_dim
+    )
     students.initialize_from_targets(student, dataset)
     started = peak_megabytes()
-    distiller = recipe.build_distiller(student, config.LOSS_WEIGHTS)
+    distiller = build_distiller(student, config.LOSS_WEIGHTS)
     distiller.compile(
-        optimizer=recipe.build_optimizer(config.LEARNING_RATE, 200, arguments.steps),
+        optimizer=build_optimizer(config.LEARNING_RATE, 200, arguments.steps),
         jit_compile=False,
     )
     batches = dataset.batches(config.BATCH_SIZE, words).repeat()

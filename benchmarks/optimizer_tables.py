@@ -24,8 +24,8 @@ import numpy as np
 import tensorflow as tf
 
 from kdkeras.optimizers import FusedAdam, LazyAdam
-from kdkeras.recipe import build_distiller
 from kdkeras.students import StaticStudent
+from kdkeras.training.recipe import build_distiller
 
 OPTIMIZERS = {
     "keras.optimizers.Adam": keras.optimizers.Adam,

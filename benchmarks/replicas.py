@@ -69,7 +69,7 @@ def run_worker(name: str | None, optimizer: str, output: Path) -> None:
     strategy = kdkeras.distribution.choose_strategy(name, 2 if name == "mirrored" else None)
     import keras
 
-    from kdkeras import data, optimizers, recipe, students
+    from kdkeras import data, optimizers, students
 
     folder = data.sample_folder()
     dataset = data.DistillationSet(folder / "distillation_set")
@@ -78,7 +78,7 @@ def run_worker(name: str | None, optimizer: str, output: Path) -> None:
     with strategy.scope():
         student = students.StaticStudent(32_000, dataset.embedding_dim, 256)
         losses = {"embedding": 2.0, "similarity": 0.5, "ranking": 0.5}
-        distiller = recipe.build_distiller(student, losses)
+        distiller = build_distiller(student, losses)
         distiller.compile(getattr(optimizers, optimizer)(1e-3), jit_compile=False)
     # One length, so that the step is traced once.
     options = {"sequence_length": 32, "bucket_boundaries": [32]}

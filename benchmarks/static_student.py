@@ -60,7 +60,7 @@ STS = TWELVE[:10]
 
 
 def evaluators(data: Path) -> list[Any]:
-    from kdkeras.evaluation import SimilarityEvaluator, read_retrieval, read_similarity
+    from kdkeras.evaluation import EmbeddingSimilarityEvaluator, read_retrieval, read_similarity
 
     found: list[Any] = [
         read_retrieval(data / f"bitext/tatoeba/{iso}-eng.tsv.gz", f"tatoeba_{language}")
@@ -72,7 +72,7 @@ def evaluators(data: Path) -> list[Any]:
         own = read_similarity(data / f"sts/stsb/{language}.test.tsv.gz", f"within_{language}")
         found.append(own)
         found.append(
-            SimilarityEvaluator(
+            EmbeddingSimilarityEvaluator(
                 f"across_{language}", english.sentences1, own.sentences2, own.scores
             )
         )
@@ -115,10 +115,10 @@ def train(
 ) -> tuple[dict[str, Any], Any]:
     import keras
 
-    from kdkeras import recipe, students, teachers
+    from kdkeras import students, teachers
 
     keras.utils.set_random_seed(arguments.seed)
-    student = students.from_preset(
+    student = students.build_student(
         arguments.preset,
         vocabulary=words,
         output_dim=dataset.embedding_dim,
@@ -130,13 +130,13 @@ def train(
     if arguments.start == "teacher":
         students.initialize_from_teacher(student, teachers.load(arguments.teacher))
     start_seconds = time.perf_counter() - started
-    dims = recipe.default_dims(student) if arguments.dims is None else arguments.dims
-    axes = recipe.teacher_axes(dataset)
+    dims = default_dims(student) if arguments.dims is None else arguments.dims
+    axes = teacher_axes(dataset)
     if dims:
         students.rotate_projection(student, axes)
     weights = {k: float(v) for k, v in (item.split("=") for item in arguments.losses)}
     figures = fit(
-        recipe.build_distiller(student, weights, dims=dims, axes=axes),
+        build_distiller(student, weights, dims=dims, axes=axes),
         dataset.batches(config.BATCH_SIZE, words, seed=arguments.seed),
         arguments.steps,
         arguments.learning_rate,
@@ -153,11 +153,7 @@ def train(
 
 def fit(distiller: Any, batches: Any, steps: int, learning_rate: float) -> dict[str, Any]:
     """Trains for exactly so many steps; gives the time that took and the losses."""
-    from kdkeras import recipe
-
-    distiller.compile(
-        optimizer=recipe.build_optimizer(learning_rate, 200, steps), jit_compile=False
-    )
+    distiller.compile(optimizer=build_optimizer(learning_rate, 200, steps), jit_compile=False)
     epochs = steps // 500 if steps % 500 == 0 else 1
     started = time.perf_counter()
     history = distiller.fit(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         schedules,
         students,
         teachers,
+        training,
     )
     from kdkeras.distillation import Distiller
     from kdkeras.errors import GateError, InputError, MissingExtraError, NonFiniteLossError
@@ -49,6 +50,7 @@ __all__ = [
     "schedules",
     "students",
     "teachers",
+    "training",
 ]
 
 _HOMES = {

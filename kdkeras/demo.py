@@ -15,17 +15,18 @@ from kdkeras.cli.fit_progress import FitProgress
 from kdkeras.cli.progress import bar
 from kdkeras.config import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS
 from kdkeras.errors import InputError
-from kdkeras.evaluation import EvaluationCallback, RetrievalEvaluator, evaluate_all
+from kdkeras.evaluation import TranslationEvaluator, evaluate_all
 from kdkeras.export.model_card import TrainingData
 from kdkeras.files import atomic_write
-from kdkeras.recipe import build_distiller, build_optimizer, default_dims, teacher_axes
 from kdkeras.students import (
     StaticStudent,
     Student,
-    from_preset,
+    build_student,
     initialize_from_targets,
     rotate_projection,
 )
+from kdkeras.training import EvaluationCallback
+from kdkeras.training.recipe import build_distiller, build_optimizer, default_dims, teacher_axes
 
 __all__ = ["run_demo"]
 
@@ -64,9 +65,11 @@ class Sample:
     vocabulary: data.Vocabulary
     pairs: dict[str, tuple[list[str], list[str]]]
 
-    def evaluators(self) -> list[RetrievalEvaluator]:
+    def evaluators(self) -> list[TranslationEvaluator]:
         """Returns one evaluator a language."""
-        return [RetrievalEvaluator(f"tatoeba_{name}", *sides) for name, sides in self.pairs.items()]
+        return [
+            TranslationEvaluator(f"tatoeba_{name}", *sides) for name, sides in self.pairs.items()
+        ]
 
     def by_language(self, figures: dict[str, float]) -> dict[str, float]:
         """Picks each language's accuracy, in [0, 1]."""
@@ -114,7 +117,7 @@ def run_demo(output: Path, *, epochs: int, preset: str, seed: int, say: Say) -> 
         training = _train(sample, preset, epochs, seed, say)
         finished.paths["student"] = _save(training.student, output / "student.keras")
         artefacts = output / "artefacts"
-        export.export(
+        export.export_student(
             training.student, artefacts, overwrite=True, name=f"demo_{preset}", progress=say
         )
         finished.paths["artefacts"] = artefacts
@@ -169,7 +172,7 @@ def _train(sample: Sample, preset: str, epochs: int, seed: int, say: Say) -> Tra
     """Trains with `model.fit` as a user would."""
     keras.utils.set_random_seed(seed)
     dataset = sample.dataset
-    student = from_preset(
+    student = build_student(
         preset,
         vocabulary=sample.vocabulary,
         output_dim=dataset.embedding_dim,

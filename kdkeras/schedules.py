@@ -19,7 +19,7 @@ from keras.optimizers.schedules import LearningRateSchedule as Schedule
 from kdkeras.errors import InputError
 
 __all__ = [
-    "DecayToZero",
+    "LinearDecay",
     "Delayed",
     "LinearWarmup",
     "Piecewise",
@@ -76,7 +76,7 @@ class LinearWarmup(Schedule):
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class DecayToZero(Schedule):
+class LinearDecay(Schedule):
     """Falls linearly to zero within a fraction of the training, and stays there.
 
     For a loss that helps at the beginning only.
@@ -97,7 +97,7 @@ class DecayToZero(Schedule):
         InputError: If an argument is out of its range.
 
     Example:
-    >>> decay = DecayToZero(initial=1.0, fraction=0.5, total_steps=100)
+    >>> decay = LinearDecay(initial=1.0, fraction=0.5, total_steps=100)
     >>> [float(decay(step)) for step in (0, 25, 50, 80)]
     [1.0, 0.5, 0.0, 0.0]
     """

@@ -44,7 +44,9 @@ def main() -> None:
     retrieval = {language: read_retrieval(path) for language, path in files.items()}
     pairs = {language: (e.foreign, e.english) for language, e in retrieval.items()}
     folder = arguments.output / arguments.name
-    export.export(student, folder, formats=["tflite_int8"], overwrite=True, name=arguments.name)
+    export.export_student(
+        student, folder, formats=["tflite_int8"], overwrite=True, name=arguments.name
+    )
     parity = export.verify(folder, student, pairs)
     results = json.loads(arguments.results.read_text())[arguments.run]
     trained = {language: results[f"tatoeba_{language}_accuracy"] for language in LANGUAGES}

@@ -11,6 +11,7 @@ import keras
 import pytest
 from hypothesis import settings
 
+from kdkeras import teachers
 from kdkeras.data import (
     CachedTeacher,
     DistillationSet,
@@ -65,6 +66,12 @@ def sample_groups(sample_set):
 def sample_teacher(sample_set):
     """The teacher whose real vectors are in the sample."""
     return CachedTeacher(sample_set)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher():
+    """A small BERT teacher with random weights, in a sentence-transformers folder."""
+    return teachers.load(Path(__file__).parent / "teachers" / "tiny_bert" / "mean")
 
 
 @pytest.fixture(scope="session")

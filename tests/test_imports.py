@@ -14,18 +14,18 @@ PACKAGE = Path(kdkeras.__file__).parent
 
 # From the stage nearest the tensors to the stage nearest the user.
 LAYERS = [
-    {"errors", "files", "config", "replicas", "strings"},
+    {"errors", "files", "config", "progress", "replicas", "strings"},
     {"schedules"},
-    {"losses"},
     {"layers", "optimizers"},
+    {"losses"},
     {"data"},
     {"teachers"},
     {"students"},
     {"compression"},
     {"distillation"},
-    {"growth"},
-    {"recipe", "distribution"},
+    {"growth", "distribution"},
     {"evaluation"},
+    {"training"},
     {"export"},
     {"loading"},
     {"cli", "demo", "__main__"},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kdkeras
-from kdkeras.evaluation import RetrievalEvaluator
+from kdkeras.evaluation import TranslationEvaluator
 
 FOLDER = Path(__file__).parents[1] / "savedmodels"
 RELEASED = sorted(path.parent.name for path in FOLDER.glob("*/export.json"))
@@ -23,7 +23,7 @@ def test_there_is_a_released_student():
 def test_released_student_finds_translations(name, held_out):
     student = kdkeras.load(name)
     foreign, english = held_out["ja"]
-    evaluator = RetrievalEvaluator("held_out_ja", foreign, english)
+    evaluator = TranslationEvaluator("held_out_ja", foreign, english)
     # The card says 89.8 % on 1,000 pairs; among these 120 it is easier.
     assert evaluator(student)["held_out_ja_accuracy"] > 0.9
 

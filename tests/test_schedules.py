@@ -13,8 +13,8 @@ from contracts import assert_one_line
 import kdkeras.schedules
 from kdkeras.errors import InputError
 from kdkeras.schedules import (
-    DecayToZero,
     Delayed,
+    LinearDecay,
     LinearWarmup,
     Piecewise,
     Rewarmed,
@@ -27,7 +27,7 @@ LINEAR = keras.optimizers.schedules.PolynomialDecay(2.0, 4, 0.5)
 CASES = {
     "warm-up": (LinearWarmup(2.0, 5, initial=0.5), lambda s: oracles.warmup(s, 2.0, 5, 0.5)),
     "warm-up from zero": (LinearWarmup(3.0, 4), lambda s: oracles.warmup(s, 3.0, 4)),
-    "decay to zero": (DecayToZero(2.0, 0.4, 25), lambda s: oracles.decay_to_zero(s, 2.0, 0.4, 25)),
+    "decay to zero": (LinearDecay(2.0, 0.4, 25), lambda s: oracles.decay_to_zero(s, 2.0, 0.4, 25)),
     "delayed": (Delayed(LINEAR, 3), lambda s: oracles.polynomial(max(0, s - 3), 2.0, 4, 0.5)),
     "warmed up again": (
         Rewarmed(LINEAR, start=1, steps=2, fraction=0.25),
@@ -85,7 +85,7 @@ def test_a_float_is_itself_at_every_step():
 
 
 def test_an_optimizer_takes_them():
-    rate = Piecewise([2], [0.5, DecayToZero(1.0, 1.0, 10)])
+    rate = Piecewise([2], [0.5, LinearDecay(1.0, 1.0, 10)])
     optimizer, variable = keras.optimizers.SGD(rate), keras.Variable([0.0])
     for expected in (-0.5, -1.0, -1.8, -2.5):
         optimizer.apply([tf.constant([1.0])], [variable])
@@ -95,9 +95,9 @@ def test_an_optimizer_takes_them():
 BAD = {
     "no steps": (lambda: LinearWarmup(1.0, 0), "`steps` must be", "steps=0", "updates"),
     "half a step": (lambda: LinearWarmup(1.0, 2.5), "steps=2.5"),
-    "no total": (lambda: DecayToZero(1.0, 0.5, 0), "total_steps=0"),
-    "no fraction": (lambda: DecayToZero(1.0, 0.0, 10), "fraction=0.0", "above 0"),
-    "too much": (lambda: DecayToZero(1.0, 1.5, 10), "fraction=1.5"),
+    "no total": (lambda: LinearDecay(1.0, 0.5, 0), "total_steps=0"),
+    "no fraction": (lambda: LinearDecay(1.0, 0.0, 10), "fraction=0.0", "above 0"),
+    "too much": (lambda: LinearDecay(1.0, 1.5, 10), "fraction=1.5"),
     "in the past": (lambda: Delayed(1.0, -1), "start=-1"),
     "falling boundaries": (lambda: Piecewise([5, 3], [1, 2, 3]), "boundaries=[5, 3]"),
     "a value too few": (lambda: Piecewise([5], [1.0]), "1 values"),

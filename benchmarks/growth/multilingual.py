@@ -55,18 +55,18 @@ PROBE = 256
 
 def reduced(data: Path) -> list[Any]:
     """The first rows of each test: the Transformer takes longer to read than to train."""
-    from kdkeras.evaluation import RetrievalEvaluator, SimilarityEvaluator
+    from kdkeras.evaluation import EmbeddingSimilarityEvaluator, TranslationEvaluator
 
     kept = {f"tatoeba_{x}" for x in TWELVE} | {f"pud_{x}" for x in PUD}
     found: list[Any] = []
     for one in evaluators(data) + pud_evaluators(data):
         if one.name in kept:
             n = RETRIEVAL_ROWS
-            found.append(RetrievalEvaluator(one.name, one.foreign[:n], one.english[:n]))
+            found.append(TranslationEvaluator(one.name, one.foreign[:n], one.english[:n]))
         elif one.name.startswith("across_"):
             n = SIMILARITY_ROWS
             found.append(
-                SimilarityEvaluator(
+                EmbeddingSimilarityEvaluator(
                     one.name, one.sentences1[:n], one.sentences2[:n], one.scores[:n]
                 )
             )
@@ -123,7 +123,7 @@ def train(
     """Trains, and gives the figures at each budget with what had been spent."""
     import keras
 
-    from kdkeras import config, recipe
+    from kdkeras import config
     from kdkeras.evaluation import evaluate_all
     from kdkeras.growth import forward_flops
 
@@ -133,8 +133,8 @@ def train(
     trained = type(student).from_config(settings)
     trained._hold(student.vocabulary)
     trained.set_weights(student.get_weights())
-    distiller = recipe.build_distiller(trained, config.LOSS_WEIGHTS, dtype=trained.dtype_policy)
-    optimizer = recipe.build_optimizer(rate, WARMUP, arguments.steps, "lazy_adam")
+    distiller = build_distiller(trained, config.LOSS_WEIGHTS, dtype=trained.dtype_policy)
+    optimizer = build_optimizer(rate, WARMUP, arguments.steps, "lazy_adam")
     distiller.compile(optimizer, jit_compile=False)
     batches = dataset.batches(
         BATCH,
@@ -167,15 +167,15 @@ def train(
 def trained_static(arguments: argparse.Namespace, dataset: Any) -> Any:
     """The static student that grows, from its file if there is one."""
     import kdkeras
-    from kdkeras import config, recipe
+    from kdkeras import config
 
     path = arguments.output / f"static-{arguments.static_steps}.keras"
     if path.exists():
         return kdkeras.load(path)
     static = kdkeras.load(arguments.start_table)
     if arguments.static_steps:
-        distiller = recipe.build_distiller(static, config.LOSS_WEIGHTS)
-        optimizer = recipe.build_optimizer(config.LEARNING_RATE, 200, arguments.static_steps)
+        distiller = build_distiller(static, config.LOSS_WEIGHTS)
+        optimizer = build_optimizer(config.LEARNING_RATE, 200, arguments.static_steps)
         distiller.compile(optimizer, jit_compile=False)
         batches = dataset.batches(STATIC_BATCH, static.vocabulary, sequence_length=LENGTH)
         distiller.fit(batches.repeat(), steps_per_epoch=arguments.static_steps, verbose=2)

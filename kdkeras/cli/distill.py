@@ -160,7 +160,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="languages are drawn in proportion to pairs^ALPHA: 1 as they come, 0 all alike",
     )
     group.add_argument(
-        "--quantize-in-the-loop",
+        "--quantization-aware-training",
         type=scheme_and_start,
         metavar="int4|int8[:FRACTION]",
         help="train the last part, from this fraction of all steps on (0.7 if left out), with the "

@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     check_similarity(similarity)  # Before the work.
     student = load_student(arguments.model)
     student, pairs, smaller = make_smaller(arguments, student, pairs)
-    artefacts = exporting.export(
+    artefacts = exporting.export_student(
         student,
         arguments.output,
         formats=arguments.formats,

@@ -16,18 +16,25 @@ from kdkeras.cli.fit_progress import FitProgress, StopAt
 from kdkeras.cli.models import load_student
 from kdkeras.cli.progress import bar
 from kdkeras.data import DistillationSet, Vocabulary, load_vocabulary
-from kdkeras.distillation import Backup, Distiller, QuantizationInTheLoop, StopOnTermination
+from kdkeras.distillation import Distiller
 from kdkeras.distribution import choose_strategy, distribute_batches
 from kdkeras.errors import InputError, WorkerLostError
 from kdkeras.files import atomic_write, refuse_existing
-from kdkeras.recipe import build_distiller, build_optimizer, decaying, default_dims, teacher_axes
 from kdkeras.students import (
     StaticStudent,
     Student,
-    from_preset,
+    build_student,
     initialize_from_targets,
     initialize_from_teacher,
     rotate_projection,
+)
+from kdkeras.training import Backup, QuantizationAwareTraining, StopOnTermination
+from kdkeras.training.recipe import (
+    build_distiller,
+    build_optimizer,
+    decaying,
+    default_dims,
+    teacher_axes,
 )
 
 __all__ = ["train"]
@@ -98,7 +105,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         every = min(arguments.checkpoint_every or once, steps)
-        rounding = _rounding(arguments.quantize_in_the_loop, steps)
+        rounding = _rounding(arguments.quantization_aware_training, steps)
         termination = _fit(distiller, batches, backup, steps, every, rounding)
     except KeyboardInterrupt:
         _save(student, output, strategy, back)
@@ -113,7 +120,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             f"({str(error).splitlines()[0][:80]}). Start the same command with --resume on all "
             f"machines: it goes on from step {backup.step}."
         ) from error
-    if termination.asked and backup.step < steps:
+    if termination.requested and backup.step < steps:
         return {"stopped_at": backup.step, "steps": steps, "backup": str(backup.folder)}
     _save(student, output, strategy, back)
     history = backup.finish(_history_file(output))
@@ -154,7 +161,7 @@ def _history_file(output: Path) -> Path:
 def _new_student(
     arguments: argparse.Namespace, dataset: DistillationSet, vocabulary: Vocabulary
 ) -> Student:
-    return from_preset(
+    return build_student(
         arguments.student,
         vocabulary=vocabulary,
         output_dim=dataset.embedding_dim,
@@ -229,11 +236,11 @@ def _start(
 
 
 def _rounding(chosen: tuple[str, float] | None, steps: int) -> list[keras.callbacks.Callback]:
-    """The callback of --quantize-in-the-loop, if it is asked for."""
+    """The callback of --quantization-aware-training, if it is asked for."""
     if chosen is None:
         return []
     scheme, fraction = chosen
-    return [QuantizationInTheLoop(scheme, start_step=round(fraction * steps))]
+    return [QuantizationAwareTraining(scheme, start_step=round(fraction * steps))]
 
 
 def _fit(
@@ -250,8 +257,7 @@ def _fit(
             batches,
             epochs=-(-steps // every),
             steps_per_epoch=every,
-            callbacks=[StopAt(steps), termination, progress, *rounding],
-            backup=backup,
+            callbacks=[StopAt(steps), termination, progress, *rounding, backup],
             verbose=0,
         )
     return termination

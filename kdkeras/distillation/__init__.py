@@ -1,20 +1,6 @@
-"""Distillation: the model whose `fit` trains a student, and what keeps a long training."""
+"""One training step: the model that trains a student, and how its loss terms are weighed."""
 
-from kdkeras.distillation.backup import Backup
-from kdkeras.distillation.balancing import Balancing, RunningMagnitude, UncertaintyWeighting
+from kdkeras.distillation.balancing import LossBalancing, RunningMagnitude, UncertaintyWeighting
 from kdkeras.distillation.distiller import Distiller
-from kdkeras.distillation.quantization import QuantizationInTheLoop
-from kdkeras.distillation.stages import Stage, StagedTraining
-from kdkeras.distillation.termination import StopOnTermination
 
-__all__ = [
-    "Backup",
-    "Balancing",
-    "Distiller",
-    "QuantizationInTheLoop",
-    "RunningMagnitude",
-    "Stage",
-    "StagedTraining",
-    "StopOnTermination",
-    "UncertaintyWeighting",
-]
+__all__ = ["Distiller", "LossBalancing", "RunningMagnitude", "UncertaintyWeighting"]

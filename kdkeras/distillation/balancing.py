@@ -9,12 +9,11 @@ import keras
 from keras import ops
 
 from kdkeras import replicas
-from kdkeras.distillation.terms import Terms, weighted_total
-from kdkeras.distillation.weights import WEIGHT_LOG
+from kdkeras.distillation.terms import WEIGHT_LOG, Terms, weighted_total
 from kdkeras.errors import InputError
 from kdkeras.losses.base import ExampleLoss
 
-__all__ = ["Balancing", "RunningMagnitude", "UncertaintyWeighting", "Weighed", "weigh"]
+__all__ = ["LossBalancing", "RunningMagnitude", "UncertaintyWeighting", "Weighed", "weigh"]
 
 
 class Weighed(NamedTuple):
@@ -31,7 +30,7 @@ class Weighed(NamedTuple):
         return {"loss": self.total, **terms, **weights}
 
 
-class Balancing(keras.layers.Layer):
+class LossBalancing(keras.layers.Layer):
     """Base class: what terms are multiplied by, besides their weights.
 
     A layer, so that what it remembers or trains is saved with the Distiller,
@@ -96,7 +95,7 @@ class Balancing(keras.layers.Layer):
 
 
 def weigh(
-    terms: Terms, weights: Mapping[str, Any], count: Any, balancing: Balancing | None
+    terms: Terms, weights: Mapping[str, Any], count: Any, balancing: LossBalancing | None
 ) -> Weighed:
     """Weighs the terms of a batch, balanced or with their weights alone."""
     if balancing is not None:
@@ -106,7 +105,7 @@ def weigh(
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class RunningMagnitude(Balancing):
+class RunningMagnitude(LossBalancing):
     """Divides every term by a running mean of its own size.
 
     `loss_weights` are then the relative importance of the terms, whatever
@@ -195,7 +194,7 @@ class RunningMagnitude(Balancing):
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class UncertaintyWeighting(Balancing):
+class UncertaintyWeighting(LossBalancing):
     """Learns how much each term can be trusted, with one trained number a term.
 
     At the optimum of `s` a term is divided by its own size, so that

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import keras
@@ -10,55 +12,72 @@ import tensorflow as tf
 from keras import ops
 
 from kdkeras import replicas
-from kdkeras.distillation.balancing import Balancing, Weighed, weigh
+from kdkeras.distillation.balancing import LossBalancing, Weighed, weigh
 from kdkeras.distillation.batches import (
     Batch,
     Rows,
     StudentOutputs,
     forward,
+    named_output,
     only,
+    refuse_lost_weights,
+    refuse_single_rows,
+    refuse_strings,
+    single_rows_refused,
     unpack,
     unpack_data,
 )
 from kdkeras.distillation.chunks import fits
 from kdkeras.distillation.features import asked_outputs, check_student, check_teacher
-from kdkeras.distillation.fitting import Fitting
-from kdkeras.distillation.forward_pass import ChunkedPass, ForwardPass, refuse_unfit_parts
+from kdkeras.distillation.forward_pass import (
+    ChunkedPass,
+    ForwardPass,
+    load_random_states,
+    refuse_unfit_parts,
+    save_random_states,
+)
 from kdkeras.distillation.keras_hooks import (
+    StopOnNonFinite,
+    StrategyModel,
     compiled_forward,
     differ_by_replica,
     require_tested_keras,
+    run_callbacks,
 )
 from kdkeras.distillation.keras_losses import alignment_only, our_losses
-from kdkeras.distillation.lone_rows import refuse_lone_rows
-from kdkeras.distillation.random_states import load_random_states, save_random_states
-from kdkeras.distillation.step_sum import StepSum
-from kdkeras.distillation.term_logs import TermLogs
 from kdkeras.distillation.terms import (
+    TASK,
     Terms,
+    all_weights,
+    logs_of,
     loss_terms,
     regularization_term,
     task_term,
     teacher_targets,
     tell_losses,
+    term_trackers,
+    track,
+    weights_at,
 )
 from kdkeras.distillation.update import (
+    StepSum,
     accepts_sparse,
     apply_gradients,
     refuse_unfit_optimizer,
     refuse_unfit_precision,
     refuse_unfit_strategy,
 )
-from kdkeras.distillation.weights import TASK, all_weights, weights_at
 from kdkeras.errors import InputError
 from kdkeras.losses import AlignmentLoss, DistillationLoss
 from kdkeras.schedules import serialized
 
 __all__ = ["Distiller"]
 
+_FIT_ARGUMENTS = frozenset(inspect.signature(keras.Model.fit).parameters) - {"self"}
+
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class Distiller(Fitting, TermLogs):
+class Distiller(StrategyModel):
     """Trains a student from a teacher's soft targets and across languages.
 
     Formula:
@@ -140,7 +159,7 @@ class Distiller(Fitting, TermLogs):
         distillation_losses: Mapping[str, keras.distillation.DistillationLoss] | None = None,
         alignment_losses: Mapping[str, AlignmentLoss] | None = None,
         loss_weights: Mapping[str, Any] | None = None,
-        balancing: Balancing | None = None,
+        balancing: LossBalancing | None = None,
         micro_batches: int = 1,
         chunk_size: int | None = None,
         **kwargs: Any,
@@ -162,7 +181,8 @@ class Distiller(Fitting, TermLogs):
         self.micro_batches = int(micro_batches)
         self.chunk_size = None if chunk_size is None else int(chunk_size)
         self._loss_layers = [*self.distillation_losses.values(), *self.alignment_losses.values()]
-        self._track_terms(list(self.term_weights))
+        self.term_trackers = term_trackers(list(self.term_weights))
+        self._logged: tuple[str, ...] = ("loss",)
         asked_outputs(student, self._names_read())
         if teacher is not None:
             check_teacher(student, teacher, self.distillation_losses)
@@ -171,7 +191,8 @@ class Distiller(Fitting, TermLogs):
         # Hidden from Keras: neither tracked nor trained (nor saved, see __dir__).
         object.__setattr__(self, "_teacher_holder", (teacher,))
         object.__setattr__(self, "_forward", student)
-        object.__setattr__(self, "_stages", None)
+        # Set by a callback that reads past batches before training goes on.
+        object.__setattr__(self, "_read_on", None)
         self.built = True
 
     @property
@@ -192,7 +213,7 @@ class Distiller(Fitting, TermLogs):
         """Returns the student's output for `x` (its source side for a batch)."""
         return self.student(unpack(x, None).source, training=bool(training))
 
-    # ---- training ---------------------------------------------------------
+    # ---- the run ----------------------------------------------------------
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **arguments: Any) -> None:
         """Configures training as `keras.Model.compile` does.
@@ -232,13 +253,97 @@ class Distiller(Fitting, TermLogs):
             object.__setattr__(self, "_forward", compiled_forward(self.student))
             self.jit_compile = False
 
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit` does, and stops at a non-finite loss.
+
+        The arguments are those of `keras.Model.fit`. `x` is usually a
+        `tf.data.Dataset` of batches. Callbacks of `kdkeras.training` that
+        shape the whole run (`Backup`, `Stages`) are given in `callbacks` like
+        any other.
+
+        Returns:
+            The history, with one value per epoch for the loss and every term.
+
+        Raises:
+            NonFiniteLossError: At the step at which a term became NaN or
+                infinite, naming the term.
+            InputError: If there is a `sample_weight` without anything in `y`, `y`
+                contains text, or a loss compares rows and a batch has one row.
+        """
+        arguments = {name: value for name, value in locals().items() if name in _FIT_ARGUMENTS}
+        refuse_lost_weights(y, sample_weight)
+        refuse_strings(y)
+        # Keras warns that it cannot shuffle a dataset.
+        arguments["shuffle"] = shuffle and not isinstance(x, tf.data.Dataset)
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            arguments["callbacks"] = [StopOnNonFinite(), *keras.tree.flatten(callbacks or [])]
+        with ExitStack() as stack:
+            stack.enter_context(single_rows_refused())
+            for callback in run_callbacks(arguments["callbacks"]):
+                stack.enter_context(callback.run(self, arguments))
+            return super().fit(**arguments)
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Evaluates as `keras.Model.evaluate` does.
+
+        Raises:
+            InputError: If there is a `sample_weight` without anything in `y`.
+        """
+        refuse_lost_weights(y, sample_weight)
+        return super().evaluate(
+            x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict, **kwargs
+        )
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Creates the optimizer's variables first, because a traced step cannot."""
+        if self.train_function is not None and not force:
+            return self.train_function
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_weights)
+        super().make_train_function(force)
+        if self._read_on is not None:
+            self.train_function = self._read_on(self.train_function)
+        return self.train_function
+
+    # ---- the step ---------------------------------------------------------
+
     def train_step(self, data: Any) -> dict[str, Any]:
         """Unpack, forward, loss terms, gradients, track."""
         rows = unpack_data(data)
         count = replicas.total(rows.count)
         variables = [v.value for v in self.trainable_weights]
         step = StepSum()
-        refuse_lone_rows(rows, self.micro_batches, self._given_losses(), self.step)
+        refuse_single_rows(rows, self.micro_batches, self._given_losses(), self.step)
         for part in rows.parts(self.micro_batches):
             targets = self._targets(part.batch)
             student = self._student_pass(part.batch, training=True)
@@ -295,6 +400,42 @@ class Distiller(Fitting, TermLogs):
             return ForwardPass(read, batch)
         keep_rows = accepts_sparse(self.optimizer)
         return ChunkedPass(read, batch, self.chunk_size, self.student, keep_rows)
+
+    def _finite_so_far(self, loss: Any) -> Any:
+        """Whether this loss and those before it are finite on all replicas.
+
+        The running total keeps a NaN: with `steps_per_execution` the steps
+        after a non-finite one leave the weights alone too.
+        """
+        return ops.isfinite(replicas.total(loss + self._loss_tracker.total.value))
+
+    def _track(self, rows: Rows, outputs: StudentOutputs, sums: Terms) -> tuple[str, ...]:
+        """Updates the running means and the compiled metrics; returns the terms' names."""
+        track(self.running_means(), sums, rows.count)
+        if self._compile_metrics is not None and rows.batch.labels is not None:
+            prediction = named_output(outputs.source, "logits")
+            self._compile_metrics.update_state(
+                rows.batch.labels, prediction, sample_weight=rows.weight
+            )
+        return tuple(sums)
+
+    def _logs(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Running means over all replicas, the same on each replica."""
+        self._logged = names
+        return {**logs_of(self.running_means(), names), **self._compiled_results()}
+
+    def _compiled_results(self) -> dict[str, Any]:
+        metrics = self._compile_metrics
+        return metrics.result() if metrics is not None and metrics.built else {}
+
+    def running_means(self) -> dict[str, keras.metrics.Mean]:
+        """Returns the trackers of the loss and of every term, by name."""
+        return {"loss": self._loss_tracker, **self.term_trackers}
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Returns the logs of the steps so far, from all replicas and workers together."""
+        means = self.running_means()
+        return {name: means[name].result() for name in self._logged} | self._compiled_results()
 
     def _given_losses(self) -> tuple[dict[str, DistillationLoss], dict[str, AlignmentLoss]]:
         """The losses that are computed; a stage may leave some out."""

@@ -9,8 +9,9 @@ import keras
 
 from kdkeras.errors import InputError
 from kdkeras.layers import FeatureModel
+from kdkeras.layers.feature_model import EMBEDDING, FEATURES
 from kdkeras.losses import DistillationLoss
-from kdkeras.losses.base import EMBEDDING, FEATURES, ExampleLoss
+from kdkeras.losses.base import ExampleLoss
 
 __all__ = [
     "Asked",

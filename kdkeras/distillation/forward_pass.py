@@ -9,11 +9,17 @@ import tensorflow as tf
 
 from kdkeras.distillation.batches import Batch, StudentOutputs
 from kdkeras.distillation.chunks import Chunks, Read, joined, leaves, like_one, loop
-from kdkeras.distillation.random_states import random_states
 from kdkeras.distillation.update import Gradients, add_gradients
 from kdkeras.errors import InputError
 
-__all__ = ["ChunkedPass", "ForwardPass", "refuse_unfit_parts"]
+__all__ = [
+    "ChunkedPass",
+    "ForwardPass",
+    "load_random_states",
+    "random_states",
+    "refuse_unfit_parts",
+    "save_random_states",
+]
 
 
 class ForwardPass:
@@ -194,3 +200,25 @@ def _add_seen(seen: Any, gradient: Any) -> Any:
 def _only_seen(total: Any, seen: Any) -> tf.IndexedSlices:
     rows = tf.cast(tf.where(seen > 0)[:, 0], "int32")
     return tf.IndexedSlices(tf.gather(total, rows), rows, tf.shape(total))
+
+
+def save_random_states(model: keras.Model, store: Any) -> None:
+    """Writes them to what Keras gives to `save_own_variables`."""
+    for i, state in enumerate(random_states(model)):
+        store[f"random_state_{i}"] = keras.ops.convert_to_numpy(state)
+
+
+def load_random_states(model: keras.Model, store: Any) -> None:
+    """Reads them, so that training goes on with the next dropout mask."""
+    for i, state in enumerate(random_states(model)):
+        state.assign(store[f"random_state_{i}"])
+
+
+def random_states(model: keras.Model) -> list[Any]:
+    """Returns the variables that a model's random numbers follow from."""
+    weights = {id(weight) for weight in model.weights}
+    return [
+        variable
+        for variable in model.variables
+        if id(variable) not in weights and variable.name == "seed_generator_state"
+    ]

@@ -7,15 +7,25 @@ under another version is refused, a plain `fit` never comes here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kdkeras import replicas
-from kdkeras.errors import InputError
+from kdkeras.errors import InputError, NonFiniteLossError
 
-__all__ = ["StrategyHooks", "compiled_forward", "differ_by_replica", "require_tested_keras"]
+__all__ = [
+    "RunCallback",
+    "StopOnNonFinite",
+    "StrategyModel",
+    "compiled_forward",
+    "differ_by_replica",
+    "require_tested_keras",
+    "run_callbacks",
+]
 
 TESTED = ("3.15",)
 
@@ -78,7 +88,40 @@ def compiled_forward(model: keras.Model) -> Callable[..., Any]:
     return call
 
 
-class StrategyHooks(keras.Model):
+class RunCallback(keras.callbacks.Callback):
+    """Base class of callbacks that shape a whole `Distiller.fit`, not only watch it."""
+
+    order = 0
+    """Callbacks with a lower order prepare the run first."""
+
+    def run(self, distiller: Any, arguments: dict[str, Any]) -> AbstractContextManager[None]:
+        """Prepares the run; the context lasts as long as `fit`.
+
+        Args:
+            distiller: The compiled Distiller.
+            arguments: Arguments of `keras.Model.fit` by name; may be changed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `run`.")
+
+
+def run_callbacks(callbacks: Any) -> list[RunCallback]:
+    """Returns the callbacks that shape the run, in the order in which they prepare it.
+
+    Raises:
+        InputError: If one is inside a `CallbackList`, which cannot be changed.
+    """
+    in_list = isinstance(callbacks, keras.callbacks.CallbackList)
+    given = callbacks.callbacks if in_list else callbacks
+    found = [callback for callback in given if isinstance(callback, RunCallback)]
+    if in_list and found:
+        raise InputError(
+            "Callbacks that shape a whole run must be given in a list. Received: "
+            f"{type(found[0]).__name__} in a CallbackList. Pass callbacks=[...]."
+        )
+    return sorted(found, key=lambda callback: callback.order)
+
+
+class StrategyModel(keras.Model):
     """A model whose `fit` and `evaluate` work under a strategy (Keras 3.15)."""
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
@@ -121,3 +164,27 @@ def _loop(one_step: Callable[[Any], Any], steps: int) -> Callable[[Iterator[Any]
         return logs
 
     return several
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Ends training at the first step whose loss is NaN or infinite.
+
+    The weights are those before that step, also with `steps_per_execution`,
+    where the logs are seen after the last step of an execution.
+
+    Raises:
+        NonFiniteLossError: Naming the terms that are not finite.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Looks at every term's running mean, which keeps a NaN."""
+        values = {name: float(np.asarray(value)) for name, value in (logs or {}).items()}
+        if np.isfinite(values.get("loss", 0.0)):
+            return
+        bad = [name for name, value in values.items() if not np.isfinite(value)]
+        terms = [name for name in bad if name != "loss"] or bad
+        raise NonFiniteLossError(
+            f"The loss must stay finite. Received: {', '.join(f'{n}={values[n]}' for n in terms)} "
+            f"at step {int(self.model.optimizer.iterations.numpy()) + 1}. "
+            "Lower the learning rate, or look for non-finite teacher targets."
+        )

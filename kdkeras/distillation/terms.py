@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from kdkeras import replicas
 from kdkeras.distillation.batches import Batch, Rows, StudentOutputs, named_output
 from kdkeras.distillation.chunks import in_chunks
 from kdkeras.distillation.features import asked_outputs, named_outputs, refuse_other_tokens
-from kdkeras.distillation.weights import REGULARIZATION, TASK
 from kdkeras.errors import InputError
 from kdkeras.losses import AlignmentLoss, DistillationLoss
 from kdkeras.losses.base import BATCH_PARTS, ExampleLoss
+from kdkeras.schedules import as_value, is_schedule, sampled, value_at
 
 __all__ = [
+    "REGULARIZATION",
+    "TASK",
+    "WEIGHT_LOG",
     "Terms",
+    "all_weights",
+    "given_weights",
+    "logs_of",
     "loss_terms",
     "regularization_term",
     "task_term",
     "teacher_targets",
     "tell_losses",
+    "term_trackers",
+    "track",
     "weighted_total",
+    "weights_at",
 ]
+
+TASK, REGULARIZATION = "task", "regularization"
+WEIGHT_LOG = "weight_"
+"""Under this and a loss's name, a weight that changes is logged."""
 
 Terms = dict[str, Any]
 """Sums over rows, float32 scalars, by name."""
@@ -177,3 +192,98 @@ def weighted_total(terms: Terms, weights: Mapping[str, Any]) -> Any:
     """Returns the sum of the terms, each times its weight."""
     weighted = [weights.get(name, 1.0) * value for name, value in terms.items()]
     return sum(weighted[1:], weighted[0])
+
+
+# ---- weights --------------------------------------------------------------
+
+
+def refuse_unfit_names(names: list[str]) -> None:
+    """Refuses names of losses that another loss or log has.
+
+    Raises:
+        InputError: For a name used twice, or reserved.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    reserved = {"loss", TASK, REGULARIZATION}
+    taken = sorted(name for name in names if name in reserved or name.startswith(WEIGHT_LOG))
+    if twice or taken:
+        raise InputError(
+            f"Every loss needs a name of its own. Received: {(twice or taken)[0]!r} "
+            f"{'twice' if twice else 'which is reserved'}. Choose another name."
+        )
+
+
+def given_weights(names: list[str], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the weights that are given, each a float or a schedule.
+
+    Args:
+        names: Names that may have one.
+        weights: Floats, schedules, or what a configuration has of these.
+
+    Raises:
+        InputError: For an unknown name, or a weight that is or becomes
+            negative.
+    """
+    found = {}
+    for name, weight in weights.items():
+        if name not in names:
+            raise InputError(
+                f"`loss_weights` must name a loss. Received: {name!r}. The losses are {names}."
+            )
+        found[name] = as_value(weight)
+        points = sampled(found[name]) if is_schedule(found[name]) else [(None, found[name])]
+        for step, value in points:
+            if not 0 <= value < math.inf:
+                when = "" if step is None else f" at step {step}"
+                raise InputError(
+                    f"A loss weight must be 0 or more, and finite. Received: {name}={value:g}"
+                    f"{when}. Use 0 to only log a loss."
+                )
+    return found
+
+
+def all_weights(names: list[str], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the weight of every loss and of the task loss, 1.0 where none is given.
+
+    Raises:
+        InputError: As `refuse_unfit_names` and `given_weights`.
+    """
+    refuse_unfit_names(names)
+    given = given_weights([*names, TASK], weights)
+    return {name: given.get(name, 1.0) for name in [*names, TASK]}
+
+
+def weights_at(weights: Mapping[str, Any], step: Any) -> dict[str, Any]:
+    """Returns every weight at a step: a float, or a scalar where it changes."""
+    return {name: value_at(weight, step) for name, weight in weights.items()}
+
+
+# ---- running means ------------------------------------------------------
+
+
+def term_trackers(names: Sequence[str]) -> dict[str, keras.metrics.Mean]:
+    """Returns a running mean for every loss and its weight, and for the regularizers."""
+    every = [*names, REGULARIZATION, *(f"{WEIGHT_LOG}{name}" for name in names)]
+    return {name: keras.metrics.Mean(name=name) for name in every}
+
+
+def track(trackers: Mapping[str, keras.metrics.Mean], sums: Terms, count: Any) -> None:
+    """Adds sums over rows to the running means.
+
+    Args:
+        trackers: Running means by name.
+        sums: Sums over this replica's rows, by name.
+        count: Number of these rows; a replica without rows counts nothing.
+    """
+    for name, value in sums.items():
+        trackers[name].update_state(ops.divide_no_nan(value, count), sample_weight=count)
+
+
+def logs_of(trackers: Mapping[str, keras.metrics.Mean], names: Sequence[str]) -> dict[str, Any]:
+    """Returns the running means over all replicas, the same on each replica."""
+    own = tf.stack(
+        [v.value for name in names for v in (trackers[name].total, trackers[name].count)]
+    )
+    sums = ops.reshape(replicas.total(own), (len(names), 2))
+    means = ops.unstack(ops.divide_no_nan(sums[:, 0], sums[:, 1]))
+    return dict(zip(names, means, strict=True))

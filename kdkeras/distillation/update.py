@@ -10,9 +10,11 @@ import tensorflow as tf
 from keras import ops
 
 from kdkeras import replicas
+from kdkeras.distillation.terms import Terms
 from kdkeras.errors import InputError
 
 __all__ = [
+    "StepSum",
     "accepts_sparse",
     "add_gradients",
     "apply_gradients",
@@ -50,6 +52,30 @@ def _sum(a: Any, b: Any) -> Any:
         values, rows = tf.concat([a.values, b.values], 0), tf.concat([a.indices, b.indices], 0)
         return tf.IndexedSlices(values, rows, a.dense_shape)
     return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
+
+
+class StepSum:
+    """What the micro-batches of one step give, added up before the one update.
+
+    Attributes:
+        gradients: Gradient of the loss by each weight, of this replica's rows.
+        terms: Sums over this replica's rows, by name.
+        targets: What the teacher said of each part's rows.
+        finite: Whether all losses are finite on all replicas, a scalar bool.
+    """
+
+    def __init__(self) -> None:
+        self.gradients: Gradients = []
+        self.terms: Terms = {}
+        self.targets: list[dict[str, Any]] = []
+        self.finite: Any = True
+
+    def add(self, gradients: Gradients, terms: Terms, targets: dict[str, Any], finite: Any) -> None:
+        """Adds one part."""
+        self.gradients = add_gradients(self.gradients or None, gradients)
+        self.terms = {name: value + self.terms.get(name, 0.0) for name, value in terms.items()}
+        self.targets.append(targets)
+        self.finite = finite & self.finite
 
 
 def apply_gradients(

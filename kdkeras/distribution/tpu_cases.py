@@ -13,11 +13,10 @@ from keras import ops
 
 from kdkeras.data import Vocabulary
 from kdkeras.distillation import Distiller, RunningMagnitude, UncertaintyWeighting
-from kdkeras.layers import EmbeddingTable, MaskedMean
+from kdkeras.layers import EmbeddingTable, MeanPooling
 from kdkeras.losses import (
-    AttentionRelations,
+    BarlowTwins,
     CorrelationDistillation,
-    CrossCorrelation,
     DecoupledDistillation,
     EmbeddingDistillation,
     HiddenStateDistillation,
@@ -25,6 +24,7 @@ from kdkeras.losses import (
     LogitMSE,
     Matryoshka,
     MatryoshkaAlignment,
+    MiniLMv2,
     PerLayer,
     QueueContrast,
     QueueDistillation,
@@ -39,11 +39,11 @@ from kdkeras.losses import (
     TokenTopKSoftTargets,
     TopKSoftTargets,
     TranslationRanking,
-    VarianceCovariance,
+    VICReg,
 )
 from kdkeras.optimizers import FusedAdam
-from kdkeras.schedules import DecayToZero, Delayed, LinearWarmup, Piecewise
-from kdkeras.students import PRESETS, from_preset
+from kdkeras.schedules import Delayed, LinearDecay, LinearWarmup, Piecewise
+from kdkeras.students import SIZES, build_student
 from kdkeras.teachers.sentence_encoder import SentenceEncoder
 
 __all__ = ["batch_spec", "shipped_cases"]
@@ -85,8 +85,8 @@ ALIGNMENT: dict[str, Callable[[], Any]] = {
     "TranslationRanking": TranslationRanking,
     "TranslationRanking guided": partial(TranslationRanking, guide_margin=0.1),
     "SpreadOut": SpreadOut,
-    "VarianceCovariance": VarianceCovariance,
-    "CrossCorrelation": CrossCorrelation,
+    "VICReg": VICReg,
+    "BarlowTwins": BarlowTwins,
     "MatryoshkaAlignment": lambda: MatryoshkaAlignment(TranslationRanking(), [64, OUTPUT_DIM]),
 }
 # With a live teacher, whose layers are TEACHER_DIM wide, and a student that has layers.
@@ -94,10 +94,10 @@ TEACHER_DIM, LAYERED = 64, "tiny"
 LAYERS: dict[str, Callable[[], Any]] = {
     "HiddenStateDistillation": partial(
         HiddenStateDistillation,
-        projection=(PRESETS[LAYERED][1]["hidden_dim"], TEACHER_DIM),
+        projection=(SIZES[LAYERED][1]["hidden_dim"], TEACHER_DIM),
         embedding_layer=True,
     ),
-    "AttentionRelations": partial(AttentionRelations, num_relation_heads=4, teacher_layer=2),
+    "MiniLMv2": partial(MiniLMv2, num_relation_heads=4, teacher_layer=2),
     "PerLayer": lambda: PerLayer(SimilarityDistillation(), layers=[0, 1, 2]),
 }
 OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
@@ -160,7 +160,7 @@ def shipped_cases(
         if student == TAGGER:
             model = _tagger(vocabulary.size, sequence_length, policy)
         else:
-            model = from_preset(
+            model = build_student(
                 student,
                 vocabulary=vocabulary,
                 output_dim=OUTPUT_DIM,
@@ -192,7 +192,7 @@ def _single_losses() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _settings() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every student, optimizer and way to train, with the usual losses."""
-    for name in PRESETS:
+    for name in SIZES:
         yield f"{name}, all losses", {"student": name}
     for name in OPTIMIZERS:
         yield name, {"optimizer": name}
@@ -219,7 +219,7 @@ def _scheduled_losses() -> dict[str, Any]:
         "alignment_losses": {"ranking": TranslationRanking()},
         "loss_weights": {
             "embedding": LinearWarmup(1.0, 5),
-            "similarity": DecayToZero(1.0, 0.5, 10),
+            "similarity": LinearDecay(1.0, 0.5, 10),
             "soft": Piecewise([5], [1.0, Delayed(cosine, 5)]),
             "correlation": keras.optimizers.schedules.PiecewiseConstantDecay([5], [1.0, 0.5]),
             "ranking": linear,
@@ -232,7 +232,7 @@ def _tagger(vocabulary_size: int, sequence_length: int, policy: str) -> keras.Mo
     names = ("token_ids", "padding_mask")
     inputs = {n: keras.Input((sequence_length,), dtype="int32", name=n) for n in names}
     tokens = EmbeddingTable(vocabulary_size, 32, dtype=policy)(inputs["token_ids"])
-    sentence = MaskedMean(dtype=policy)(tokens, inputs["padding_mask"])
+    sentence = MeanPooling(dtype=policy)(tokens, inputs["padding_mask"])
     hidden = tokens + ops.expand_dims(sentence, 1)
     return keras.Model(inputs, keras.layers.Dense(OUTPUT_DIM, dtype=policy)(hidden))
 

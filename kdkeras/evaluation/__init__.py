@@ -1,13 +1,12 @@
 """Evaluation: how good an encoder is, by language."""
 
-from kdkeras.evaluation.callback import EvaluationCallback
 from kdkeras.evaluation.evaluators import (
     AsymmetricRetrievalEvaluator,
+    EmbeddingSimilarityEvaluator,
     Encoder,
     Evaluator,
-    RetrievalEvaluator,
-    SimilarityEvaluator,
     TeacherMatchEvaluator,
+    TranslationEvaluator,
     evaluate_all,
 )
 from kdkeras.evaluation.metrics import (
@@ -22,11 +21,10 @@ from kdkeras.evaluation.truncated_encoder import TruncatedEncoder
 __all__ = [
     "AsymmetricRetrievalEvaluator",
     "Encoder",
-    "EvaluationCallback",
     "Evaluator",
     "RetrievalAccuracy",
-    "RetrievalEvaluator",
-    "SimilarityEvaluator",
+    "TranslationEvaluator",
+    "EmbeddingSimilarityEvaluator",
     "TeacherMatchEvaluator",
     "TruncatedEncoder",
     "evaluate_all",

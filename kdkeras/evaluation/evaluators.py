@@ -15,8 +15,8 @@ __all__ = [
     "AsymmetricRetrievalEvaluator",
     "Encoder",
     "Evaluator",
-    "RetrievalEvaluator",
-    "SimilarityEvaluator",
+    "TranslationEvaluator",
+    "EmbeddingSimilarityEvaluator",
     "TeacherMatchEvaluator",
     "evaluate_all",
 ]
@@ -38,7 +38,7 @@ class Evaluator(Protocol):
         """Evaluates `encoder`."""
 
 
-class SimilarityEvaluator:
+class EmbeddingSimilarityEvaluator:
     """Measures how well cosines order sentence pairs as people did.
 
     The two sides may be of different languages. The figure is Spearman's rank
@@ -80,7 +80,7 @@ class SimilarityEvaluator:
         return {f"{self.name}_spearman": value}
 
 
-class RetrievalEvaluator:
+class TranslationEvaluator:
     """Measures how often a sentence's translation is its nearest neighbour.
 
     Args:

@@ -12,15 +12,17 @@ from kdkeras.data.corpus_files import read_lines
 from kdkeras.errors import InputError
 from kdkeras.evaluation.evaluators import (
     AsymmetricRetrievalEvaluator,
+    EmbeddingSimilarityEvaluator,
     Encoder,
-    RetrievalEvaluator,
-    SimilarityEvaluator,
+    TranslationEvaluator,
 )
 
 __all__ = ["read_asymmetric_retrieval", "read_retrieval", "read_similarity"]
 
 
-def read_similarity(path: str | os.PathLike[str], name: str | None = None) -> SimilarityEvaluator:
+def read_similarity(
+    path: str | os.PathLike[str], name: str | None = None
+) -> EmbeddingSimilarityEvaluator:
     """Reads `sentence1<TAB>sentence2<TAB>score` rows (UTF-8, plain or gzip).
 
     Args:
@@ -36,12 +38,12 @@ def read_similarity(path: str | os.PathLike[str], name: str | None = None) -> Si
     for number, row in _rows(path, 3, "sentence<TAB>sentence<TAB>score"):
         pairs.append(row[:2])
         scores.append(_score(path, number, row[2]))
-    return SimilarityEvaluator(
+    return EmbeddingSimilarityEvaluator(
         name or _name(path), [pair[0] for pair in pairs], [pair[1] for pair in pairs], scores
     )
 
 
-def read_retrieval(path: str | os.PathLike[str], name: str | None = None) -> RetrievalEvaluator:
+def read_retrieval(path: str | os.PathLike[str], name: str | None = None) -> TranslationEvaluator:
     """Reads `foreign<TAB>English` rows (UTF-8, plain or gzip).
 
     Args:
@@ -54,7 +56,7 @@ def read_retrieval(path: str | os.PathLike[str], name: str | None = None) -> Ret
             is told) is not of this form.
     """
     rows = [row for _, row in _rows(path, 2, "foreign<TAB>English")]
-    return RetrievalEvaluator(
+    return TranslationEvaluator(
         name or _name(path), [row[0] for row in rows], [row[1] for row in rows]
     )
 

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdkeras.export.exporter import Artefacts, export
+    from kdkeras.export.exporter import Artefacts, export_student
     from kdkeras.export.formats import ExportFormat
     from kdkeras.export.gates import Gates, check_gates
     from kdkeras.export.lite import LiteStudent
@@ -26,7 +26,7 @@ __all__ = [
     "Gates",
     "LiteStudent",
     "check_gates",
-    "export",
+    "export_student",
     "fit_size",
     "verify",
     "write_model_card",
@@ -40,7 +40,7 @@ _HOMES = {
     "Gates": "gates",
     "LiteStudent": "lite",
     "check_gates": "gates",
-    "export": "exporter",
+    "export_student": "exporter",
     "fit_size": "size_search",
     "verify": "parity",
     "write_model_card": "model_card",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kdkeras.data.vocabulary import Vocabulary
     from kdkeras.students import Student
 
-__all__ = ["DEFAULT_SEQUENCE_LENGTHS", "Artefacts", "export"]
+__all__ = ["DEFAULT_SEQUENCE_LENGTHS", "Artefacts", "export_student"]
 
 DEFAULT_SEQUENCE_LENGTHS = (16, 32, 64, 128)
 
@@ -53,7 +53,7 @@ class Artefacts:
         return self.folder / ExportFormat(name).path_for(self.vocabulary_kind)
 
 
-def export(
+def export_student(
     student: Student,
     folder: str | os.PathLike[str],
     formats: str | Iterable[str] = DEFAULT_FORMATS,

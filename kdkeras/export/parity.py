@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdkeras.errors import InputError
-from kdkeras.evaluation import SimilarityEvaluator
+from kdkeras.evaluation import EmbeddingSimilarityEvaluator
 from kdkeras.evaluation.metrics import cosine_by_row, retrieval_accuracy, spearman
 from kdkeras.export.extras import require_runtime
 from kdkeras.export.formats import MANIFEST, PARITY, ExportFormat
@@ -38,7 +38,7 @@ def verify(
     pairs: Pairs,
     gates: Gates | None = None,
     enforce: bool = True,
-    similarity: Sequence[SimilarityEvaluator] = (),
+    similarity: Sequence[EmbeddingSimilarityEvaluator] = (),
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Reloads every artefact in a fresh process and compares it with Keras.
@@ -136,7 +136,7 @@ def verify(
     return parity
 
 
-def check_similarity(similarity: Sequence[SimilarityEvaluator]) -> None:
+def check_similarity(similarity: Sequence[EmbeddingSimilarityEvaluator]) -> None:
     """Refuses STS pairs that are too few to decide, and names used twice.
 
     Raises:
@@ -180,7 +180,7 @@ def _compare(
     expected: np.ndarray,
     rows: Mapping[str, int],
     pairs: Pairs,
-    similarity: Sequence[SimilarityEvaluator],
+    similarity: Sequence[EmbeddingSimilarityEvaluator],
 ) -> dict[str, Any]:
     cosines = _cosines(expected, result.embeddings)
     languages = {}
@@ -220,7 +220,9 @@ def _cosine_figures(
     return {"cosine_mean": float(mine.mean()), "cosine_min": float(mine.min())}
 
 
-def _spearman(embeddings: np.ndarray, rows: Mapping[str, int], item: SimilarityEvaluator) -> float:
+def _spearman(
+    embeddings: np.ndarray, rows: Mapping[str, int], item: EmbeddingSimilarityEvaluator
+) -> float:
     """Spearman's correlation of cosines and scores; NaN for a broken artefact."""
     sides = (item.sentences1, item.sentences2)
     left, right = (embeddings[[rows[text] for text in side]] for side in sides)

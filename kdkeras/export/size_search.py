@@ -18,7 +18,7 @@ from kdkeras.data.vocabulary import sample_sentences
 from kdkeras.errors import InputError
 from kdkeras.evaluation.metrics import retrieval_accuracy
 from kdkeras.export.candidates import Candidate, Compressor, tokenizer_file_bytes
-from kdkeras.export.exporter import DEFAULT_SEQUENCE_LENGTHS, export
+from kdkeras.export.exporter import DEFAULT_SEQUENCE_LENGTHS, export_student
 from kdkeras.export.formats import DEFAULT_FORMATS, ExportFormat
 from kdkeras.export.lite import LiteStudent
 from kdkeras.students import Student
@@ -253,7 +253,7 @@ class _Search:
         student = self.compressor.make(candidate)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "candidate"
-            export(student, folder, [candidate.format], self.lengths)
+            export_student(student, folder, [candidate.format], self.lengths)
             model = (folder / candidate.format.path).stat().st_size
             tokenizer = tokenizer_file_bytes(vocabulary_of(student))
             fits = model + tokenizer <= self.limit

@@ -34,7 +34,7 @@ def write_tflite(
         student: The student, computing in float32.
         path: File to write.
         sequence_lengths: One signature for each.
-        item: What its weights become; see `kdkeras.export.export`.
+        item: What its weights become; see `kdkeras.export.export_student`.
 
     Raises:
         InputError: If the student's table cannot be of this format.

@@ -7,7 +7,7 @@ from kdkeras.layers.factorized_embedding import FactorizedEmbedding
 from kdkeras.layers.feature_model import FeatureModel
 from kdkeras.layers.masked_block import MaskedTransformerBlock
 from kdkeras.layers.masks import MaskedNorm, MaskLevel
-from kdkeras.layers.pooling import MaskedMean, UnitNorm
+from kdkeras.layers.pooling import MeanPooling, UnitNorm
 from kdkeras.layers.transformer_block import TransformerBlock
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "FactorizedEmbedding",
     "FeatureModel",
     "MaskLevel",
-    "MaskedMean",
+    "MeanPooling",
     "MaskedNorm",
     "MaskedTransformerBlock",
     "TransformerBlock",

@@ -8,9 +8,12 @@ from typing import Any
 import keras
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import EMBEDDING
 
-__all__ = ["FeatureModel"]
+__all__ = ["EMBEDDING", "FEATURES", "FeatureModel"]
+
+EMBEDDING = "embedding"
+FEATURES = ("attention", "hidden_states", "layer_embeddings")
+"""Outputs that are several tensors: a model that has not got one has nothing in its place."""
 
 
 class FeatureModel(keras.Model):

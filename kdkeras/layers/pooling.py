@@ -7,17 +7,28 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdkeras.losses.base import l2_normalize
-
-__all__ = ["MaskedMean", "UnitNorm"]
+__all__ = ["MeanPooling", "UnitNorm", "l2_normalize"]
 
 # Far below any useful sum of weights: a sentence without a token gives the
 # zero vector rather than a division by zero.
 _NO_TOKEN = 1e-6
 
 
+def l2_normalize(x: Any) -> Any:
+    """Scales every row of `x` to unit length; a zero row stays zero.
+
+    Args:
+        x: Float tensor `(..., dim)`.
+
+    Returns:
+        Tensor of the same shape and dtype.
+    """
+    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    return x * ops.rsqrt(ops.maximum(square, 1e-12))
+
+
 @keras.saving.register_keras_serializable(package="kdkeras")
-class MaskedMean(keras.layers.Layer):
+class MeanPooling(keras.layers.Layer):
     """Averages the vectors of the real tokens, optionally weighted.
 
     Formula:

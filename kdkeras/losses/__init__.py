@@ -1,6 +1,6 @@
 """Losses: soft targets from a teacher, and alignment across languages."""
 
-from kdkeras.losses.attention import AttentionRelations
+from kdkeras.losses.attention import MiniLMv2
 from kdkeras.losses.base import AlignmentLoss, DistillationLoss
 from kdkeras.losses.correlation import CorrelationDistillation
 from kdkeras.losses.decoupled import DecoupledDistillation
@@ -12,7 +12,7 @@ from kdkeras.losses.matryoshka import Matryoshka, MatryoshkaAlignment
 from kdkeras.losses.per_layer import PerLayer
 from kdkeras.losses.principal_axes import principal_axes
 from kdkeras.losses.queue import QueueContrast, QueueDistillation
-from kdkeras.losses.redundancy import CrossCorrelation, VarianceCovariance
+from kdkeras.losses.redundancy import BarlowTwins, VICReg
 from kdkeras.losses.relations import RelationalAngle, RelationalDistance, SimilarityMatrix
 from kdkeras.losses.similarity import SimilarityDistillation
 from kdkeras.losses.soft_targets import SoftTargets, TokenSoftTargets
@@ -23,9 +23,9 @@ from kdkeras.losses.translation_ranking import TranslationRanking
 
 __all__ = [
     "AlignmentLoss",
-    "AttentionRelations",
+    "MiniLMv2",
     "CorrelationDistillation",
-    "CrossCorrelation",
+    "BarlowTwins",
     "DecoupledDistillation",
     "DistillationLoss",
     "EmbeddingDistillation",
@@ -49,7 +49,7 @@ __all__ = [
     "TokenTopKSoftTargets",
     "TopKSoftTargets",
     "TranslationRanking",
-    "VarianceCovariance",
+    "VICReg",
     "principal_axes",
     "top_k_targets",
 ]

@@ -11,7 +11,7 @@ from kdkeras.errors import InputError
 from kdkeras.losses.base import DistillationLoss, real_token_mean
 from kdkeras.losses.token_layers import Layer, pick, require_equal_tokens
 
-__all__ = ["AttentionRelations"]
+__all__ = ["MiniLMv2"]
 
 PARTS = ("query", "key", "value")
 # Scores are float32, and those of real tokens may be large: far below all of them.
@@ -19,7 +19,7 @@ _MASKED = -1e30
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class AttentionRelations(DistillationLoss):
+class MiniLMv2(DistillationLoss):
     """Computes the divergence of the tokens' relations in one attention layer.
 
     Queries are compared with queries, keys with keys and values with values,

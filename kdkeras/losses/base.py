@@ -13,12 +13,9 @@ from kdkeras.losses.keras_interface import KerasInterface
 
 __all__ = [
     "BATCH_PARTS",
-    "EMBEDDING",
-    "FEATURES",
     "AlignmentLoss",
     "DistillationLoss",
     "ExampleLoss",
-    "l2_normalize",
     "may_match",
     "real_token_mean",
 ]
@@ -26,23 +23,6 @@ __all__ = [
 BATCH_PARTS = ("padding_mask", "token_ids", "label", "source_id", "step")
 """What a loss may read besides teacher targets: inputs of its side, the batch's labels, and the
 number of updates that are done."""
-
-EMBEDDING = "embedding"
-FEATURES = ("attention", "hidden_states", "layer_embeddings")
-"""Outputs that are several tensors: a model that has not got one has nothing in its place."""
-
-
-def l2_normalize(x: Any) -> Any:
-    """Scales every row of `x` to unit length; a zero row stays zero.
-
-    Args:
-        x: Float tensor `(..., dim)`.
-
-    Returns:
-        Tensor of the same shape and dtype.
-    """
-    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    return x * ops.rsqrt(ops.maximum(square, 1e-12))
 
 
 def may_match(one: Any, other: Any) -> bool:

@@ -10,7 +10,8 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import DistillationLoss, l2_normalize
+from kdkeras.layers.pooling import l2_normalize
+from kdkeras.losses.base import DistillationLoss
 
 __all__ = ["EmbeddingDistillation", "EmbeddingMetric"]
 

@@ -10,14 +10,10 @@ import numpy as np
 from keras import ops
 
 from kdkeras.errors import InputError
+from kdkeras.layers.feature_model import FEATURES
+from kdkeras.layers.pooling import l2_normalize
 from kdkeras.losses.arguments import positive
-from kdkeras.losses.base import (
-    FEATURES,
-    AlignmentLoss,
-    DistillationLoss,
-    ExampleLoss,
-    l2_normalize,
-)
+from kdkeras.losses.base import AlignmentLoss, DistillationLoss, ExampleLoss
 
 __all__ = ["Matryoshka", "MatryoshkaAlignment"]
 

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import FEATURES, DistillationLoss
+from kdkeras.layers.feature_model import FEATURES
+from kdkeras.losses.base import DistillationLoss
 from kdkeras.losses.token_layers import pick
 
 __all__ = ["PerLayer"]

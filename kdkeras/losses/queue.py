@@ -9,8 +9,9 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
+from kdkeras.layers.pooling import l2_normalize
 from kdkeras.losses.arguments import scheduled
-from kdkeras.losses.base import DistillationLoss, l2_normalize, may_match
+from kdkeras.losses.base import DistillationLoss, may_match
 from kdkeras.replicas import all_rows, own_rows
 from kdkeras.schedules import serialized, value_at
 

@@ -12,7 +12,7 @@ from kdkeras.losses.arguments import positive
 from kdkeras.losses.base import AlignmentLoss
 from kdkeras.replicas import all_rows
 
-__all__ = ["CrossCorrelation", "VarianceCovariance"]
+__all__ = ["BarlowTwins", "VICReg"]
 
 
 def _weight(name: str, value: float) -> float:
@@ -24,7 +24,7 @@ def _weight(name: str, value: float) -> float:
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class VarianceCovariance(AlignmentLoss):
+class VICReg(AlignmentLoss):
     """Pulls translations together while each dimension keeps its spread (VICReg).
 
     Needs no teacher: the spread is what keeps all sentences from becoming one
@@ -112,7 +112,7 @@ class VarianceCovariance(AlignmentLoss):
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class CrossCorrelation(AlignmentLoss):
+class BarlowTwins(AlignmentLoss):
     """Makes each dimension agree across languages, and with itself alone (Barlow Twins).
 
     Needs no teacher, and sees neither the size nor the mean of a dimension.

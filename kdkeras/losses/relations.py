@@ -8,7 +8,8 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import DistillationLoss, l2_normalize
+from kdkeras.layers.pooling import l2_normalize
+from kdkeras.losses.base import DistillationLoss
 from kdkeras.replicas import all_rows, own_rows
 
 __all__ = ["RelationalAngle", "RelationalDistance", "SimilarityMatrix"]

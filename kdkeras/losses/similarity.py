@@ -7,8 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from kdkeras.layers.pooling import l2_normalize
 from kdkeras.losses.arguments import scheduled
-from kdkeras.losses.base import DistillationLoss, l2_normalize
+from kdkeras.losses.base import DistillationLoss
 from kdkeras.replicas import all_rows, own_rows
 from kdkeras.schedules import serialized, value_at
 

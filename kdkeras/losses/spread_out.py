@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdkeras.losses.base import AlignmentLoss, l2_normalize
+from kdkeras.layers.pooling import l2_normalize
+from kdkeras.losses.base import AlignmentLoss
 from kdkeras.replicas import all_rows, own_rows
 
 __all__ = ["SpreadOut"]

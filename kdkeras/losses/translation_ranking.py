@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
+from kdkeras.layers.pooling import l2_normalize
 from kdkeras.losses.arguments import not_negative, scheduled
-from kdkeras.losses.base import AlignmentLoss, l2_normalize
+from kdkeras.losses.base import AlignmentLoss
 from kdkeras.replicas import all_rows, own_rows
 from kdkeras.schedules import serialized, value_at
 

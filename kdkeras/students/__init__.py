@@ -3,19 +3,19 @@
 from kdkeras.students.initialization import initialize_from_teacher
 from kdkeras.students.least_squares import LeastSquaresStart, initialize_from_targets
 from kdkeras.students.masked import MaskedTransformerStudent
-from kdkeras.students.presets import PRESETS, from_preset
 from kdkeras.students.projection import (
     ProjectionFit,
     fit_projection,
     fold_projection,
     rotate_projection,
 )
+from kdkeras.students.sizes import SIZES, build_student
 from kdkeras.students.static import StaticStudent
 from kdkeras.students.student import Student
 from kdkeras.students.transformer import TransformerStudent
 
 __all__ = [
-    "PRESETS",
+    "SIZES",
     "LeastSquaresStart",
     "MaskedTransformerStudent",
     "ProjectionFit",
@@ -24,7 +24,7 @@ __all__ = [
     "TransformerStudent",
     "fit_projection",
     "fold_projection",
-    "from_preset",
+    "build_student",
     "initialize_from_targets",
     "initialize_from_teacher",
     "rotate_projection",

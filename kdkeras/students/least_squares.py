@@ -122,7 +122,7 @@ def _refuse_unfit(student: Any, dataset: DistillationSet, iterations: int, ridge
     if not isinstance(student, StaticStudent) or student.vocabulary is None:
         raise InputError(
             "A start from targets needs a static student with its vocabulary. Received: "
-            f"{type(student).__name__}. Use from_preset('static_256', vocabulary=...), or "
+            f"{type(student).__name__}. Use build_student('static_256', vocabulary=...), or "
             "initialize_from_teacher for a transformer."
         )
     if student.output_dim != dataset.embedding_dim:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from kdkeras.layers import Dense, EmbeddingTable, MaskedMean, UnitNorm
+from kdkeras.layers import Dense, EmbeddingTable, MeanPooling, UnitNorm
 from kdkeras.layers.fake_quantization import quantized_rows
 from kdkeras.students.student import Student
 
@@ -92,7 +92,7 @@ class StaticStudent(Student):
             if token_weights
             else None
         )
-        self.pooling = MaskedMean(dtype=policy, name="pooling")
+        self.pooling = MeanPooling(dtype=policy, name="pooling")
         self.projection = Dense(output_dim, dtype=policy, name="projection")
         self.unit_norm = UnitNorm(name="unit_norm")
         self.build()

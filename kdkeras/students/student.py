@@ -75,7 +75,7 @@ class Student(FeatureModel):
         """How the student rounds as its exported file does: `"int8"`, `"int4"`, or None.
 
         For training with quantisation in the loop
-        (`kdkeras.distillation.QuantizationInTheLoop` switches it on and off).
+        (`kdkeras.training.QuantizationAwareTraining` switches it on and off).
         Setting it changes what the student computes, and nothing that is
         saved or exported: weights stay float32.
 

@@ -13,7 +13,7 @@ from kdkeras.errors import InputError
 from kdkeras.layers import (
     EmbeddingTable,
     FactorizedEmbedding,
-    MaskedMean,
+    MeanPooling,
     TransformerBlock,
     UnitNorm,
 )
@@ -140,7 +140,7 @@ class TransformerStudent(Student):
         self.embedding_norm = self._make_norm()
         self.embedding_dropout = keras.layers.Dropout(dropout, dtype=policy)
         self.blocks = [self._make_block(i) for i in range(num_layers)]
-        self.pooling = MaskedMean(dtype=policy, name="pooling")
+        self.pooling = MeanPooling(dtype=policy, name="pooling")
         self.projection = (
             dense(output_dim, ranks.get("projection"), dtype=policy, name="projection")
             if project

@@ -221,8 +221,14 @@ USAGE = {
         ["export", "x.keras", "--output", "o", "--sts", "en-de.tsv"],
         "without --held-out",
     ),
-    "unknown scheme": (["distill", "s", "--quantize-in-the-loop", "int2"], "must be int4 or int8"),
-    "scheme from nowhere": (["distill", "s", "--quantize-in-the-loop", "int4:2"], "from 0 to 1"),
+    "unknown scheme": (
+        ["distill", "s", "--quantization-aware-training", "int2"],
+        "must be int4 or int8",
+    ),
+    "scheme from nowhere": (
+        ["distill", "s", "--quantization-aware-training", "int4:2"],
+        "from 0 to 1",
+    ),
     "nothing to evaluate on": (["evaluate", "x.keras"], "--sts"),
     "an index of nothing": (["evaluate", "x", "--sts", "y", "--index-teacher", "z"], "--bitext"),
     "no size": (["export", "x", "--max-size", "8 apples"], "such as 8MB"),

@@ -170,12 +170,12 @@ def test_mixed_precision_saves_a_float32_student(command, targets, vocabulary, t
 def test_evaluate_gives_the_evaluators_figures(command, student):
     import kdkeras
     from kdkeras.data import read_retrieval_pairs
-    from kdkeras.evaluation import RetrievalEvaluator
+    from kdkeras.evaluation import TranslationEvaluator
 
     file = held_out_folder() / "de.tsv"
     metrics = command("evaluate", student[0], "--bitext", file)["metrics"]
     pairs = read_retrieval_pairs(held_out_folder())["de"]
-    expected = RetrievalEvaluator("de", *pairs)(kdkeras.load(student[0]))
+    expected = TranslationEvaluator("de", *pairs)(kdkeras.load(student[0]))
     assert metrics == pytest.approx(expected)
 
 
@@ -341,7 +341,7 @@ def test_quantisation_in_the_loop_trains_another_float32_student(
         command(
             *("distill", targets[0], "--vocabulary", vocabulary[0], "--student", "static_128"),
             *("--output", path, "--batch-size", 16, "--steps", 10, "--start", "random"),
-            *("--quantize-in-the-loop", f"int4:{fraction}"),
+            *("--quantization-aware-training", f"int4:{fraction}"),
         )
         loaded = kdkeras.load(path)
         assert loaded.fake_quantization is None

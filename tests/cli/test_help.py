@@ -65,11 +65,11 @@ def test_every_option_is_explained():
 def test_help_names_what_the_library_knows():
     from kdkeras.cli.export import FORMATS
     from kdkeras.export import ExportFormat
-    from kdkeras.students import PRESETS
+    from kdkeras.students import SIZES
 
     text = build_parser()._subparsers._group_actions[0].choices["distill"].format_help()
     assert sorted(ExportFormat) == sorted(FORMATS)
-    assert all(name in text for name in PRESETS)
+    assert all(name in text for name in SIZES)
 
 
 def test_version_is_printed(capsys):

@@ -12,10 +12,11 @@ from small_models import assert_equal_weights, every_loss, fit, make_distiller, 
 from test_step import oracle_terms
 
 import kdkeras
-from kdkeras.distillation import Backup, RunningMagnitude, UncertaintyWeighting
+from kdkeras.distillation import RunningMagnitude, UncertaintyWeighting
 from kdkeras.errors import InputError, NonFiniteLossError
 from kdkeras.losses import EmbeddingDistillation
 from kdkeras.schedules import LinearWarmup
+from kdkeras.training import Backup
 
 WEIGHTS = {"embedding": 2.0, "similarity": 0.5, "ranking": 0.25}
 RATE, MOMENTUM = 0.05, 0.6
@@ -155,7 +156,7 @@ def test_a_backup_keeps_it(make, tmp_path):
         distiller = balanced(make(), keras.optimizers.Adam(RATE))
         data = tf.data.Dataset.from_tensor_slices(pairs(rows=12)).batch(4)
         logs = distiller.fit(
-            data, epochs=epochs, steps_per_epoch=steps, backup=Backup(backup), verbose=0
+            data, epochs=epochs, steps_per_epoch=steps, callbacks=[Backup(backup)], verbose=0
         )
         return distiller, logs.history
 

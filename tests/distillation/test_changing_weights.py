@@ -22,7 +22,7 @@ from small_models import (
 import kdkeras
 from kdkeras.errors import InputError
 from kdkeras.losses import EmbeddingDistillation, SimilarityDistillation, TranslationRanking
-from kdkeras.schedules import DecayToZero, LinearWarmup
+from kdkeras.schedules import LinearDecay, LinearWarmup
 
 Linear = keras.optimizers.schedules.PolynomialDecay
 Cosine = keras.optimizers.schedules.CosineDecay
@@ -39,7 +39,7 @@ def changing(**arguments):
         "alignment_losses": {"ranking": TranslationRanking(margin=0.1, scale=3.0)},
         "loss_weights": {
             "embedding": LinearWarmup(2.0, 4, initial=0.5),
-            "similarity": DecayToZero(1.0, 0.3, 10),
+            "similarity": LinearDecay(1.0, 0.3, 10),
             "ranking": Cosine(0.5, 4, alpha=0.2),
         },
         **arguments,

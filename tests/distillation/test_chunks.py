@@ -8,6 +8,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from contracts import assert_one_line
+from kdkeras.distillation.random_states import random_states
 from small_models import (
     CLASSES,
     OUTPUT_DIM,
@@ -27,11 +28,10 @@ from test_step import oracle_loss
 
 import kdkeras
 from kdkeras.distillation.chunks import Chunks, in_chunks
-from kdkeras.distillation.random_states import random_states
 from kdkeras.errors import InputError
 from kdkeras.losses import (
+    BarlowTwins,
     CorrelationDistillation,
-    CrossCorrelation,
     EmbeddingDistillation,
     KerasLoss,
     Matryoshka,
@@ -45,10 +45,11 @@ from kdkeras.losses import (
     SoftTargets,
     SpreadOut,
     TranslationRanking,
-    VarianceCovariance,
+    VICReg,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.students import StaticStudent, TransformerStudent
+from kdkeras.training import Backup
 
 ROWS, SIZE = 7, 3  # Three chunks of three rows, two of them filling.
 
@@ -147,8 +148,8 @@ LOSSES = {
     "queue contrast": lambda: only(QueueContrast(OUTPUT_DIM, 6, 0.5)),
     "prefixes": lambda: only(Matryoshka(SimilarityDistillation(0.5), [2, OUTPUT_DIM])),
     "spread out": lambda: aligned(SpreadOut()),
-    "variance and covariance": lambda: aligned(VarianceCovariance(1.0, 1.0, 1.0)),
-    "cross-correlation": lambda: aligned(CrossCorrelation(0.5)),
+    "variance and covariance": lambda: aligned(VICReg(1.0, 1.0, 1.0)),
+    "cross-correlation": lambda: aligned(BarlowTwins(0.5)),
     "aligned prefixes": lambda: aligned(MatryoshkaAlignment(TranslationRanking(scale=3.0), [2, 3])),
     "a loss of Keras": lambda: only(KerasLoss("huber")),
     "guided ranking": lambda: {
@@ -335,8 +336,8 @@ def test_stopped_inside_an_epoch_it_goes_on(tmp_path):
     def train(folder, *callbacks):
         keras.utils.set_random_seed(1)
         model = make_distiller(transformer(), FusedAdam(0.1), chunk_size=2, **every_loss())
-        arguments = {"epochs": 2, "verbose": 0, "callbacks": list(callbacks)}
-        return model, model.fit(data, backup=folder, **arguments).history
+        arguments = {"epochs": 2, "verbose": 0, "callbacks": [Backup(folder), *callbacks]}
+        return model, model.fit(data, **arguments).history
 
     expected, logs = train(tmp_path / "whole")
     train(tmp_path / "backup", StopAt(3))

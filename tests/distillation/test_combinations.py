@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import assert_equal_weights, everything, fit, pairs, weights
+from small_models import assert_equal_weights, everything, fit, fit_stages, pairs, weights
 
 import kdkeras
-from kdkeras.distillation import RunningMagnitude, Stage, UncertaintyWeighting
+from kdkeras.distillation import RunningMagnitude, UncertaintyWeighting
+from kdkeras.training import Stage
 
 # Two batches of seven rows; chunks of three make three equal chunks of two filled-up rows.
 ROWS, BATCH = 14, 7
@@ -86,9 +87,9 @@ def test_a_stage_without_the_queue_leaves_it_alone():
     distiller = everything(chunk_size=3)
     queue = distiller.distillation_losses["queue"].queue
     first = Stage(steps=2, loss_weights={"prefixes": 1.0})
-    distiller.fit_stages(data, [first], verbose=0)
+    fit_stages(distiller, data, [first], verbose=0)
     np.testing.assert_array_equal(queue, np.zeros((6, 32)))
     second = Stage(steps=2, loss_weights={"queue": 1.0, "hidden": 1.0})
-    logs = distiller.fit_stages(data, [first, second], verbose=0).history
+    logs = fit_stages(distiller, data, [first, second], verbose=0).history
     assert np.abs(queue.numpy()).sum(axis=1).min() > 0
     assert {"queue", "hidden"} <= set(logs) and not {"prefixes", "ranking"} & set(logs)

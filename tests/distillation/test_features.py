@@ -28,11 +28,11 @@ from kdkeras import teachers
 from kdkeras.distillation.batches import forward, unpack
 from kdkeras.distillation.features import asked_outputs
 from kdkeras.errors import InputError
-from kdkeras.layers import EmbeddingTable, FeatureModel, MaskedMean
+from kdkeras.layers import EmbeddingTable, FeatureModel, MeanPooling
 from kdkeras.losses import (
-    AttentionRelations,
     EmbeddingDistillation,
     HiddenStateDistillation,
+    MiniLMv2,
     PerLayer,
     SimilarityDistillation,
     SoftTargets,
@@ -74,7 +74,7 @@ def losses():
     return {
         "embedding": EmbeddingDistillation(),
         "hidden": randomized(HiddenStateDistillation(projection=(8, 32), embedding_layer=True)),
-        "attention": AttentionRelations(4, student_layer=2),
+        "attention": MiniLMv2(4, student_layer=2),
     }
 
 
@@ -167,9 +167,9 @@ class Recording(TransformerStudent):
     ("given", "asked"),
     [
         ({"one": HiddenStateDistillation()}, ("hidden_states",)),
-        ({"one": AttentionRelations(4)}, ("attention",)),
+        ({"one": MiniLMv2(4)}, ("attention",)),
         (
-            {"one": AttentionRelations(4), "two": AttentionRelations(2), "three": "embedding"},
+            {"one": MiniLMv2(4), "two": MiniLMv2(2), "three": "embedding"},
             ("attention", "embedding"),
         ),
         ({"one": PerLayer(EmbeddingDistillation())}, ("layer_embeddings",)),
@@ -212,7 +212,7 @@ def test_losses_on_tokens_do_not_see_the_translation(teacher, batch):
 
 def test_alignment_beside_layers_reads_the_embedding(teacher, batch):
     given = {
-        "distillation_losses": {"attention": AttentionRelations(4)},
+        "distillation_losses": {"attention": MiniLMv2(4)},
         "alignment_losses": {"ranking": TranslationRanking()},
     }
     student = transformer()
@@ -232,7 +232,7 @@ def functional(layers=2, names=False):
     for _ in range(layers):
         states.append(keras.layers.Dense(32, activation="tanh")(states[-1]))
     hidden = {f"layer_{i}": state for i, state in enumerate(states)} if names else states
-    outputs = {"embedding": MaskedMean()(states[-1], mask), "hidden_states": hidden}
+    outputs = {"embedding": MeanPooling()(states[-1], mask), "hidden_states": hidden}
     return randomized(keras.Model({"token_ids": ids, "padding_mask": mask}, outputs))
 
 
@@ -367,15 +367,15 @@ def test_what_cannot_match_is_refused_when_the_distiller_is_built(teacher):
         (transformer(), HiddenStateDistillation(projection=(4, 32)), "projection=(8, 32)"),
         (transformer(), HiddenStateDistillation({4: 2}), "Received: 4", "has [0, 1, 2, 3]"),
         (transformer(), HiddenStateDistillation({3: 3}), "Received: 3", "teacher has [0, 1, 2]"),
-        (transformer(), AttentionRelations(16), "(None, None, 32)", "(None, None, 8)"),
-        (transformer(), AttentionRelations(4, teacher_layer=5), "teacher has [1, 2]"),
+        (transformer(), MiniLMv2(16), "(None, None, 32)", "(None, None, 8)"),
+        (transformer(), MiniLMv2(4, teacher_layer=5), "teacher has [1, 2]"),
         (transformer(output_dim=7), EmbeddingDistillation(), "(None, 32)", "(None, 7)"),
         (transformer(output_dim=7), EmbeddingDistillation(projection=(5, 32)), "(None, 7)"),
         (transformer(output_dim=7), PerLayer(EmbeddingDistillation()), "(None, 32)", "(None, 7)"),
         (functional(), HiddenStateDistillation({"top": 1}), "'top'", "student has [0, 1, 2]"),
         (
             transformer(vocabulary_size=900),
-            AttentionRelations(4),
+            MiniLMv2(4),
             "900 token ids",
             "teacher of 600",
             "Use the teacher's vocabulary",
@@ -400,7 +400,7 @@ def test_plain_models_of_other_widths_are_refused_when_built():
 
 
 def test_a_cached_target_of_another_name_may_have_another_width(teacher, batch):
-    given = {"pull": EmbeddingDistillation(target="other"), "attention": AttentionRelations(4)}
+    given = {"pull": EmbeddingDistillation(target="other"), "attention": MiniLMv2(4)}
     distiller = live(teacher, transformer(output_dim=3), given=given)
     y = {"other": np.random.default_rng(0).normal(size=(8, 3)).astype("float32")}
     logs = distiller.evaluate(batch, y, batch_size=8, verbose=0, return_dict=True)
@@ -414,7 +414,7 @@ def test_a_cached_target_of_another_name_may_have_another_width(teacher, batch):
     ("loss", "feature"),
     [
         (HiddenStateDistillation(), "hidden_states"),
-        (AttentionRelations(1), "attention"),
+        (MiniLMv2(1), "attention"),
         (PerLayer(EmbeddingDistillation()), "layer_embeddings"),
     ],
 )
@@ -429,7 +429,7 @@ def test_a_teacher_without_layers_is_refused(batch):
     distiller = make_distiller(
         transformer(),
         teacher=functional(),
-        distillation_losses={"one": AttentionRelations(4)},
+        distillation_losses={"one": MiniLMv2(4)},
     )
     with pytest.raises(InputError) as error:
         distiller.evaluate(batch, verbose=0)

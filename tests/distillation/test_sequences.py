@@ -22,7 +22,7 @@ from small_models import (
 )
 
 from kdkeras.errors import InputError
-from kdkeras.layers import EmbeddingTable, MaskedMean
+from kdkeras.layers import EmbeddingTable, MeanPooling
 from kdkeras.losses import (
     TokenCrossEntropy,
     TokenLogitMSE,
@@ -41,7 +41,7 @@ def make_translator(width, seed):
     names = ("token_ids", "padding_mask", "decoder_token_ids", MASK)
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
     tokens = EmbeddingTable(VOCABULARY_SIZE, width)(inputs["token_ids"])
-    sentence = MaskedMean()(tokens, inputs["padding_mask"])
+    sentence = MeanPooling()(tokens, inputs["padding_mask"])
     prefix = EmbeddingTable(VOCABULARY_SIZE, width)(inputs["decoder_token_ids"])
     mask = keras.ops.cast(inputs[MASK], "bool")
     states = keras.layers.GRU(width, return_sequences=True)(

@@ -23,7 +23,6 @@ from kdkeras import Distiller
 from kdkeras.distillation import UncertaintyWeighting
 from kdkeras.errors import InputError
 from kdkeras.losses import (
-    AttentionRelations,
     CorrelationDistillation,
     DistillationLoss,
     EmbeddingDistillation,
@@ -31,6 +30,7 @@ from kdkeras.losses import (
     KerasLoss,
     Matryoshka,
     MatryoshkaAlignment,
+    MiniLMv2,
     PerLayer,
     QueueDistillation,
     SimilarityDistillation,
@@ -74,12 +74,12 @@ REFUSED = {
         "[0, 1, 2]",
     ),
     "an attention that is not there": (
-        distillation(lambda: AttentionRelations(2, student_layer=3)),
+        distillation(lambda: MiniLMv2(2, student_layer=3)),
         "3 in `attention_relations`",
         "[1, 2]",
     ),
     "heads that do not divide": (
-        distillation(lambda: AttentionRelations(3)),
+        distillation(lambda: MiniLMv2(3)),
         "num_relation_heads=3",
         "(None, None, 4)",
     ),

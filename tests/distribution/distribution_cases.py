@@ -21,17 +21,11 @@ from small_models import (
 )
 
 from kdkeras import teachers
-from kdkeras.distillation import (
-    QuantizationInTheLoop,
-    RunningMagnitude,
-    Stage,
-    UncertaintyWeighting,
-)
+from kdkeras.distillation import RunningMagnitude, UncertaintyWeighting
 from kdkeras.growth import GrowthPlan, MaskedGrowth, MaskedLayers, MaskSchedule, grow
 from kdkeras.losses import (
-    AttentionRelations,
+    BarlowTwins,
     CorrelationDistillation,
-    CrossCorrelation,
     DecoupledDistillation,
     EmbeddingDistillation,
     HiddenStateDistillation,
@@ -39,6 +33,7 @@ from kdkeras.losses import (
     LogitMSE,
     Matryoshka,
     MatryoshkaAlignment,
+    MiniLMv2,
     PerLayer,
     QueueContrast,
     QueueDistillation,
@@ -54,12 +49,13 @@ from kdkeras.losses import (
     TokenTopKSoftTargets,
     TopKSoftTargets,
     TranslationRanking,
-    VarianceCovariance,
+    VICReg,
     principal_axes,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
-from kdkeras.schedules import DecayToZero, LinearWarmup
+from kdkeras.schedules import LinearDecay, LinearWarmup
 from kdkeras.students import TransformerStudent
+from kdkeras.training import QuantizationAwareTraining, Stage
 
 # Each replica rounds its part of a gradient to the short type before the sum:
 # one unit in the last place of a value of 1.
@@ -119,7 +115,7 @@ def with_layers(**arguments):
     """Layers and attention of a real live BERT, and a map that is trained."""
     losses = {
         "hidden": randomized(HiddenStateDistillation(projection=(4, 32), embedding_layer=True)),
-        "attention": AttentionRelations(2, student_layer=1),
+        "attention": MiniLMv2(2, student_layer=1),
     }
     return make_distiller(
         make_transformer(),
@@ -181,7 +177,7 @@ def scheduled(**arguments):
     losses["distillation_losses"]["similarity"] = similarity
     losses["loss_weights"] = {
         "embedding": LinearWarmup(2.0, 4, initial=0.5),
-        "similarity": DecayToZero(1.0, 0.5, 8),
+        "similarity": LinearDecay(1.0, 0.5, 8),
         "ranking": keras.optimizers.schedules.CosineDecay(0.5, 6, alpha=0.2),
     }
     return make_distiller(optimizer=sgd(), **losses, **arguments)
@@ -196,7 +192,7 @@ def balanced(balancing, **arguments):
 STAGES = (
     Stage(steps=2, loss_weights={"embedding": 1.0}),
     Stage(steps=3, frozen=["token_embedding"], learning_rate=LinearWarmup(0.1, 3)),
-    Stage(steps=2, loss_weights={"similarity": DecayToZero(1.0, 1.0, 4), "ranking": 1.0}),
+    Stage(steps=2, loss_weights={"similarity": LinearDecay(1.0, 1.0, 4), "ranking": 1.0}),
 )
 
 
@@ -293,11 +289,11 @@ CASES = {
     "queue contrast": Case(build=with_loss("queue", lambda: QueueContrast(3, 5, 0.5)), rows=7),
     "spread out": Case(build=with_loss("ranking", SpreadOut), rows=7),
     "variance and covariance": Case(
-        build=with_loss("ranking", lambda: VarianceCovariance(1.0, 1.0, 1.0)), rows=7
+        build=with_loss("ranking", lambda: VICReg(1.0, 1.0, 1.0)), rows=7
     ),
     # Of few rows correlations are steep, and rounding grows: batches of seven.
     "cross-correlation": Case(
-        build=with_loss("ranking", lambda: CrossCorrelation(0.5)), rows=14, batch_size=7
+        build=with_loss("ranking", lambda: BarlowTwins(0.5)), rows=14, batch_size=7
     ),
     "matryoshka": Case(
         build=lambda: make_distiller(
@@ -407,7 +403,7 @@ CASES = {
     "stages, jit": Case(build=balanced(RunningMagnitude, jit_compile=True), rows=12, stages=STAGES),
     "quantisation in the loop, jit": Case(
         build=lambda: make_distiller(optimizer=sgd(), jit_compile=True, **every_loss()),
-        callbacks=lambda: [QuantizationInTheLoop("int8", start_step=1)],
+        callbacks=lambda: [QuantizationAwareTraining("int8", start_step=1)],
     ),
     "layers on a table": Case(build=layers_on_a_table, rows=7),
     "growing under a mask": Case(

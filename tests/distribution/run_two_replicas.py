@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "distillation")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import kdkeras  # noqa: E402
 

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "distillation")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import kdkeras  # noqa: E402
 
@@ -20,10 +20,11 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from small_models import every_loss, make_distiller, make_two_heads, pairs  # noqa: E402
 
-from kdkeras import data, evaluation, recipe, replicas, students  # noqa: E402
-from kdkeras.distillation import Backup  # noqa: E402
+from kdkeras import data, evaluation, replicas, students, training  # noqa: E402
 from kdkeras.losses import QueueDistillation  # noqa: E402
 from kdkeras.optimizers import FusedAdam, LazyAdam  # noqa: E402
+from kdkeras.training import Backup  # noqa: E402
+from kdkeras.training.recipe import build_distiller, build_optimizer  # noqa: E402
 
 OUTPUT, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 ROWS = 9
@@ -75,11 +76,11 @@ def sample():
     words = data.load_vocabulary(folder / "vocabulary")
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        student = students.from_preset(
+        student = students.build_student(
             "static_128", vocabulary=words, output_dim=dataset.embedding_dim
         )
-        distiller = recipe.build_distiller(student, {"embedding": 1.0, "ranking": 0.5})
-        distiller.compile(recipe.build_optimizer(5e-3, 0, 8), jit_compile=False)
+        distiller = build_distiller(student, {"embedding": 1.0, "ranking": 0.5})
+        distiller.compile(build_optimizer(5e-3, 0, 8), jit_compile=False)
     held_out = evaluation.read_retrieval(folder / "held_out" / "de.tsv", "de")
     # Of its own, to see who writes.
     backup = Backup(FOLDER / ("chief" if CHIEF else "other"), every=3)
@@ -87,8 +88,7 @@ def sample():
         kdkeras.distribution.distribute_batches(strategy, dataset, 64, words),
         steps_per_epoch=4,
         epochs=2,
-        callbacks=[evaluation.EvaluationCallback([held_out])],
-        backup=backup,
+        callbacks=[training.EvaluationCallback([held_out]), backup],
         verbose=0,
     )
     if CHIEF:

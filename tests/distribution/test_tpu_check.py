@@ -15,7 +15,7 @@ from kdkeras.distribution import check_tpu
 from kdkeras.distribution.batches import one_length
 from kdkeras.losses import EmbeddingDistillation, TokenCrossEntropy
 from kdkeras.optimizers import FusedAdam, LazyAdam
-from kdkeras.students import from_preset
+from kdkeras.students import build_student
 
 
 def batch(rows=8):
@@ -85,7 +85,9 @@ def outside(x):
 
 @pytest.mark.parametrize("options", [{}, {"sequence_length": 24}])
 def test_batches_for_a_tpu_have_one_length(options, sample_set, vocabulary):
-    student = from_preset("static_128", vocabulary=vocabulary, output_dim=sample_set.embedding_dim)
+    student = build_student(
+        "static_128", vocabulary=vocabulary, output_dim=sample_set.embedding_dim
+    )
     distiller = make_distiller(student, FusedAdam(0.1), **every_loss())
     assert check_tpu(distiller, sample_set.batches(8, vocabulary, **options).element_spec)
     batches = sample_set.batches(8, vocabulary, **one_length(options))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from sentences import ENGLISH, GERMAN
+from tatoeba_sentences import ENGLISH, GERMAN
 
 from kdkeras import InputError
 from kdkeras.data import CachedTeacher
 from kdkeras.evaluation import (
     AsymmetricRetrievalEvaluator,
-    RetrievalEvaluator,
-    SimilarityEvaluator,
+    EmbeddingSimilarityEvaluator,
     TeacherMatchEvaluator,
+    TranslationEvaluator,
     evaluate_all,
 )
 from kdkeras.students import StaticStudent, initialize_from_targets
@@ -34,7 +34,7 @@ class Broken:
 
 
 def test_similarity_is_scipys_correlation_of_the_cosines(tiny_teacher):
-    results = SimilarityEvaluator("tatoeba_de_en", GERMAN, ENGLISH, SCORES)(tiny_teacher)
+    results = EmbeddingSimilarityEvaluator("tatoeba_de_en", GERMAN, ENGLISH, SCORES)(tiny_teacher)
     cosines = np.sum(tiny_teacher.encode(GERMAN) * tiny_teacher.encode(ENGLISH), axis=1)
     assert list(results) == ["tatoeba_de_en_spearman"]
     assert results["tatoeba_de_en_spearman"] == pytest.approx(
@@ -43,7 +43,7 @@ def test_similarity_is_scipys_correlation_of_the_cosines(tiny_teacher):
 
 
 def test_retrieval_names_both_directions(tiny_teacher):
-    results = RetrievalEvaluator("tatoeba_deu", GERMAN, ENGLISH)(tiny_teacher)
+    results = TranslationEvaluator("tatoeba_deu", GERMAN, ENGLISH)(tiny_teacher)
     forward = results["tatoeba_deu_to_english_accuracy"]
     backward = results["tatoeba_deu_from_english_accuracy"]
     assert list(results)[0] == "tatoeba_deu_accuracy"
@@ -55,7 +55,7 @@ def test_retrieval_names_both_directions(tiny_teacher):
 
 
 def test_retrieval_counts_duplicate_sentences_as_found(tiny_teacher):
-    results = RetrievalEvaluator("tatoeba_eng", ENGLISH, ENGLISH)(tiny_teacher)
+    results = TranslationEvaluator("tatoeba_eng", ENGLISH, ENGLISH)(tiny_teacher)
     assert ENGLISH[-1] == ENGLISH[-2]
     assert set(results.values()) == {1.0}
 
@@ -70,8 +70,8 @@ def test_teacher_match_of_the_teacher_is_one(tiny_teacher):
 def test_evaluate_all_joins_the_figures(tiny_teacher):
     results = evaluate_all(
         [
-            SimilarityEvaluator("sts_de_en", GERMAN, ENGLISH, SCORES),
-            RetrievalEvaluator("tatoeba_deu", GERMAN, ENGLISH),
+            EmbeddingSimilarityEvaluator("sts_de_en", GERMAN, ENGLISH, SCORES),
+            TranslationEvaluator("tatoeba_deu", GERMAN, ENGLISH),
         ],
         tiny_teacher,
     )
@@ -80,7 +80,7 @@ def test_evaluate_all_joins_the_figures(tiny_teacher):
 
 
 def test_evaluate_all_refuses_to_overwrite_a_figure(tiny_teacher):
-    evaluator = RetrievalEvaluator("tatoeba_deu", GERMAN, ENGLISH)
+    evaluator = TranslationEvaluator("tatoeba_deu", GERMAN, ENGLISH)
     with pytest.raises(InputError, match="tatoeba_deu_accuracy twice"):
         evaluate_all([evaluator, evaluator], tiny_teacher)
 
@@ -88,8 +88,8 @@ def test_evaluate_all_refuses_to_overwrite_a_figure(tiny_teacher):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda vectors: SimilarityEvaluator("sts_de_en", GERMAN, ENGLISH, SCORES),
-        lambda vectors: RetrievalEvaluator("sts_de_en", GERMAN, ENGLISH),
+        lambda vectors: EmbeddingSimilarityEvaluator("sts_de_en", GERMAN, ENGLISH, SCORES),
+        lambda vectors: TranslationEvaluator("sts_de_en", GERMAN, ENGLISH),
         lambda vectors: TeacherMatchEvaluator("sts_de_en", ENGLISH, vectors),
     ],
     ids=["similarity", "retrieval", "teacher match"],
@@ -103,12 +103,15 @@ def test_embeddings_that_are_not_finite_are_refused_by_name(tiny_teacher, make):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RetrievalEvaluator("a_de", GERMAN[:3], ENGLISH), "a_de: .* lengths 3, 12"),
-        (lambda: RetrievalEvaluator("a_de", [], []), "a_de: .* not empty"),
-        (lambda: SimilarityEvaluator("a_de", GERMAN, ENGLISH, [1.0]), "lengths 12, 12, 1"),
-        (lambda: SimilarityEvaluator("a_de", GERMAN, ENGLISH, [1.0] * 12), "12 equal values"),
+        (lambda: TranslationEvaluator("a_de", GERMAN[:3], ENGLISH), "a_de: .* lengths 3, 12"),
+        (lambda: TranslationEvaluator("a_de", [], []), "a_de: .* not empty"),
+        (lambda: EmbeddingSimilarityEvaluator("a_de", GERMAN, ENGLISH, [1.0]), "lengths 12, 12, 1"),
+        (
+            lambda: EmbeddingSimilarityEvaluator("a_de", GERMAN, ENGLISH, [1.0] * 12),
+            "12 equal values",
+        ),
         (lambda: TeacherMatchEvaluator("a_de", GERMAN, np.ones((3, 4))), "lengths 12, 3"),
-        (lambda: RetrievalEvaluator("a de/en", GERMAN, ENGLISH), "name='a de/en'"),
+        (lambda: TranslationEvaluator("a de/en", GERMAN, ENGLISH), "name='a de/en'"),
         (
             lambda: TeacherMatchEvaluator("a_de", GERMAN, np.full((12, 4), np.inf)),
             r"a_de \(teacher\)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from sentences import PAIRS
+from tatoeba_sentences import PAIRS
 
 from kdkeras import InputError, data
 from kdkeras.evaluation import read_retrieval, read_similarity

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from contracts import assert_one_line
-from sentences import ENGLISH, GERMAN
+from tatoeba_sentences import ENGLISH, GERMAN
 
 from kdkeras.errors import InputError
-from kdkeras.evaluation import RetrievalEvaluator, TruncatedEncoder
+from kdkeras.evaluation import TranslationEvaluator, TruncatedEncoder
 
 
 class Table:
@@ -26,7 +26,7 @@ class Table:
 
 
 def test_evaluators_see_the_first_components_alone():
-    evaluate = RetrievalEvaluator("pairs", GERMAN[:10], ENGLISH[:10])
+    evaluate = TranslationEvaluator("pairs", GERMAN[:10], ENGLISH[:10])
     assert evaluate(TruncatedEncoder(Table(), 3))["pairs_accuracy"] == 1.0
     assert evaluate(TruncatedEncoder(Table(), 6)) == evaluate(Table())
     assert evaluate(Table())["pairs_accuracy"] < 0.5

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kdkeras.evaluation import SimilarityEvaluator
-from kdkeras.export import LiteStudent, export
+from kdkeras.evaluation import EmbeddingSimilarityEvaluator
+from kdkeras.export import LiteStudent, export_student
 from kdkeras.export.formats import DEFAULT_FORMATS, ExportFormat
 from kdkeras.students import StaticStudent, TransformerStudent
 
@@ -58,7 +58,7 @@ def transformer_student(wordpiece):
 def folders(static_student, transformer_student, tmp_path_factory):
     root = tmp_path_factory.mktemp("exported")
     for student in (static_student, transformer_student):
-        export(student, root / type(student).__name__, FORMATS, sequence_lengths=(16,))
+        export_student(student, root / type(student).__name__, FORMATS, sequence_lengths=(16,))
     return root
 
 
@@ -109,7 +109,7 @@ def graded_pairs(held_out):
     foreign, english = (side[:60] for side in held_out["de"])
     others = [*english[1:], english[0]]
     scores = [1.0] * len(foreign) + [0.0] * len(foreign)
-    return SimilarityEvaluator("de_en", [*foreign, *foreign], [*english, *others], scores)
+    return EmbeddingSimilarityEvaluator("de_en", [*foreign, *foreign], [*english, *others], scores)
 
 
 @pytest.fixture(scope="session")

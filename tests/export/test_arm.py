@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from edge_tools import require
 
-from kdkeras.export import export
+from kdkeras.export import export_student
 
 ROOT = Path(__file__).parents[2]
 CHECK = ROOT / "export" / "arm" / "check.sh"
@@ -60,7 +60,7 @@ def test_the_released_student_is_the_same_on_arm():
 def test_a_transformer_is_the_same_on_arm(transformer_student, tmp_path):
     folder = tmp_path / "exported"
     formats = ["tflite_float32", "tflite_int8"]
-    export(transformer_student, folder, formats=formats, sequence_lengths=(16,))
+    export_student(transformer_student, folder, formats=formats, sequence_lengths=(16,))
     result = check_with_tools(folder, "--per-language", "2")
     assert result.returncode == 0, result.stdout + result.stderr
     rows = ROW.findall(result.stdout)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kdkeras.errors import InputError, MissingExtraError
-from kdkeras.export import ExportFormat, LiteStudent, export
+from kdkeras.export import ExportFormat, LiteStudent, export_student
 from kdkeras.students import StaticStudent
 
 
@@ -28,7 +28,7 @@ def test_folder_holds_every_artefact(exported):
 
 def test_default_formats_need_no_extra(static_student, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
-    artefacts = export(static_student, tmp_path / "out", sequence_lengths=())
+    artefacts = export_student(static_student, tmp_path / "out", sequence_lengths=())
     assert [str(item) for item in artefacts.formats] == [
         "saved_model",
         "saved_model_text",
@@ -43,7 +43,7 @@ def test_missing_quantizer_is_refused_before_anything_is_written(
 ):
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
     with pytest.raises(MissingExtraError, match=r'pip install "kdkeras\[quantize\]"'):
-        export(static_student, tmp_path / "out", formats=["saved_model", item])
+        export_student(static_student, tmp_path / "out", formats=["saved_model", item])
     assert not list(tmp_path.iterdir())
 
 
@@ -52,14 +52,14 @@ def test_missing_onnx_writer_is_refused_before_anything_is_written(
 ):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(MissingExtraError, match=r'pip install "kdkeras\[onnx\]"'):
-        export(static_student, tmp_path / "out", formats=["saved_model", "onnx"])
+        export_student(static_student, tmp_path / "out", formats=["saved_model", "onnx"])
     assert not list(tmp_path.iterdir())
 
 
 def test_int4_of_an_odd_width_is_refused(unigram, tmp_path):
     student = StaticStudent(unigram.size, 8, 33, sequence_length=16, vocabulary=unigram)
     with pytest.raises(InputError, match=r"even width: .*Received: width 33\. Leave 'tflite_int4'"):
-        export(student, tmp_path / "out", formats="tflite_int4")
+        export_student(student, tmp_path / "out", formats="tflite_int4")
     assert not list(tmp_path.iterdir())
 
 
@@ -98,7 +98,7 @@ def test_manifest_has_checksum_and_size_of_every_file(exported):
 
 
 def test_default_lengths_end_with_the_students(static_student, tmp_path):
-    artefacts = export(static_student, tmp_path / "out", formats="tflite_int8")
+    artefacts = export_student(static_student, tmp_path / "out", formats="tflite_int8")
     assert artefacts.sequence_lengths == (16, 32, 37)
     assert artefacts.formats == (ExportFormat.TFLITE_INT8,)
     assert artefacts.path("tflite_int8").is_file()
@@ -107,34 +107,36 @@ def test_default_lengths_end_with_the_students(static_student, tmp_path):
 
 def test_unknown_format_is_refused_with_the_valid_ones(static_student, tmp_path):
     with pytest.raises(InputError, match=r"'saved_model_text', .*Received: \['coreml'\]"):
-        export(static_student, tmp_path / "out", formats=["coreml", "saved_model"])
+        export_student(static_student, tmp_path / "out", formats=["coreml", "saved_model"])
     assert not list(tmp_path.iterdir())
 
 
 def test_student_without_vocabulary_is_refused(tmp_path):
     with pytest.raises(InputError, match="needs a vocabulary"):
-        export(StaticStudent(20, 4, 8), tmp_path / "out")
+        export_student(StaticStudent(20, 4, 8), tmp_path / "out")
 
 
 def test_vocabulary_of_another_size_is_refused(vocabulary, wordpiece, tmp_path):
     student = StaticStudent(vocabulary.size, 4, 8, vocabulary=vocabulary)
     object.__setattr__(student, "_vocabulary_holder", (wordpiece,))
     with pytest.raises(InputError, match=f"{wordpiece.size} tokens, {vocabulary.size} rows"):
-        export(student, tmp_path / "out")
+        export_student(student, tmp_path / "out")
 
 
 @pytest.mark.parametrize("length", [0, 38])
 def test_length_out_of_range_is_refused(static_student, tmp_path, length):
     with pytest.raises(InputError, match=rf"between 1 and the student's 37 .*Received: \[{length}"):
-        export(static_student, tmp_path / "out", sequence_lengths=(16, length))
+        export_student(static_student, tmp_path / "out", sequence_lengths=(16, length))
 
 
 def test_existing_output_is_kept_unless_overwrite_is_said(static_student, tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(InputError, match="must not exist yet"):
-        export(static_student, tmp_path, formats="tflite_int8")
+        export_student(static_student, tmp_path, formats="tflite_int8")
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
-    export(static_student, tmp_path, formats="tflite_int8", sequence_lengths=(), overwrite=True)
+    export_student(
+        static_student, tmp_path, formats="tflite_int8", sequence_lengths=(), overwrite=True
+    )
     assert not (tmp_path / "note.txt").exists()
     assert (tmp_path / "export.json").exists()
 
@@ -148,7 +150,7 @@ def test_full_disk_leaves_nothing_behind(static_student, tmp_path, item):
         with pytest.raises(
             InputError, match=r"must be writable.*\(File too large\).*nothing was changed"
         ):
-            export(static_student, tmp_path / "out", formats=item, sequence_lengths=())
+            export_student(static_student, tmp_path / "out", formats=item, sequence_lengths=())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
@@ -156,7 +158,7 @@ def test_full_disk_leaves_nothing_behind(static_student, tmp_path, item):
 
 def test_progress_names_each_artefact(static_student, tmp_path):
     lines = []
-    export(
+    export_student(
         static_student,
         tmp_path / "out",
         formats=["tflite_float32", "tflite_int8"],
@@ -171,7 +173,7 @@ def test_half_precision_student_is_exported_in_float32(static_student, unigram, 
         unigram.size, 48, 64, sequence_length=37, vocabulary=unigram, dtype="mixed_bfloat16"
     )
     half.set_weights(static_student.get_weights())
-    export(half, tmp_path / "out", formats="tflite_float32", sequence_lengths=())
+    export_student(half, tmp_path / "out", formats="tflite_float32", sequence_lengths=())
     texts = ["Guten Morgen.", "Wo ist der Bahnhof?"]
     embeddings = LiteStudent(tmp_path / "out").encode(texts)
     np.testing.assert_allclose(embeddings, static_student.encode(texts), atol=1e-6)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kdkeras.errors import GateError, InputError, MissingExtraError
-from kdkeras.evaluation import RetrievalEvaluator, SimilarityEvaluator
-from kdkeras.export import Gates, LiteStudent, export, verify
+from kdkeras.evaluation import EmbeddingSimilarityEvaluator, TranslationEvaluator
+from kdkeras.export import Gates, LiteStudent, export_student, verify
 from kdkeras.export.formats import ExportFormat
 from kdkeras.export.processes import run_worker
 from tests.export.conftest import FORMATS, TFLITE
@@ -45,7 +45,7 @@ def test_every_artefact_equals_keras_in_every_language(parity, few_pairs):
 def test_accuracy_is_that_of_the_evaluator(parity, exported, few_pairs):
     student, _ = exported
     for language, sides in few_pairs.items():
-        expected = RetrievalEvaluator("held_out", *sides)(student)["held_out_accuracy"]
+        expected = TranslationEvaluator("held_out", *sides)(student)["held_out_accuracy"]
         assert parity["keras"]["languages"][language]["accuracy"] == pytest.approx(expected)
         exact = parity["artefacts"]["tflite_float32"]["languages"][language]
         assert exact["accuracy"] == pytest.approx(expected)
@@ -81,7 +81,7 @@ def test_figures_are_written_into_the_manifest(parity, exported):
 
 def test_too_few_graded_pairs_are_refused(lite_folder, static_student, few_pairs, graded_pairs):
     sides = (graded_pairs.sentences1, graded_pairs.sentences2, graded_pairs.scores)
-    few = SimilarityEvaluator("de_en", *(side[:99] for side in sides))
+    few = EmbeddingSimilarityEvaluator("de_en", *(side[:99] for side in sides))
     with pytest.raises(InputError, match=r"at least 100 STS pairs\. Received: 99 in de_en"):
         verify(lite_folder, static_student, few_pairs, similarity=[few])
     with pytest.raises(InputError, match="different names. Received: de_en twice"):
@@ -185,7 +185,7 @@ def test_worker_keeps_the_order_of_texts(folders, static_student, held_out):
 def test_missing_runtime_is_refused_before_any_work(
     static_student, few_pairs, tmp_path, monkeypatch, item, package, extra
 ):
-    export(static_student, tmp_path / "out", formats=item, sequence_lengths=())
+    export_student(static_student, tmp_path / "out", formats=item, sequence_lengths=())
     monkeypatch.setitem(sys.modules, package, None)
     said = rf"Verifying {item.split('_float')[0]}.* needs .*`{package}`.*kdkeras\[{extra}\]"
     with pytest.raises(MissingExtraError, match=said):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from kdkeras.export import LiteStudent, export
+from kdkeras.export import LiteStudent, export_student
 from kdkeras.layers.fake_quantization import quantized_kernel, quantized_rows
 
 
@@ -48,7 +48,7 @@ def test_a_student_that_rounds_is_exported_as_its_weights_are(rounding, few_pair
     texts = few_pairs["ar"][0][:5]
     expected = student.encode(texts)
     student.fake_quantization = "int4"
-    export(student, tmp_path / "out", formats="tflite_float32", sequence_lengths=())
+    export_student(student, tmp_path / "out", formats="tflite_float32", sequence_lengths=())
     np.testing.assert_allclose(LiteStudent(tmp_path / "out").encode(texts), expected, atol=2e-6)
 
 

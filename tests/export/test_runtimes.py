@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from runtimes import bad_texts, cosines, make_student, needs, replaced
 
-from kdkeras.export import export, verify
+from kdkeras.export import export_student, verify
 from kdkeras.export.formats import ExportFormat
 from kdkeras.export.processes import run_worker
 
@@ -28,7 +28,7 @@ def case(request, tmp_path_factory):
     vocabulary = request.getfixturevalue({"mixed": "vocabulary"}.get(name, name))
     student = make_student(kind, vocabulary)
     folder = tmp_path_factory.mktemp("runtimes") / kind
-    export(student, folder, formats=[*EXACT, "mediapipe"], sequence_lengths=())
+    export_student(student, folder, formats=[*EXACT, "mediapipe"], sequence_lengths=())
     return student, folder
 
 

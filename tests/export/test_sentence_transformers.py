@@ -7,7 +7,7 @@ import pytest
 from runtimes import bad_texts, make_student, python_with_torch, replaced
 
 from kdkeras.errors import InputError
-from kdkeras.export import export
+from kdkeras.export import export_student
 from kdkeras.export.fast_tokenizer import fast_tokenizer
 from kdkeras.export.formats import ExportFormat
 from kdkeras.export.processes import run_worker
@@ -30,7 +30,7 @@ def case(request, tmp_path_factory):
     vocabulary = request.getfixturevalue({"mixed": "vocabulary"}.get(name, name))
     student = make_student(kind, vocabulary)
     folder = tmp_path_factory.mktemp(FORMAT) / "out"
-    export(student, folder, formats=FORMAT)
+    export_student(student, folder, formats=FORMAT)
     return student, folder, CASES[request.param]
 
 
@@ -84,5 +84,5 @@ def test_token_weights_of_a_transformer_are_refused(wordpiece, tmp_path):
         wordpiece.size, 8, **sizes, token_weights=True, vocabulary=wordpiece
     )
     with pytest.raises(InputError, match="token weights. Received: token_weights=True. Export"):
-        export(student, tmp_path / "out", formats=FORMAT)
+        export_student(student, tmp_path / "out", formats=FORMAT)
     assert not list(tmp_path.iterdir())

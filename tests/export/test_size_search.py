@@ -12,7 +12,7 @@ from contracts import assert_one_line
 from kdkeras.compression import factorize_table, prune_vocabulary, token_counts
 from kdkeras.errors import InputError
 from kdkeras.evaluation import retrieval_accuracy
-from kdkeras.export import ExportFormat, LiteStudent, export, fit_size, write_report
+from kdkeras.export import ExportFormat, LiteStudent, export_student, fit_size, write_report
 from kdkeras.export.candidates import Candidate, Compressor
 from kdkeras.students import StaticStudent, TransformerStudent, initialize_from_targets
 
@@ -68,7 +68,7 @@ def accuracy(encode, sides):
 
 def test_what_it_chose_is_what_is_exported(found, pairs, tmp_path):
     (chosen,) = (tried for tried in found.record["tried"] if tried["chosen"])
-    export(found.student, tmp_path / "out", [found.format], LENGTHS)
+    export_student(found.student, tmp_path / "out", [found.format], LENGTHS)
     model = (tmp_path / "out" / found.format.path).stat().st_size
     tokenizer = (tmp_path / "out" / "tokenizer" / "sentencepiece.model").stat().st_size
     assert (model, tokenizer) == (chosen["model_bytes"], chosen["tokenizer_bytes"])
@@ -189,7 +189,7 @@ def _readers(path, shape):
 def test_a_small_table_is_read_row_by_row(name, own_sentences, pairs, tmp_path, request):
     whole = request.getfixturevalue(name)
     small = factorize_table(prune_vocabulary(whole, own_sentences), 16)
-    export(small, tmp_path / "out", ["tflite_float32", "tflite_int8"], LENGTHS)
+    export_student(small, tmp_path / "out", ["tflite_float32", "tflite_int8"], LENGTHS)
     texts = [text for sides in pairs.values() for text in sides[0][:30]]
     expected = small.encode(texts)
     for item, tolerance in (("tflite_float32", 1e-5), ("tflite_int8", 0.03)):

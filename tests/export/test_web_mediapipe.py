@@ -12,7 +12,7 @@ import pytest
 from edge_tools import chromium, node, require
 from runtimes import bad_texts, cosines, make_student, replaced
 
-from kdkeras.export import export
+from kdkeras.export import export_student
 
 WEB = Path(__file__).parents[2] / "export" / "web"
 
@@ -24,7 +24,7 @@ def exported(request, tmp_path_factory):
     kind, name = request.param.split(", ")
     student = make_student(kind, request.getfixturevalue(name))
     folder = tmp_path_factory.mktemp("web") / "out"
-    export(student, folder, ("mediapipe", "mediapipe_float32"), sequence_lengths=())
+    export_student(student, folder, ("mediapipe", "mediapipe_float32"), sequence_lengths=())
     return student, folder
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from edge_tools import chromium, node, require
 
-from kdkeras.export import LiteStudent, export
+from kdkeras.export import LiteStudent, export_student
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "export" / "web"
@@ -192,7 +192,7 @@ def test_a_transformer_with_wordpiece_equals_litert(
     served, transformer_student, few_pairs, tmp_path
 ):
     folder = tmp_path / "exported"
-    export(transformer_student, folder, formats=["tflite_int8"], sequence_lengths=(16,))
+    export_student(transformer_student, folder, formats=["tflite_int8"], sequence_lengths=(16,))
     sentences = tmp_path / "sentences"
     sentences.mkdir()
     for language, (foreign, english) in few_pairs.items():

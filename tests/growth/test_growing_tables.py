@@ -7,7 +7,7 @@ import pytest
 from growth_students import train
 
 import kdkeras
-from kdkeras.export import LiteStudent, export
+from kdkeras.export import LiteStudent, export_student
 from kdkeras.growth import GrowthPlan, HyperCloning, Lemon, Net2Wider, ZeroPadding, grow
 from kdkeras.students import StaticStudent, TransformerStudent
 
@@ -122,7 +122,7 @@ def test_a_grown_student_is_saved_and_runs_on_phones(layered, lessons, texts, tm
     np.testing.assert_array_equal(
         kdkeras.load(tmp_path / "student.keras").encode(texts[:16]), expected
     )
-    export(student, tmp_path / "out", formats=["tflite_float32"], sequence_lengths=())
+    export_student(student, tmp_path / "out", formats=["tflite_float32"], sequence_lengths=())
     found = LiteStudent(tmp_path / "out", "tflite_float32").encode(texts[:16])
     np.testing.assert_allclose(found, expected, atol=2e-6)
 

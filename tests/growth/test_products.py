@@ -202,10 +202,12 @@ def test_flops_of_products_are_what_tensorflow_counts(trained):
 
 @pytest.mark.slow
 def test_exported_products_embed_as_keras_does(trained, texts, held_out, tmp_path):
-    from kdkeras.export import Gates, export, verify
+    from kdkeras.export import Gates, export_student, verify
 
     narrow = factorize(trained, {**LOW, "table": 7}, texts)
-    export(narrow, tmp_path / "narrow", ["tflite_float32", "tflite_int8"], sequence_lengths=(16,))
+    export_student(
+        narrow, tmp_path / "narrow", ["tflite_float32", "tflite_int8"], sequence_lengths=(16,)
+    )
     pairs = {name: tuple(s[:20] for s in held_out[name]) for name in ("de", "ja", "ar")}
     report = verify(tmp_path / "narrow", narrow, pairs, Gates(), enforce=False)
     found = report["artefacts"]

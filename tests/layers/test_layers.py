@@ -14,10 +14,10 @@ from kdkeras.layers import (
     EmbeddingTable,
     FactorizedDense,
     FactorizedEmbedding,
-    MaskedMean,
     MaskedNorm,
     MaskedTransformerBlock,
     MaskLevel,
+    MeanPooling,
     TransformerBlock,
     UnitNorm,
 )
@@ -76,13 +76,13 @@ def test_masked_mean_by_hand():
     # (1 + 3) / 2 = 2; weighted (1 * 2 + 3 * 4) / 2 = 7: over the count, not the weights' sum.
     vectors, mask = np.array([[[1.0], [3.0], [9.0]]]), np.array([[1, 1, 0]])
     weights = np.array([[[2.0], [4.0], [5.0]]])
-    assert float(MaskedMean()(vectors, mask)[0, 0]) == pytest.approx(2)
-    assert float(MaskedMean()(vectors, mask, weights=weights)[0, 0]) == pytest.approx(7)
+    assert float(MeanPooling()(vectors, mask)[0, 0]) == pytest.approx(2)
+    assert float(MeanPooling()(vectors, mask, weights=weights)[0, 0]) == pytest.approx(7)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_masked_mean_of_nothing_is_zero(dtype):
-    mean = MaskedMean(dtype=dtype)(random(1, 3, 2), np.zeros((1, 3), "int32"))
+    mean = MeanPooling(dtype=dtype)(random(1, 3, 2), np.zeros((1, 3), "int32"))
     np.testing.assert_array_equal(tf.cast(mean, "float32"), np.zeros((1, 2)))
 
 
@@ -273,7 +273,7 @@ def test_a_masked_block_in_half_precision_is_near_the_full_one(dtype):
 def test_layers_work_in_a_functional_model(tmp_path):
     inputs = [keras.Input((None,), dtype="int32", name=n) for n in ("token_ids", "padding_mask")]
     hidden = TransformerBlock(4, 2, 8)(EmbeddingTable(5, 4)(inputs[0]), inputs[1])
-    model = keras.Model(inputs, UnitNorm()(MaskedMean()(hidden, inputs[1])))
+    model = keras.Model(inputs, UnitNorm()(MeanPooling()(hidden, inputs[1])))
     assert model.output_shape == (None, 4)
     model.save(tmp_path / "model.keras")
     copy = keras.saving.load_model(tmp_path / "model.keras")

@@ -17,9 +17,8 @@ import oracles_logits
 from keras.tree import map_structure
 
 from kdkeras.losses import (
-    AttentionRelations,
+    BarlowTwins,
     CorrelationDistillation,
-    CrossCorrelation,
     DecoupledDistillation,
     EmbeddingDistillation,
     HiddenStateDistillation,
@@ -27,6 +26,7 @@ from kdkeras.losses import (
     LogitMSE,
     Matryoshka,
     MatryoshkaAlignment,
+    MiniLMv2,
     PerLayer,
     QueueContrast,
     QueueDistillation,
@@ -41,7 +41,7 @@ from kdkeras.losses import (
     TokenTopKSoftTargets,
     TopKSoftTargets,
     TranslationRanking,
-    VarianceCovariance,
+    VICReg,
     top_k_targets,
 )
 
@@ -328,14 +328,14 @@ FEATURES = [
     ),
     Case(
         "attention_relations",
-        AttentionRelations(2),
+        MiniLMv2(2),
         partial(oracles_features.attention_relations, num_relation_heads=2),
         [LAYER] * 2,
         parts={"padding_mask": PADDING},
     ),
     Case(
         "attention_relations_of_a_middle_layer",
-        AttentionRelations(3, student_layer=1, teacher_layer=2),
+        MiniLMv2(3, student_layer=1, teacher_layer=2),
         partial(
             oracles_features.attention_relations,
             num_relation_heads=3,
@@ -411,10 +411,10 @@ ALIGNMENT = [
         oracles_embeddings.spread_out,
         parts={"source_id": SOURCE_ID},
     ),
-    Case("variance_covariance", VarianceCovariance(), oracles_embeddings.variance_covariance),
+    Case("variance_covariance", VICReg(), oracles_embeddings.variance_covariance),
     Case(
         "variance_covariance_weighted",
-        VarianceCovariance(0.5, 2.0, 3.0, target_std=1.5),
+        VICReg(0.5, 2.0, 3.0, target_std=1.5),
         partial(
             oracles_embeddings.variance_covariance,
             invariance_weight=0.5,
@@ -423,10 +423,10 @@ ALIGNMENT = [
             target_std=1.5,
         ),
     ),
-    Case("cross_correlation", CrossCorrelation(), oracles_embeddings.cross_correlation),
+    Case("cross_correlation", BarlowTwins(), oracles_embeddings.cross_correlation),
     Case(
         "cross_correlation_weighted",
-        CrossCorrelation(redundancy_weight=0.5),
+        BarlowTwins(redundancy_weight=0.5),
         partial(oracles_embeddings.cross_correlation, redundancy_weight=0.5),
     ),
     Case(
@@ -494,7 +494,7 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
         "embedding_layer": True,
         "target": "states",
     },
-    AttentionRelations: {
+    MiniLMv2: {
         "num_relation_heads": 4,
         "student_layer": 2,
         "teacher_layer": -3,
@@ -519,13 +519,13 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
         "target": "pooled",
     },
     SpreadOut: {},
-    VarianceCovariance: {
+    VICReg: {
         "invariance_weight": 1.0,
         "variance_weight": 2.0,
         "covariance_weight": 3.0,
         "target_std": 0.5,
     },
-    CrossCorrelation: {"redundancy_weight": 0.1},
+    BarlowTwins: {"redundancy_weight": 0.1},
     Matryoshka: {
         "inner": SimilarityDistillation(0.2, target="pooled"),
         "dims": [2, 3],

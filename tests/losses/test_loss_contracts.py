@@ -339,11 +339,11 @@ def test_zero_vectors_give_finite_values_and_gradients(case):
         ("TokenSoftTargets", "temperature", -2.0, "must be positive and finite"),
         ("TokenTopKSoftTargets", "temperature", 0.0, "must be positive and finite"),
         ("RelationalAngle", "max_neighbours", 2, "must be 3 or more"),
-        ("VarianceCovariance", "invariance_weight", -1.0, "must be 0 or more"),
-        ("VarianceCovariance", "variance_weight", -1.0, "must be 0 or more"),
-        ("VarianceCovariance", "covariance_weight", float("nan"), "must be 0 or more"),
-        ("VarianceCovariance", "target_std", 0.0, "must be positive and finite"),
-        ("CrossCorrelation", "redundancy_weight", -1.0, "must be 0 or more"),
+        ("VICReg", "invariance_weight", -1.0, "must be 0 or more"),
+        ("VICReg", "variance_weight", -1.0, "must be 0 or more"),
+        ("VICReg", "covariance_weight", float("nan"), "must be 0 or more"),
+        ("VICReg", "target_std", 0.0, "must be positive and finite"),
+        ("BarlowTwins", "redundancy_weight", -1.0, "must be 0 or more"),
     ],
 )
 def test_argument_out_of_range_is_refused(loss, argument, value, rule):

@@ -12,7 +12,7 @@ from contracts import assert_one_line, value_and_gradient
 
 from kdkeras.errors import InputError
 from kdkeras.losses import (
-    CrossCorrelation,
+    BarlowTwins,
     EmbeddingDistillation,
     Matryoshka,
     MatryoshkaAlignment,
@@ -22,7 +22,7 @@ from kdkeras.losses import (
     SimilarityDistillation,
     SpreadOut,
     TranslationRanking,
-    VarianceCovariance,
+    VICReg,
     principal_axes,
 )
 
@@ -173,17 +173,17 @@ def test_variance_covariance_by_hand():
     # has variance 2, enough; the other 0, lacking 1 - sqrt(0.0001) = 0.99, the mean 0.495.
     # No covariance: 25 * 4 + 25 * (0.495 + 0.495).
     source, translation = [[2.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]]
-    values = VarianceCovariance()(np.array(source), np.array(translation))
+    values = VICReg()(np.array(source), np.array(translation))
     np.testing.assert_allclose(values, [124.75, 124.75], rtol=1e-6)
     # Rows (1,1), (-1,-1) on both sides: variances 2 and covariance 2: (4 + 4) / 2 a side.
     rows = np.array([[1.0, 1.0], [-1.0, -1.0]])
-    np.testing.assert_allclose(VarianceCovariance()(rows, rows), [8.0, 8.0], rtol=1e-6)
+    np.testing.assert_allclose(VICReg()(rows, rows), [8.0, 8.0], rtol=1e-6)
 
 
 def test_variance_keeps_embeddings_from_becoming_one():
     # All but equal, and moving apart is the way down.
     rows = np.random.default_rng(0).normal(size=(6, 3)).astype("float32") * 0.01
-    _, slope = value_and_gradient(VarianceCovariance(), rows, rows)
+    _, slope = value_and_gradient(VICReg(), rows, rows)
     assert ((rows - rows.mean(0)) * slope).sum() < -0.1
 
 
@@ -192,16 +192,16 @@ def test_cross_correlation_by_hand():
     # 0.005 * (1 + 1). The translation's second turned round: c = ((1,-1),(1,-1)), and the second
     # dimension disagrees with itself: (1 + 1)^2 more.
     rows = np.array([[1.0, 1.0], [-1.0, -1.0]])
-    np.testing.assert_allclose(CrossCorrelation()(rows, rows), [0.01, 0.01], rtol=1e-4)
+    np.testing.assert_allclose(BarlowTwins()(rows, rows), [0.01, 0.01], rtol=1e-4)
     turned = rows * [1.0, -1.0]
-    np.testing.assert_allclose(CrossCorrelation()(rows, turned), [4.01, 4.01], rtol=1e-5)
+    np.testing.assert_allclose(BarlowTwins()(rows, turned), [4.01, 4.01], rtol=1e-5)
 
 
 def test_cross_correlation_does_not_see_size_and_mean():
     source, translation = np.random.default_rng(0).normal(size=(2, 6, 3))
     np.testing.assert_allclose(
-        CrossCorrelation()(7 * source + 2, translation * [1, 5, 0.1] - 3),
-        CrossCorrelation()(source, translation),
+        BarlowTwins()(7 * source + 2, translation * [1, 5, 0.1] - 3),
+        BarlowTwins()(source, translation),
         rtol=1e-4,
     )
 
@@ -209,12 +209,12 @@ def test_cross_correlation_does_not_see_size_and_mean():
 def test_a_constant_dimension_agrees_with_nothing_and_has_no_slope():
     rows = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
     rows[:, 1] = 1e4 / 3
-    values, slope = value_and_gradient(CrossCorrelation(), rows, rows)
+    values, slope = value_and_gradient(BarlowTwins(), rows, rows)
     np.testing.assert_allclose(values, 1.0, rtol=1e-5)
     np.testing.assert_array_equal(slope[:, 1], 0)
 
 
-@pytest.mark.parametrize("make", [SpreadOut, VarianceCovariance, CrossCorrelation])
+@pytest.mark.parametrize("make", [SpreadOut, VICReg, BarlowTwins])
 def test_one_pair_has_finite_values_and_slopes(make):
     values, slope = value_and_gradient(make(), EAST, NORTH)
     assert np.isfinite(values).all() and np.isfinite(slope).all()

@@ -14,9 +14,9 @@ from contracts import assert_one_line
 
 from kdkeras.errors import InputError
 from kdkeras.losses import (
-    AttentionRelations,
     EmbeddingDistillation,
     HiddenStateDistillation,
+    MiniLMv2,
     PerLayer,
     SimilarityDistillation,
 )
@@ -176,7 +176,7 @@ def test_attention_relations_by_hand():
     # Sentence 1 has one token, which relates to itself alone: 0.
     teacher = np.array([[[1.0], [0.0]], [[1.0], [5.0]]])
     zero = np.zeros((2, 2, 1), "float32")
-    loss = AttentionRelations(1)
+    loss = MiniLMv2(1)
     values = loss(
         [attention(teacher, zero, zero)], [attention(zero, zero, zero)], padding_mask=MASK
     )
@@ -192,7 +192,7 @@ def test_attention_relations_divide_by_the_root_of_the_width():
     # Width 4: the same scores need twice as long vectors, 4 * 1 / sqrt(4) = 2 for ones.
     teacher = np.array([[[1.0] * 4, [0.0] * 4]])
     narrow = np.array([[[2.0**0.5], [0.0]]])
-    values = AttentionRelations(1)(
+    values = MiniLMv2(1)(
         [attention(teacher, teacher, teacher)], [attention(narrow, narrow, narrow)],
         padding_mask=np.ones((1, 2)),
     )  # fmt: skip
@@ -204,7 +204,7 @@ def test_widths_and_heads_may_differ():
     student = [attention(*normal(3, 2, 4, 6, seed=2))]
     mask = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])
     expected = oracles_features.attention_relations(teacher, student, mask, 3, teacher_layer=0)
-    values = AttentionRelations(3, teacher_layer=1)(teacher, student, padding_mask=mask)
+    values = MiniLMv2(3, teacher_layer=1)(teacher, student, padding_mask=mask)
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
@@ -223,7 +223,7 @@ REFUSED_ATTENTION = {
 def test_attention_that_cannot_be_compared_is_refused(case):
     heads, teacher, student, *parts = REFUSED_ATTENTION[case]
     with pytest.raises(InputError) as error:
-        AttentionRelations(heads)(teacher, student, padding_mask=MASK)
+        MiniLMv2(heads)(teacher, student, padding_mask=MASK)
     assert_one_line(str(error.value), *parts)
 
 
@@ -231,13 +231,13 @@ def test_an_attention_layer_that_is_not_there_is_refused():
     layers = [attention(NOTHING)] * 2
     for arguments, side in (({"student_layer": 0}, "student"), ({"teacher_layer": 3}, "teacher")):
         with pytest.raises(InputError) as error:
-            AttentionRelations(1, **arguments)(layers, layers, padding_mask=MASK)
+            MiniLMv2(1, **arguments)(layers, layers, padding_mask=MASK)
         assert_one_line(str(error.value), f"The {side} has [1, 2]")
 
 
 def test_no_relation_heads_are_refused():
     with pytest.raises(InputError) as error:
-        AttentionRelations(0)
+        MiniLMv2(0)
     assert_one_line(str(error.value), "num_relation_heads=0", "divisor")
 
 

@@ -10,7 +10,7 @@ from small_students import make_student
 from kdkeras.data import train_vocabulary
 from kdkeras.data.pipeline import copies_by_language
 from kdkeras.errors import InputError
-from kdkeras.evaluation import RetrievalEvaluator
+from kdkeras.evaluation import TranslationEvaluator
 from kdkeras.students import StaticStudent, TransformerStudent, initialize_from_targets
 
 WIDTH = 8
@@ -105,7 +105,7 @@ def test_few_iterations_find_translations_that_no_random_table_finds(
     accuracy = []
     student = StaticStudent(vocabulary.size, 384, vocabulary=vocabulary)
     for _ in range(2):
-        evaluator = RetrievalEvaluator("de", *held_out["de"])
+        evaluator = TranslationEvaluator("de", *held_out["de"])
         accuracy.append(evaluator(student)["de_accuracy"])
         initialize_from_targets(student, sample_set)
     assert accuracy[0] < 0.2 and accuracy[1] > 0.6

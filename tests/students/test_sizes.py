@@ -6,7 +6,7 @@ import pytest
 from contracts import assert_one_line
 
 from kdkeras.errors import InputError
-from kdkeras.students import PRESETS, StaticStudent, TransformerStudent, from_preset
+from kdkeras.students import SIZES, StaticStudent, TransformerStudent, build_student
 
 OUTPUT_DIM = 48
 
@@ -29,7 +29,7 @@ BLOCK = {
     ],
 )
 def test_preset_has_its_size(name, student_class, layers, width, intermediate, vocabulary):
-    student = from_preset(name, vocabulary=vocabulary, output_dim=OUTPUT_DIM, normalize=False)
+    student = build_student(name, vocabulary=vocabulary, output_dim=OUTPUT_DIM, normalize=False)
     assert type(student) is student_class and student.name == name
     assert student.vocabulary is vocabulary and not student.normalize
     weights = vocabulary.size * width + (width + 1) * OUTPUT_DIM
@@ -42,31 +42,31 @@ def test_preset_has_its_size(name, student_class, layers, width, intermediate, v
 
 
 def test_every_preset_is_tested():
-    assert set(PRESETS) == {"static_128", "static_256", "tiny", "mini", "small"}
+    assert set(SIZES) == {"static_128", "static_256", "tiny", "mini", "small"}
 
 
 def test_arguments_override_a_preset(vocabulary):
     arguments = {"num_layers": 1, "hidden_dim": 8, "intermediate_dim": 4, "sequence_length": 7}
-    student = from_preset("tiny", vocabulary=vocabulary, output_dim=3, name="own", **arguments)
+    student = build_student("tiny", vocabulary=vocabulary, output_dim=3, name="own", **arguments)
     assert {key: getattr(student, key) for key in arguments} == arguments
     assert student.name == "own"
 
 
 def test_table_rank_narrows_the_stored_table(vocabulary):
-    static = from_preset("static_256", vocabulary=vocabulary, output_dim=3, table_rank=40)
+    static = build_student("static_256", vocabulary=vocabulary, output_dim=3, table_rank=40)
     assert static.embedding_dim == 40 and static.projection.kernel.shape == (40, 3)
-    tiny = from_preset("tiny", vocabulary=vocabulary, output_dim=3, table_rank=40, num_layers=1)
+    tiny = build_student("tiny", vocabulary=vocabulary, output_dim=3, table_rank=40, num_layers=1)
     assert tiny.token_embedding.table.shape == (vocabulary.size, 40) and tiny.hidden_dim == 128
 
 
 @pytest.mark.parametrize(("name", "most"), [("static_128", 127), ("tiny", 127)])
 def test_a_table_rank_of_the_presets_width_is_refused(name, most, vocabulary):
     with pytest.raises(InputError) as error:
-        from_preset(name, vocabulary=vocabulary, output_dim=3, table_rank=128)
+        build_student(name, vocabulary=vocabulary, output_dim=3, table_rank=128)
     assert_one_line(str(error.value), f"from 1 to {most}", "table_rank=128")
 
 
 def test_unknown_preset_is_refused(vocabulary):
     with pytest.raises(InputError) as error:
-        from_preset("huge", vocabulary=vocabulary, output_dim=3)
+        build_student("huge", vocabulary=vocabulary, output_dim=3)
     assert_one_line(str(error.value), "'huge'", "static_256", "tiny")

@@ -8,12 +8,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from sentences import ENGLISH, GERMAN
+from tatoeba_sentences import ENGLISH, GERMAN
 
 from kdkeras import Distiller, InputError, losses
 from kdkeras.data import train_vocabulary
-from kdkeras.evaluation import EvaluationCallback, RetrievalEvaluator, TeacherMatchEvaluator
+from kdkeras.evaluation import TeacherMatchEvaluator, TranslationEvaluator
 from kdkeras.students import StaticStudent
+from kdkeras.training import EvaluationCallback
 
 KEYS = {
     "held_out_en_teacher_match",
@@ -55,7 +56,7 @@ def batches(vocabulary, tiny_teacher):
 def evaluators(tiny_teacher):
     return [
         TeacherMatchEvaluator("held_out_en", ENGLISH, tiny_teacher.encode(ENGLISH)),
-        RetrievalEvaluator("tatoeba_deu", GERMAN, ENGLISH),
+        TranslationEvaluator("tatoeba_deu", GERMAN, ENGLISH),
     ]
 
 

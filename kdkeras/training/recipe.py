@@ -21,7 +21,7 @@ from kdkeras.losses import (
     principal_axes,
 )
 from kdkeras.optimizers import FusedAdam, LazyAdam
-from kdkeras.schedules import DecayToZero
+from kdkeras.schedules import LinearDecay
 from kdkeras.students import Student
 
 __all__ = ["build_distiller", "build_optimizer", "decaying", "default_dims", "teacher_axes"]
@@ -120,7 +120,7 @@ def decaying(
                 "Give it a weight first."
             )
     return {
-        name: DecayToZero(weight, fractions[name], steps) if name in fractions else weight
+        name: LinearDecay(weight, fractions[name], steps) if name in fractions else weight
         for name, weight in weights.items()
     }
 

@@ -1,40 +1,38 @@
-"""A training in stages: which losses count, what is frozen, and how fast it learns."""
+"""Training in stages: which losses are used, which layers are frozen, and the learning rate."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import keras
-
-from kdkeras.distillation.backup import Backup
+from kdkeras.distillation import Distiller
+from kdkeras.distillation.keras_hooks import RunCallback
+from kdkeras.distillation.terms import TASK, given_weights
 from kdkeras.distillation.update import inner
-from kdkeras.distillation.weights import TASK, given_weights
 from kdkeras.errors import InputError
 from kdkeras.schedules import Delayed, Piecewise, as_value, is_schedule, sampled, serialized
+from kdkeras.training.backup import Backup, endless_batches
 
-if TYPE_CHECKING:
-    from kdkeras.distillation.distiller import Distiller
-
-__all__ = ["Stage", "StagedTraining"]
+__all__ = ["Stage", "Stages"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One part of a training.
+    """One stage of a training.
 
-    Schedules that are given here count the stage's own steps; those of the
-    Distiller, its losses and its optimizer count on through all stages.
+    Schedules given here count the steps of the stage; those of the Distiller,
+    its losses and its optimizer count the steps of the whole training.
 
     Args:
-        steps: Updates that it takes, at least 1.
-        loss_weights: Weights of the losses that count, by name; a loss that is
-            left out is not computed. None: those of the Distiller.
-        frozen: Names of layers of the student, at any depth, that do not
-            learn; their moments in the optimizer stay as they are, too.
-        learning_rate: A float or a schedule. None: that of `compile`.
+        steps: Number of updates, at least 1.
+        loss_weights: Weights of the losses that are used, by name; other losses
+            are not computed. None uses the weights of the Distiller.
+        frozen: Names of layers of the student, at any depth, that are not
+            trained; their moments in the optimizer do not change either.
+        learning_rate: A float or a schedule. None uses that of `compile`.
 
     Raises:
         InputError: If `steps` is below 1, or a learning rate is or becomes
@@ -49,8 +47,8 @@ class Stage:
     def __post_init__(self) -> None:
         if int(self.steps) != self.steps or self.steps < 1:
             raise InputError(
-                "A stage's `steps` must be a whole number of at least 1. "
-                f"Received: steps={self.steps}. Leave out a stage that does nothing."
+                "A stage's `steps` must be an integer of at least 1. "
+                f"Received: steps={self.steps}. Omit a stage that does nothing."
             )
         if isinstance(self.frozen, str):
             raise InputError(
@@ -68,7 +66,7 @@ class Stage:
             object.__setattr__(self, "learning_rate", rate)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments, JSON-able."""
+        """Returns the arguments, JSON-serializable."""
         weights = self.loss_weights
         return {
             "steps": int(self.steps),
@@ -83,92 +81,108 @@ class Stage:
         return cls(**config)
 
 
-class StagedTraining(keras.callbacks.Callback):
-    """Puts a Distiller into the stage of its step, and stops after the last stage.
+class Stages(RunCallback):
+    """Trains a Distiller in stages, and stops after the last stage.
 
-    `Distiller.fit_stages` makes it. The stage is a function of the optimizer's
-    step alone, so that whatever keeps the step keeps the stage. One `fit` runs
-    through all stages, over one stream of batches and with one optimizer:
+    Give it to `Distiller.fit` like any callback, without `epochs`. The stage is
+    a function of the optimizer's step alone: a run that is resumed, from a
+    `Backup` or as a loaded Distiller, continues in the right stage, and a
+    finished one is not repeated. One `fit` runs through all stages, with one
+    stream of batches and one optimizer:
 
     - Learning rates become one schedule of the step, which the optimizer keeps.
-    - A frozen layer is `trainable = False` for its stage: its gradient is not
-      computed and its moments do not move. (A gradient that is masked would
-      let moments fade, and momentum move the weights.)
-    - A loss that does not count is not computed; what is trained in it (a
-      projection) is frozen.
-    - The step is traced anew for each stage.
+    - A frozen layer has `trainable = False` during its stage: its gradient is not
+      computed and its moments do not change. (A gradient that is masked would
+      let moments decay, and momentum change the weights.)
+    - A loss that is not used is not computed; its own weights (a projection) are
+      frozen.
+    - The step is traced again for each stage.
 
-    An epoch that spans two stages averages each term over the steps that have
-    it. Afterwards the weights of the losses and the `trainable` flags are as before.
-    The steps that float16 leaves out for an overflow are no steps.
+    In an epoch that spans two stages each term is averaged over the steps that
+    compute it. Afterwards the loss weights and the `trainable` flags are
+    restored. Steps that float16 skips because of an overflow do not count.
 
     Args:
-        distiller: A compiled Distiller.
-        stages: The stages, in their order.
+        stages: The stages, in order.
 
     Raises:
-        InputError: For an unknown name of a loss or layer, a stage without a
-            loss or with all frozen, a stage that ends inside an execution of
-            several steps, or an optimizer that cannot do it.
+        InputError: If there is no stage; in `fit`, for an unknown name of a loss
+            or layer, a stage without a loss or with everything frozen, a stage
+            that ends within an execution of several steps, an optimizer that
+            cannot do it, a `Backup` with other stages, `epochs`, or `x` that is
+            not a dataset, or of unknown length without `steps_per_epoch`.
+
+    Example:
+        >>> stages = [Stage(steps=500, loss_weights={"embedding": 1.0}), Stage(steps=2_000)]
+        >>> distiller.fit(batches, callbacks=[Stages(stages)])  # doctest: +SKIP
     """
 
-    def __init__(self, distiller: Distiller, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage]) -> None:
         super().__init__()
-        self.distiller, self.stages = distiller, list(stages)
+        self.stages = list(stages)
         if not self.stages:
             raise InputError(
-                "A training in stages needs one at least. Received: stages=[]. "
+                "A training in stages needs at least one stage. Received: stages=[]. "
                 "Pass [Stage(steps=...)]."
             )
         self.ends = list(accumulate(int(stage.steps) for stage in self.stages))
+
+    @contextmanager
+    def run(self, distiller: Distiller, arguments: dict[str, Any]) -> Iterator[None]:
+        """Checks the stages, sets the number of epochs, and restores the Distiller afterwards."""
+        self.distiller = distiller
+        self._check()
+        batches, steps_per_epoch = endless_batches(arguments["x"], arguments["steps_per_epoch"])
+        epochs = self._epochs(arguments, steps_per_epoch)
+        arguments.update(x=batches, steps_per_epoch=steps_per_epoch, epochs=epochs)
+        self._flags = _flags(distiller)
+        self._join_learning_rates()
+        self._retrace()
+        self._entered = -1
+        try:
+            yield
+        finally:
+            self._thaw()
+            distiller.active_weights = distiller.term_weights
+            self._retrace()
+
+    def _check(self) -> None:
         starts = [0, *self.ends[:-1]]
         self.weights = [self._weights(*both) for both in zip(self.stages, starts, strict=True)]
         self._refuse_unfit_optimizer()
         self._refuse_unfit_ends()
-        self._flags = _flags(distiller)
+        self._flags = _flags(self.distiller)
         for stage, weights in zip(self.stages, self.weights, strict=True):
             self._freeze(stage, weights)
-            trained = distiller.trainable_weights
+            trained = self.distiller.trainable_weights
             self._thaw()
             if not trained:
                 raise InputError(
-                    "A stage must leave something to train. Received: "
+                    "A stage must train something. Received: "
                     f"frozen={list(stage.frozen)}. Freeze fewer layers."
                 )
 
-    def open(self, backup: Backup | None, steps_per_epoch: int, named: Mapping[str, Any]) -> int:
-        """Returns the epochs until the last stage ends, 0 if it has.
-
-        Raises:
-            InputError: If the backup has other stages, or epochs are given.
-        """
-        if "epochs" in named:
+    def _epochs(self, arguments: Mapping[str, Any], steps_per_epoch: int) -> int:
+        """Returns the epochs until the last stage ends, 0 if it has ended."""
+        if arguments["epochs"] != 1:
             raise InputError(
-                "The stages say how long a training is. Received: "
-                f"epochs={named['epochs']}. Give Stage(steps=...) alone."
+                "The stages set the length of the training. Received: "
+                f"epochs={arguments['epochs']}. Omit it; use Stage(steps=...)."
             )
         left = self.ends[-1] - self._step()
-        if backup is not None:
-            backup.require(stages=[stage.get_config() for stage in self.stages])
-            if backup.step:
-                # Counted from the first batch, as the backup counts epochs.
-                left = self.ends[-1] if backup.step < self.ends[-1] else 0
+        for backup in arguments["callbacks"]:
+            if isinstance(backup, Backup):
+                backup.require(stages=[stage.get_config() for stage in self.stages])
+                if backup.step:
+                    # From the first batch on, as the backup counts epochs.
+                    left = self.ends[-1] if backup.step < self.ends[-1] else 0
         return -(-max(left, 0) // steps_per_epoch)
 
-    # ---- while it trains --------------------------------------------------
+    # ---- during fit -------------------------------------------------------
 
-    def __enter__(self) -> StagedTraining:
-        self._flags = _flags(self.distiller)
-        self._join_learning_rates()
-        self._retrace()
-        object.__setattr__(self.distiller, "_stages", self)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        object.__setattr__(self.distiller, "_stages", None)
-        self._thaw()
-        self.distiller.active_weights = self.distiller.term_weights
-        self._retrace()
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Enters the stage of the step, which a backup may have restored."""
+        self._enter()
 
     def _step(self) -> int:
         return int(self.distiller.optimizer.iterations.numpy())
@@ -179,18 +193,19 @@ class StagedTraining(keras.callbacks.Callback):
         step = self._step()
         return min(sum(step >= end for end in self.ends), len(self.stages) - 1)
 
-    def enter(self) -> None:
-        """Puts the Distiller into the stage of its step, before its step is traced."""
+    def _enter(self) -> None:
+        """Puts the Distiller into the stage of its step, and has its step traced again."""
         self._entered = self.current
         self._thaw()
         self.distiller.active_weights = self.weights[self._entered]
         self._freeze(self.stages[self._entered], self.weights[self._entered])
+        self.distiller.test_function = None
+        self.distiller.make_train_function(force=True)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Goes on to the next stage, after what ended the last one was validated."""
+        """Enters the next stage, after the validation of the epoch that ended the last one."""
         if self.current != self._entered:
-            self.distiller.test_function = None
-            self.distiller.make_train_function(force=True)
+            self._enter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops after the last stage."""
@@ -223,7 +238,7 @@ class StagedTraining(keras.callbacks.Callback):
             holder.trainable = trainable
 
     def _weights(self, stage: Stage, start: int) -> dict[str, Any]:
-        """What counts in a stage, as functions of the training's step."""
+        """Weights of the losses that a stage uses, as functions of the training's step."""
         known = self.distiller.term_weights
         if stage.loss_weights is None:
             return dict(known)
@@ -252,14 +267,14 @@ class StagedTraining(keras.callbacks.Callback):
         optimizer = inner(self.distiller.optimizer)
         if optimizer.gradient_accumulation_steps:
             raise InputError(
-                "Keras counts steps in two ways where it accumulates gradients. Received: "
-                f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}. "
+                "Stages count updates, which Keras does not when it accumulates gradients. "
+                f"Received: gradient_accumulation_steps={optimizer.gradient_accumulation_steps}. "
                 "Use Distiller(micro_batches=...)."
             )
         if optimizer.use_ema and any(stage.frozen or stage.loss_weights for stage in self.stages):
             raise InputError(
-                "Moving averages of weights go on in frozen layers, too. Received: use_ema=True. "
-                "Leave it out, or freeze nothing."
+                "Moving averages of weights also change in frozen layers. Received: use_ema=True. "
+                "Omit it, or freeze nothing."
             )
 
     def _refuse_unfit_ends(self) -> None:
@@ -267,13 +282,13 @@ class StagedTraining(keras.callbacks.Callback):
         for end in self.ends:
             if end % together:
                 raise InputError(
-                    "A stage must end where an execution ends. Received: a stage that ends at "
+                    "A stage must end at the end of an execution. Received: a stage that ends at "
                     f"step {end}, steps_per_execution={together}. Use multiples of {together}."
                 )
 
 
 def _flags(distiller: Distiller) -> list[tuple[Any, bool]]:
-    """Every `trainable`, in the order in which setting them gives the same again."""
-    # A layer's flag is set for all inside it: these and the variables come after it.
+    """Every `trainable` flag, in the order in which setting them restores all of them."""
+    # Setting a layer's flag sets those of all layers inside it: they come after it.
     holders = [*distiller._flatten_layers(include_self=False), *distiller.variables]
     return [(holder, holder.trainable) for holder in holders]

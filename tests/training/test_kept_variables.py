@@ -11,9 +11,9 @@ from contracts import assert_one_line
 from small_models import weights
 from test_backup import StopAt, distiller, fit
 
-from kdkeras.distillation import Backup
-from kdkeras.distillation.kept_variables import read_variables, write_variables
 from kdkeras.errors import InputError
+from kdkeras.training import Backup
+from kdkeras.training.backup import read_variables, write_variables
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from kdkeras.students.transformer import TransformerStudent
 if TYPE_CHECKING:
     from kdkeras.data.vocabulary import Vocabulary
 
-__all__ = ["PRESETS", "from_preset"]
+__all__ = ["SIZES", "build_student"]
 
-PRESETS: dict[str, tuple[Callable[..., Student], dict[str, Any]]] = {
+SIZES: dict[str, tuple[Callable[..., Student], dict[str, Any]]] = {
     "static_128": (StaticStudent, {"embedding_dim": 128}),
     "static_256": (StaticStudent, {"embedding_dim": 256}),
     "tiny": (
@@ -34,7 +34,7 @@ PRESETS: dict[str, tuple[Callable[..., Student], dict[str, Any]]] = {
 """Class and arguments of each preset."""
 
 
-def from_preset(
+def build_student(
     name: str,
     /,
     *,
@@ -62,12 +62,12 @@ def from_preset(
     Raises:
         InputError: If the name is unknown, or `table_rank` out of its range.
     """
-    if name not in PRESETS:
+    if name not in SIZES:
         raise InputError(
-            f"`name` must be one of {sorted(PRESETS)}. Received: name={name!r}. "
+            f"`name` must be one of {sorted(SIZES)}. Received: name={name!r}. "
             "Use 'static_256' if in doubt."
         )
-    student_class, preset = PRESETS[name]
+    student_class, preset = SIZES[name]
     if table_rank is not None:
         preset = _with_table_rank(student_class, preset, table_rank)
     return student_class(

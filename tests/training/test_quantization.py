@@ -18,11 +18,12 @@ from small_models import (
     weights,
 )
 
-from kdkeras.distillation import Distiller, QuantizationInTheLoop
+from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
 from kdkeras.evaluation import teacher_match
-from kdkeras.recipe import build_distiller, build_optimizer
-from kdkeras.students import TransformerStudent, from_preset, initialize_from_targets
+from kdkeras.students import TransformerStudent, build_student, initialize_from_targets
+from kdkeras.training import QuantizationAwareTraining
+from kdkeras.training.recipe import build_distiller, build_optimizer
 
 ROWS, STEPS = 16, 4
 WAYS = {
@@ -41,7 +42,7 @@ def make_transformer():
 def trained(start_step, student=None, **way):
     """A distiller after `STEPS` steps, of which those from `start_step` on were rounded."""
     distiller = make_distiller(student or make_student(), **way, **every_loss())
-    callbacks = [] if start_step is None else [QuantizationInTheLoop("int4", start_step)]
+    callbacks = [] if start_step is None else [QuantizationAwareTraining("int4", start_step)]
     fit(distiller, *pairs(rows=ROWS), callbacks=callbacks)
     return distiller
 
@@ -81,7 +82,7 @@ def test_logs_after_the_switch_are_those_of_the_rounding_student():
     distiller.student.fake_quantization = None
     distiller.test_function = None
     exact = distiller.evaluate(x, y, verbose=0, return_dict=True)["loss"]
-    history = fit(distiller, x, y, callbacks=[QuantizationInTheLoop("int4", 0)])
+    history = fit(distiller, x, y, callbacks=[QuantizationAwareTraining("int4", 0)])
     assert history["loss"][0] == pytest.approx(rounded, rel=1e-5)
     assert abs(rounded - exact) > 1e-4
 
@@ -94,11 +95,11 @@ def test_executions_of_several_steps_switch_where_the_next_begins():
 def test_a_training_that_is_loaded_rounds_from_the_same_step_on(tmp_path):
     whole = trained(1)
     distiller = make_distiller(**every_loss())
-    callback = QuantizationInTheLoop("int4", 1)
+    callback = QuantizationAwareTraining("int4", 1)
     fit(distiller, *part(slice(0, 8)), callbacks=[callback])
     distiller.save(tmp_path / "d.keras")
     loaded = keras.saving.load_model(tmp_path / "d.keras")
-    fit(loaded, *part(slice(8, 16)), callbacks=[QuantizationInTheLoop("int4", 1)])
+    fit(loaded, *part(slice(8, 16)), callbacks=[QuantizationAwareTraining("int4", 1)])
     assert_equal_weights(weights(loaded.student), weights(whole.student), atol=1e-6)
 
 
@@ -123,7 +124,7 @@ def test_afterwards_the_student_is_its_float32_weights(tmp_path):
 @pytest.mark.parametrize("arguments", [("int4", -1), ("int4", 0.7), ("int2", 0), (None, 0)])
 def test_unfit_arguments_are_refused(arguments):
     with pytest.raises(InputError, match="Received: ") as caught:
-        QuantizationInTheLoop(*arguments)
+        QuantizationAwareTraining(*arguments)
     assert_one_line(str(caught.value))
 
 
@@ -132,7 +133,7 @@ def test_what_cannot_round_is_refused_before_a_step(student):
     distiller = make_distiller(student(), **every_loss())
     before = weights(distiller.student)
     with pytest.raises(InputError, match="needs a Distiller of a kdkeras student") as caught:
-        fit(distiller, *pairs(), callbacks=[QuantizationInTheLoop("int4", 2)])
+        fit(distiller, *pairs(), callbacks=[QuantizationAwareTraining("int4", 2)])
     assert_one_line(str(caught.value))
     assert_equal_weights(weights(distiller.student), before)
 
@@ -148,7 +149,7 @@ def test_a_dense_layer_that_cannot_round_is_named():
     distiller = make_distiller(randomized(Foreign(7, 3, 2)), **every_loss())
     assert isinstance(distiller, Distiller)
     with pytest.raises(InputError, match="Received: 'head', a Dense. Make it a kdkeras") as caught:
-        fit(distiller, *pairs(), callbacks=[QuantizationInTheLoop("int4", 2)])
+        fit(distiller, *pairs(), callbacks=[QuantizationAwareTraining("int4", 2)])
     assert_one_line(str(caught.value))
     assert distiller.student.fake_quantization is None
 
@@ -171,7 +172,7 @@ def test_int4_comes_nearer_to_the_teacher(sample_set, vocabulary, embedded):
     found = {}
     for scheme in (None, "int4"):
         keras.utils.set_random_seed(0)
-        student = from_preset(
+        student = build_student(
             "static_128",
             vocabulary=vocabulary,
             output_dim=sample_set.embedding_dim,
@@ -183,7 +184,7 @@ def test_int4_comes_nearer_to_the_teacher(sample_set, vocabulary, embedded):
         distiller = build_distiller(student, {"embedding": 1.0})
         distiller.compile(build_optimizer(5e-3, 100, steps), jit_compile=False)
         initialize_from_targets(student, sample_set)
-        loop = [QuantizationInTheLoop(scheme, round(0.7 * steps))] if scheme else []
+        loop = [QuantizationAwareTraining(scheme, round(0.7 * steps))] if scheme else []
         distiller.fit(batches, epochs=epochs, callbacks=loop, verbose=0)
         for rounding in (None, "int4"):
             student.fake_quantization = rounding

@@ -9,20 +9,21 @@ import numpy as np
 
 from kdkeras import teachers
 from kdkeras.distillation import Distiller, UncertaintyWeighting
-from kdkeras.layers import EmbeddingTable, MaskedMean
+from kdkeras.layers import EmbeddingTable, MeanPooling
 from kdkeras.losses import (
-    AttentionRelations,
     EmbeddingDistillation,
     HiddenStateDistillation,
     Matryoshka,
+    MiniLMv2,
     PerLayer,
     QueueDistillation,
     SimilarityDistillation,
     TranslationRanking,
     top_k_targets,
 )
-from kdkeras.schedules import DecayToZero, LinearWarmup
+from kdkeras.schedules import LinearDecay, LinearWarmup
 from kdkeras.students import StaticStudent, TransformerStudent
+from kdkeras.training import Backup, Stages
 
 TINY_BERT = Path(__file__).parents[1] / "teachers" / "tiny_bert" / "mean"
 VOCABULARY_SIZE, OUTPUT_DIM, CLASSES = 7, 3, 4
@@ -64,7 +65,7 @@ def make_two_heads(seed=0, dropout=0.0, regularizer=None):
     """A model with the outputs `embedding` and `logits`."""
     ids = keras.Input((None,), dtype="int32", name="token_ids")
     mask = keras.Input((None,), dtype="int32", name="padding_mask")
-    mean = MaskedMean()(EmbeddingTable(VOCABULARY_SIZE, 2)(ids), mask)
+    mean = MeanPooling()(EmbeddingTable(VOCABULARY_SIZE, 2)(ids), mask)
     hidden = keras.layers.Dropout(dropout)(mean)
     outputs = {
         "embedding": keras.layers.Dense(OUTPUT_DIM, kernel_regularizer=regularizer)(hidden),
@@ -78,7 +79,7 @@ def make_tagger(seed=0):
     ids = keras.Input((None,), dtype="int32", name="token_ids")
     mask = keras.Input((None,), dtype="int32", name="padding_mask")
     tokens = EmbeddingTable(VOCABULARY_SIZE, 3)(ids)
-    hidden = tokens + keras.ops.expand_dims(MaskedMean()(tokens, mask), 1)
+    hidden = tokens + keras.ops.expand_dims(MeanPooling()(tokens, mask), 1)
     outputs = {"logits": keras.layers.Dense(CLASSES)(hidden)}
     return randomized(keras.Model({"token_ids": ids, "padding_mask": mask}, outputs), seed)
 
@@ -120,7 +121,7 @@ def everything(balancing=UncertaintyWeighting, **arguments):
     falling = keras.optimizers.schedules.PolynomialDecay(1.0, 6, 0.3)
     losses = {
         "hidden": randomized(HiddenStateDistillation(projection=(4, 32), embedding_layer=True)),
-        "attention": AttentionRelations(2, student_layer=1),
+        "attention": MiniLMv2(2, student_layer=1),
         "queue": QueueDistillation(32, 6, falling),
         "prefixes": PerLayer(Matryoshka(SimilarityDistillation(falling), [8, 32])),
     }
@@ -129,7 +130,7 @@ def everything(balancing=UncertaintyWeighting, **arguments):
         teacher=teachers.load(TINY_BERT).model,
         distillation_losses=losses,
         alignment_losses={"ranking": TranslationRanking(scale=3.0)},
-        loss_weights={"hidden": DecayToZero(1.0, 1.0, 20), "ranking": LinearWarmup(1.0, 4, 0.5)},
+        loss_weights={"hidden": LinearDecay(1.0, 1.0, 20), "ranking": LinearWarmup(1.0, 4, 0.5)},
         balancing=balancing(),
         **{"optimizer": keras.optimizers.SGD(0.02), **arguments},
     )
@@ -148,3 +149,9 @@ def weights(model):
 def assert_equal_weights(actual, expected, atol=0.0):
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=atol)
+
+
+def fit_stages(distiller, data, stages, callbacks=(), backup=None, **arguments):
+    """Trains in stages, with a backup in a folder (or a `Backup`) if one is given."""
+    kept = [] if backup is None else [backup if isinstance(backup, Backup) else Backup(backup)]
+    return distiller.fit(data, callbacks=[*callbacks, *kept, Stages(stages)], **arguments)

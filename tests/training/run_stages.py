@@ -14,11 +14,12 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from small_models import every_loss, make_distiller, make_student, pairs  # noqa: E402
+from small_models import every_loss, fit_stages, make_distiller, make_student, pairs  # noqa: E402
 
-from kdkeras.distillation import Backup, RunningMagnitude, Stage  # noqa: E402
+from kdkeras.distillation import RunningMagnitude  # noqa: E402
 from kdkeras.optimizers import FusedAdam  # noqa: E402
-from kdkeras.schedules import DecayToZero  # noqa: E402
+from kdkeras.schedules import LinearDecay  # noqa: E402
+from kdkeras.training import Backup, Stage  # noqa: E402
 
 FIRST, SECOND, THIRD = 40, 60, 300
 
@@ -33,9 +34,9 @@ def main():
     stages = [
         Stage(steps=FIRST, loss_weights={"embedding": 1.0}, learning_rate=0.05),
         Stage(steps=SECOND, frozen=["token_embedding"]),
-        Stage(steps=THIRD, loss_weights={"similarity": DecayToZero(1.0, 0.5, 300), "ranking": 1.0}),
+        Stage(steps=THIRD, loss_weights={"similarity": LinearDecay(1.0, 0.5, 300), "ranking": 1.0}),
     ]
-    distiller.fit_stages(data, stages, backup=Backup(sys.argv[1], every=3), verbose=0)
+    fit_stages(distiller, data, stages, backup=Backup(sys.argv[1], every=3), verbose=0)
     arrays = [*distiller.get_weights(), *(v.numpy() for v in distiller.optimizer.variables)]
     np.savez(sys.argv[2], *arrays)
 

@@ -1,4 +1,4 @@
-"""`fit_stages`: each stage trains what it says, and a killed run goes on in the right one."""
+"""Stages: each stage trains what it says, and a killed run goes on in the right one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from small_models import (
     assert_equal_weights,
     every_loss,
     fit,
+    fit_stages,
     make_distiller,
     make_student,
     make_two_heads,
@@ -28,11 +29,12 @@ from small_models import (
 from test_backup import StopAt
 
 import kdkeras
-from kdkeras.distillation import Stage, UncertaintyWeighting
+from kdkeras.distillation import UncertaintyWeighting
 from kdkeras.errors import InputError
 from kdkeras.losses import EmbeddingDistillation
 from kdkeras.optimizers import FusedAdam
-from kdkeras.schedules import DecayToZero, LinearWarmup
+from kdkeras.schedules import LinearDecay, LinearWarmup
+from kdkeras.training import Stage
 
 BATCHES = 3
 
@@ -73,14 +75,14 @@ class Watch(keras.callbacks.Callback):
 
 def watch(model, stages, look, **arguments):
     seen = Watch(look)
-    model.fit_stages(batches(), stages, callbacks=[seen], verbose=0, **arguments)
+    fit_stages(model, batches(), stages, callbacks=[seen], verbose=0, **arguments)
     return seen.seen
 
 
 def test_one_stage_that_changes_nothing_is_fit():
     expected, model = distiller(), distiller()
     logs = expected.fit(batches(), epochs=2, verbose=0).history
-    staged = model.fit_stages(batches(), [Stage(steps=2 * BATCHES)], verbose=0).history
+    staged = fit_stages(model, batches(), [Stage(steps=2 * BATCHES)], verbose=0).history
     assert_equal_weights(weights(model), weights(expected))
     assert staged == logs
 
@@ -93,7 +95,7 @@ def test_stages_are_trainings_one_after_the_other():
         Stage(steps=3, loss_weights={"ranking": 2.0, "similarity": 1.0}, learning_rate=0.1),
         Stage(steps=3, frozen=["token_embedding", "projection"]),
     ]
-    model.fit_stages(batches(32), stages, verbose=0)
+    fit_stages(model, batches(32), stages, verbose=0)
     student, x, y = make_student(), *pairs(rows=32)
     losses = every_loss()
     embedding, similarity = losses["distillation_losses"].values()
@@ -164,7 +166,7 @@ def test_what_a_loss_trains_stays_while_it_does_not_count(recwarn):
 def test_learning_rates_follow_the_stages():
     rates = {
         "a float": (0.05, [0.05, 0.05]),
-        "a schedule": (DecayToZero(1.0, 1.0, 10), [0.5, 0.4]),
+        "a schedule": (LinearDecay(1.0, 1.0, 10), [0.5, 0.4]),
     }
     for compiled, third in rates.values():
         stages = [
@@ -183,8 +185,8 @@ def test_weights_of_a_stage_count_its_own_steps_and_only_they_are_computed():
         Stage(steps=3, loss_weights={"similarity": LinearWarmup(1.0, 2)}),
     ]
     model = distiller()
-    logs = model.fit_stages(
-        batches(), stages, steps_per_epoch=1, validation_data=batches(), verbose=0
+    logs = fit_stages(
+        model, batches(), stages, steps_per_epoch=1, validation_data=batches(), verbose=0
     ).history
     assert set(logs) == {
         *("loss", "embedding", "similarity", "weight_similarity"),
@@ -209,7 +211,7 @@ def test_afterwards_all_is_as_before():
         expected = pytest.raises(KeyboardInterrupt) if crash else contextlib.nullcontext()
         with expected:
             callbacks = [StopAt(1, crash=True)] if crash else []
-            model.fit_stages(batches(), stages, callbacks=callbacks, verbose=0)
+            fit_stages(model, batches(), stages, callbacks=callbacks, verbose=0)
         assert [v.path for v in model.trainable_variables] == before
         assert dict(model.active_weights) == dict(model.term_weights)
         assert set(model.evaluate(*pairs(), verbose=0, return_dict=True)) == {
@@ -223,14 +225,14 @@ def test_afterwards_all_is_as_before():
 STAGES = [
     Stage(steps=4, loss_weights={"embedding": 1.0}, learning_rate=0.1),
     Stage(steps=5, frozen=["token_embedding"], learning_rate=LinearWarmup(0.1, 5)),
-    Stage(steps=4, loss_weights={"similarity": DecayToZero(1.0, 0.5, 4), "ranking": 1.0}),
+    Stage(steps=4, loss_weights={"similarity": LinearDecay(1.0, 0.5, 4), "ranking": 1.0}),
 ]
 
 
 def run(folder, *callbacks, stages=STAGES, **arguments):
     model = distiller(balancing=UncertaintyWeighting(), **arguments)
-    logs = model.fit_stages(
-        shuffled(), stages, backup=folder, callbacks=list(callbacks), verbose=0
+    logs = fit_stages(
+        model, shuffled(), stages, backup=folder, callbacks=list(callbacks), verbose=0
     ).history
     return model, logs
 
@@ -259,18 +261,18 @@ def test_a_finished_training_is_not_trained_again(whole, tmp_path):
     model, logs = run(tmp_path / "backup")
     assert logs == {} and int(model.step) == 13
     assert_equal_weights(state(model), state(whole[0]))
-    assert model.fit_stages(batches(), STAGES, verbose=0).history == {}
+    assert fit_stages(model, batches(), STAGES, verbose=0).history == {}
     assert_equal_weights(state(model), state(whole[0]))
 
 
 def test_a_saved_distiller_goes_on_in_its_stage(tmp_path):
     stages = [Stage(steps=3, loss_weights={"embedding": 1.0}), *STAGES[1:]]
     expected, model = distiller(), distiller()
-    expected.fit_stages(batches(), stages, verbose=0)
-    model.fit_stages(batches(), stages, callbacks=[StopAt(6)], verbose=0)
+    fit_stages(expected, batches(), stages, verbose=0)
+    fit_stages(model, batches(), stages, callbacks=[StopAt(6)], verbose=0)
     model.save(tmp_path / "distiller.keras")
     resumed = kdkeras.load(tmp_path / "distiller.keras")
-    resumed.fit_stages(batches(), stages, verbose=0)
+    fit_stages(resumed, batches(), stages, verbose=0)
     assert_equal_weights(state(resumed), state(expected))
 
 
@@ -324,7 +326,7 @@ def test_every_way_to_run_gives_the_same_weights(way):
     results = []
     for arguments in ({}, EXECUTIONS[way]):
         model = distiller(**arguments)
-        model.fit_stages(batches(16), stages, steps_per_epoch=6, verbose=0)
+        fit_stages(model, batches(16), stages, steps_per_epoch=6, verbose=0)
         results.append(weights(model))
     assert_equal_weights(*results, atol=2e-6)
 
@@ -388,11 +390,11 @@ BAD = {
         "micro_batches",
     ),
     "epochs": (
-        lambda: distiller().fit_stages(batches(), [TWO], epochs=2),
+        lambda: fit_stages(distiller(), batches(), [TWO], epochs=2),
         "epochs=2",
         "Stage(steps=...)",
     ),
-    "arrays": (lambda: distiller().fit_stages(pairs()[0], [TWO]), "backup or stages", "dict"),
+    "arrays": (lambda: fit_stages(distiller(), pairs()[0], [TWO]), "backup or stages", "dict"),
     "missing target": (
         stages(
             TWO,

@@ -1,4 +1,4 @@
-"""`fit(backup=...)`: stopped at any batch, training goes on to the same model and the same logs."""
+"""Backup: stopped at any batch, training continues to the same model and the same logs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import tensorflow as tf
 from contracts import assert_one_line
 from small_models import every_loss, make_distiller, make_two_heads, pairs, weights
 
-from kdkeras.distillation import Backup
 from kdkeras.errors import InputError
 from kdkeras.optimizers import FusedAdam
+from kdkeras.training import Backup
 
 EPOCHS, STEPS = 3, 5
 
@@ -49,8 +49,9 @@ def batches():
 
 
 def fit(model, backup, *callbacks, **arguments):
-    arguments = {"epochs": EPOCHS, "verbose": 0, "callbacks": list(callbacks), **arguments}
-    return model.fit(batches(), backup=backup, **arguments).history
+    backup = backup if isinstance(backup, Backup) else Backup(backup)
+    arguments = {"epochs": EPOCHS, "verbose": 0, **arguments}
+    return model.fit(batches(), callbacks=[backup, *callbacks], **arguments).history
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +135,11 @@ def test_finish_gives_the_history_and_deletes(tmp_path):
 def test_unusable_arguments_are_refused(tmp_path):
     x, y = pairs()
     cases = {
-        "reads a tf.data.Dataset. Received: dict": lambda: distiller().fit(
-            x, y, backup=tmp_path / "b"
+        "needs a tf.data.Dataset. Received: dict": lambda: distiller().fit(
+            x, y, callbacks=[Backup(tmp_path / "b")]
         ),
         "Received: a dataset of unknown length": lambda: distiller().fit(
-            batches().filter(lambda *_: True), backup=tmp_path / "b"
+            batches().filter(lambda *_: True), callbacks=[Backup(tmp_path / "b")]
         ),
         "`every` must be at least 1. Received: every=0": lambda: Backup(tmp_path, every=0),
     }

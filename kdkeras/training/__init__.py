@@ -1,0 +1,18 @@
+"""The whole training run: recipe, `train`, backups, stages and callbacks."""
+
+from kdkeras.training.backup import Backup
+from kdkeras.training.callbacks import (
+    EvaluationCallback,
+    QuantizationAwareTraining,
+    StopOnTermination,
+)
+from kdkeras.training.stages import Stage, Stages
+
+__all__ = [
+    "Backup",
+    "EvaluationCallback",
+    "QuantizationAwareTraining",
+    "Stage",
+    "Stages",
+    "StopOnTermination",
+]
