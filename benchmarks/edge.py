@@ -129,7 +129,7 @@ def size(path: Path) -> int:
 
 
 class Runtime:
-    """A process that holds one artefact and answers when asked."""
+    """A process that holds one artifact and answers when asked."""
 
     def __init__(self, name: str, folder: Path, peers: str, texts: Path) -> None:
         runtime, path, in_peers = RUNTIMES[name]

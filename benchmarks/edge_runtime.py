@@ -1,6 +1,6 @@
-"""One runtime with one artefact, in a process of its own: what `edge.py` times.
+"""One runtime with one artifact, in a process of its own: what `edge.py` times.
 
-    python edge_runtime.py RUNTIME ARTEFACT TEXTS.json
+    python edge_runtime.py RUNTIME ARTIFACT TEXTS.json
 
 Needs NumPy and the runtime, not kdkeras. Prints one JSON object when it has loaded, then one
 for each line `LENGTH CALLS` of standard input, and its peak memory at the end.

@@ -100,12 +100,12 @@ def run_demo(output: Path, *, epochs: int, preset: str, seed: int, say: Say) -> 
         say: Called with one line at each stage.
 
     Returns:
-        `languages` (accuracy before and after, in [0, 1]), `artefacts` (as
+        `languages` (accuracy before and after, in [0, 1]), `artifacts` (as
         `kdkeras.export.verify` measured them), `paths`, `seconds`.
 
     Raises:
         InputError: If the folder holds something else.
-        GateError: If an artefact differs too much from Keras; the report is
+        GateError: If an artifact differs too much from Keras; the report is
             written before.
         KeyboardInterrupt: Saying what is finished and usable.
     """
@@ -116,13 +116,13 @@ def run_demo(output: Path, *, epochs: int, preset: str, seed: int, say: Say) -> 
         sample = _open_sample()
         training = _train(sample, preset, epochs, seed, say)
         finished.paths["student"] = _save(training.student, output / "student.keras")
-        artefacts = output / "artefacts"
+        artifacts = output / "artifacts"
         export.export_student(
-            training.student, artefacts, overwrite=True, name=f"demo_{preset}", progress=say
+            training.student, artifacts, overwrite=True, name=f"demo_{preset}", progress=say
         )
-        finished.paths["artefacts"] = artefacts
+        finished.paths["artifacts"] = artifacts
         parity = export.verify(
-            artefacts, training.student, sample.pairs, enforce=False, progress=say
+            artifacts, training.student, sample.pairs, enforce=False, progress=say
         )
         settings = {"epochs": epochs, "batch size": BATCH_SIZE, "learning rate": LEARNING_RATE}
         finished.paths.update(_report(output, sample, training, parity, {**settings, "seed": seed}))
@@ -134,7 +134,7 @@ def run_demo(output: Path, *, epochs: int, preset: str, seed: int, say: Say) -> 
             name: {"before": training.before[name], "after": training.after[name]}
             for name in sample.pairs
         },
-        "artefacts": parity["artefacts"],
+        "artifacts": parity["artifacts"],
         "paths": {name: str(path) for name, path in finished.paths.items()},
         "seconds": {
             "training": round(training.seconds, 1),
@@ -253,7 +253,7 @@ def _report(
         details=details,
     )
     card = export.write_model_card(
-        output / "artefacts",
+        output / "artifacts",
         teacher=f"sentence-transformers/{dataset.teacher['name']}",
         license="apache-2.0",
         training_data=[_tatoeba(dataset)],

@@ -27,7 +27,7 @@ class InputError(ValueError):
 
 
 class GateError(RuntimeError):
-    """An artefact that does not pass its quality gate (exit status 1)."""
+    """An artifact that does not pass its quality gate (exit status 1)."""
 
 
 class NonFiniteLossError(RuntimeError):

@@ -18,7 +18,7 @@ print("RESULTS", json.dumps({
     "after": after,
     "losses": history.history["loss"],
     "cosine": float(cosines.min()),
-    "files": sorted(path.name for path in artefacts.folder.iterdir()),
+    "files": sorted(path.name for path in artifacts.folder.iterdir()),
 }))
 """
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("demo-output"),
         metavar="FOLDER",
-        help="where artefacts and report go",
+        help="where artifacts and report go",
     )
     parser.add_argument(
         "--epochs", type=positive_int, default=3, metavar="N", help="passes over the sample"
@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> Iterator[Any]:
-    """Yields accuracy by language, the artefacts, and all paths."""
-    from kdkeras.cli.tables import artefact_table, table
+    """Yields accuracy by language, the artifacts, and all paths."""
+    from kdkeras.cli.tables import artifact_table, table
 
     states = {name: (v["before"], v["after"]) for name, v in result["languages"].items()}
     means = [sum(values) / len(states) for values in zip(*states.values(), strict=True)]
@@ -61,7 +61,7 @@ def show(result: dict[str, Any]) -> Iterator[Any]:
     yield table(
         ["language", "before", "after"], rows, title="Translation found, % (both directions)"
     )
-    yield artefact_table(result["artefacts"])
+    yield artifact_table(result["artifacts"])
     yield from (f"{name + ':':<13}{path}" for name, path in result["paths"].items())
     seconds = result["seconds"]
     yield f"{seconds['all']:.0f} s, of which training {seconds['training']:.0f} s"

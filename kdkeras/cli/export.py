@@ -1,6 +1,6 @@
-"""Exports a student, and verifies every artefact in a fresh process.
+"""Exports a student, and verifies every artifact in a fresh process.
 
-With --held-out each artefact is compared with Keras on sentences of every language; a language
+With --held-out each artifact is compared with Keras on sentences of every language; a language
 that fails a gate makes the command exit with status 1 and is named.
 With --languages and --max-size a smaller student is made first, and reported in report.html.
 """
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("model", metavar="FILE.keras", help="the trained student")
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FOLDER", help="where the artefacts go"
+        "--output", required=True, type=Path, metavar="FOLDER", help="where the artifacts go"
     )
     parser.add_argument(
         "--format",
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     check_similarity(similarity)  # Before the work.
     student = load_student(arguments.model)
     student, pairs, smaller = make_smaller(arguments, student, pairs)
-    artefacts = exporting.export_student(
+    artifacts = exporting.export_student(
         student,
         arguments.output,
         formats=arguments.formats,
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     result: dict[str, Any] = {
         "output": str(arguments.output),
-        "artefacts": {str(name): str(artefacts.path(name)) for name in artefacts.formats},
+        "artifacts": {str(name): str(artifacts.path(name)) for name in artifacts.formats},
         **smaller,
     }
     if pairs is not None:
@@ -163,9 +163,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> Iterator[Any]:
-    """Yields a table of the artefacts, or their paths if they were not verified."""
+    """Yields a table of the artifacts, or their paths if they were not verified."""
     if "parity" in result:
-        from kdkeras.cli.tables import artefact_table
+        from kdkeras.cli.tables import artifact_table
 
-        yield artefact_table(result["parity"]["artefacts"])
-    yield from result["artefacts"].values()
+        yield artifact_table(result["parity"]["artifacts"])
+    yield from result["artifacts"].values()

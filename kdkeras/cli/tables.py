@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-__all__ = ["artefact_table", "size_table", "table"]
+__all__ = ["artifact_table", "size_table", "table"]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
@@ -22,16 +22,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | No
     return result
 
 
-def artefact_table(artefacts: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Returns what `kdkeras.export.verify` measured, one artefact a row.
+def artifact_table(artifacts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Returns what `kdkeras.export.verify` measured, one artifact a row.
 
     Columns: size; cosine to Keras, mean and least; change of retrieval
     accuracy in the worst language, percentage points; the same of STS, where
     there is STS; time a sentence.
     """
-    similarity = any(record.get("similarity") for record in artefacts.values())
+    similarity = any(record.get("similarity") for record in artifacts.values())
     # To fit 80 columns.
-    wide = similarity or max((len(r["path"]) for r in artefacts.values()), default=0) > 25
+    wide = similarity or max((len(r["path"]) for r in artifacts.values()), default=0) > 25
     rows = [
         [
             PurePath(record["path"]).name.removesuffix(".tflite").removesuffix(".task")
@@ -44,13 +44,13 @@ def artefact_table(artefacts: Mapping[str, Mapping[str, Any]]) -> Table:
             *([_worst(record["similarity"], "spearman")] if similarity else []),
             f"{record['latency_ms']:.3f}",
         ]
-        for record in artefacts.values()
+        for record in artifacts.values()
     ]
-    title = "Artefacts against Keras, on held-out sentences"
+    title = "Artifacts against Keras, on held-out sentences"
     if similarity:
-        columns = ["artefact", "MB", "cosine", "least", "points", "STS", "ms"]
+        columns = ["artifact", "MB", "cosine", "least", "points", "STS", "ms"]
         return table(columns, rows, title=f"{title}; points and STS: worst")
-    columns = ["artefact", "MB", "cosine", "least", "points, worst", "ms"]
+    columns = ["artifact", "MB", "cosine", "least", "points, worst", "ms"]
     return table(columns, rows, title=title)
 
 

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Encoder(Protocol):
-    """Anything that embeds strings: a student, a teacher, an artefact."""
+    """Anything that embeds strings: a student, a teacher, an artifact."""
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Returns `(len(texts), d)`."""

@@ -17,7 +17,7 @@ class TruncatedEncoder:
     `Matryoshka` is worth. Lengths stay what they are: evaluators read cosines.
 
     Args:
-        encoder: A student, a teacher, an artefact.
+        encoder: A student, a teacher, an artifact.
         dim: Components to keep, 1 or more.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Export: artefacts, their comparison with Keras, the report, the model card.
+"""Export: artifacts, their comparison with Keras, the report, the model card.
 
 Everything is loaded on first use: a process that only runs an exported
 student in LiteRT never imports TensorFlow.
@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdkeras.export.exporter import Artefacts, export_student
+    from kdkeras.export.exporter import Artifacts, export_student
     from kdkeras.export.formats import ExportFormat
     from kdkeras.export.gates import Gates, check_gates
     from kdkeras.export.lite import LiteStudent
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kdkeras.export.size_search import FittedStudent, fit_size
 
 __all__ = [
-    "Artefacts",
+    "Artifacts",
     "ExportFormat",
     "FittedStudent",
     "Gates",
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Artefacts": "exporter",
+    "Artifacts": "exporter",
     "ExportFormat": "formats",
     "FittedStudent": "size_search",
     "Gates": "gates",

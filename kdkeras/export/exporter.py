@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kdkeras.data.vocabulary import Vocabulary
     from kdkeras.students import Student
 
-__all__ = ["DEFAULT_SEQUENCE_LENGTHS", "Artefacts", "export_student"]
+__all__ = ["DEFAULT_SEQUENCE_LENGTHS", "Artifacts", "export_student"]
 
 DEFAULT_SEQUENCE_LENGTHS = (16, 32, 64, 128)
 
@@ -33,12 +33,12 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artefacts:
+class Artifacts:
     """What an export wrote.
 
     Attributes:
         folder: The exported folder.
-        formats: The artefacts in it.
+        formats: The artifacts in it.
         sequence_lengths: Lengths of the TFLite signatures.
         vocabulary_kind: The vocabulary's kind, which MediaPipe's file is called by.
     """
@@ -49,7 +49,7 @@ class Artefacts:
     vocabulary_kind: str
 
     def path(self, name: str) -> Path:
-        """Path of one artefact, e.g. of `"tflite_int8"`."""
+        """Path of one artifact, e.g. of `"tflite_int8"`."""
         return self.folder / ExportFormat(name).path_for(self.vocabulary_kind)
 
 
@@ -61,8 +61,8 @@ def export_student(
     overwrite: bool = False,
     name: str | None = None,
     progress: Progress | None = None,
-) -> Artefacts:
-    """Writes a student as artefacts that run without Keras.
+) -> Artifacts:
+    """Writes a student as artifacts that run without Keras.
 
     The folder holds, besides what `formats` asks for, `tokenizer/` (the
     vocabulary's files) and `export.json` (what the student is, how its input
@@ -98,7 +98,7 @@ def export_student(
         formats: Names out of the table above; by default both SavedModels, float32 and int8.
         sequence_lengths: Tokens of each TFLite signature, at most the
             student's; 16, 32, 64 and 128 as far as the student reads if None.
-            The student's own length is always added, so that every artefact
+            The student's own length is always added, so that every artifact
             cuts long text at the same token.
         overwrite: Whether an existing folder is replaced.
         name: Name of the model in `export.json`; the folder's name if None.
@@ -133,7 +133,7 @@ def export_student(
             student, vocabulary, temporary, chosen, lengths, name or folder.resolve().name
         )
         write_json(temporary / MANIFEST, manifest)
-    return Artefacts(
+    return Artifacts(
         folder=folder,
         formats=chosen,
         sequence_lengths=lengths,

@@ -16,13 +16,13 @@ _RUNTIMES = {
 }
 
 
-def require_runtime(artefact: ExportFormat, path: str) -> None:
-    """Checks that an artefact can be run here, without importing its runtime.
+def require_runtime(artifact: ExportFormat, path: str) -> None:
+    """Checks that an artifact can be run here, without importing its runtime.
 
     Raises:
         MissingExtraError: If its runtime is missing.
     """
-    extra = artefact.extra
+    extra = artifact.extra
     if extra is not None and find_spec(_RUNTIMES[extra]) is None:
         raise MissingExtraError(
             f"Verifying {path} needs the package `{_RUNTIMES[extra]}`. Received: a Python "

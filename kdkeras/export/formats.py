@@ -20,13 +20,13 @@ __all__ = [
 MANIFEST = "export.json"
 """What the folder holds: the contract between exporter and runtimes."""
 PARITY = "parity.json"
-"""How each artefact compares with Keras; absent until it was verified."""
+"""How each artifact compares with Keras; absent until it was verified."""
 TOKENIZER = "tokenizer"
 """Folder of the vocabulary's files."""
 
 
 class ExportFormat(StrEnum):
-    """An artefact that `export` can write."""
+    """An artifact that `export` can write."""
 
     SAVED_MODEL = "saved_model"
     SAVED_MODEL_TEXT = "saved_model_text"
@@ -42,13 +42,13 @@ class ExportFormat(StrEnum):
 
     @property
     def path(self) -> str:
-        """Name of the artefact's file or folder."""
+        """Name of the artifact's file or folder."""
         if self.is_tflite:
             return f"model.{self.removeprefix('tflite_')}.tflite"
         return _PATHS.get(self, str(self))
 
     def path_for(self, kind: str) -> str:
-        """Name of the artefact of a student whose vocabulary is of a kind."""
+        """Name of the artifact of a student whose vocabulary is of a kind."""
         if self.is_mediapipe and kind == "sentencepiece":
             return self.path.removesuffix(".tflite") + ".task"
         return self.path

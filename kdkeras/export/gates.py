@@ -1,4 +1,4 @@
-"""How far an artefact may be from Keras."""
+"""How far an artifact may be from Keras."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LEAST_SIMILARITY_PAIRS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """The bounds that an artefact passes in every language, or does not ship.
+    """The bounds that an artifact passes in every language, or does not ship.
 
-    Changes are artefact less Keras, in percentage points, at most 0; those of
+    Changes are artifact less Keras, in percentage points, at most 0; those of
     int8 hold for float16, too.
 
     **Retrieval accuracy.** In a small language one sentence is more than a
@@ -42,7 +42,7 @@ class Gates:
     on the same pairs, so that what these pairs happen to be cancels out.
 
     Attributes:
-        float32_cosine_min: Least cosine of any sentence, for artefacts with
+        float32_cosine_min: Least cosine of any sentence, for artifacts with
             the student's own float32 weights.
         float16_cosine_min: The same for float16.
         int8_cosine_mean: Mean cosine, for int8.
@@ -74,27 +74,27 @@ class Gates:
                     f"`{name}` must be between -100 and 0 points. Received: {name}={value}."
                 )
 
-    def accuracy_bound(self, artefact: ExportFormat, num_pairs: int) -> float:
+    def accuracy_bound(self, artifact: ExportFormat, num_pairs: int) -> float:
         """The least change of accuracy, in points, for a language's pairs."""
-        given = getattr(self, f"{_changing(artefact)}_accuracy_change_points")
+        given = getattr(self, f"{_changing(artifact)}_accuracy_change_points")
         return -max(-given, _SENTENCES / num_pairs * 100.0)
 
-    def spearman_bound(self, artefact: ExportFormat) -> float:
+    def spearman_bound(self, artifact: ExportFormat) -> float:
         """The least change of Spearman's correlation, in points."""
-        return getattr(self, f"{_changing(artefact)}_spearman_change_points")
+        return getattr(self, f"{_changing(artifact)}_spearman_change_points")
 
     def to_dict(self) -> dict[str, float]:
         """Returns the bounds by name."""
         return asdict(self)
 
 
-def _changing(artefact: ExportFormat) -> str:
-    """Whose changes bound an artefact's."""
-    return "int4" if artefact.precision == "int4" else "int8"
+def _changing(artifact: ExportFormat) -> str:
+    """Whose changes bound an artifact's."""
+    return "int4" if artifact.precision == "int4" else "int8"
 
 
 def failures(parity: dict[str, Any], gates: Gates) -> list[str]:
-    """Lists what fails, each as one phrase: artefact, language, figure, bound.
+    """Lists what fails, each as one phrase: artifact, language, figure, bound.
 
     Args:
         parity: What `verify` measured.
@@ -102,43 +102,43 @@ def failures(parity: dict[str, Any], gates: Gates) -> list[str]:
     """
     return [
         f"{name} in {language}: {message}"
-        for name, artefact in parity["artefacts"].items()
+        for name, artifact in parity["artifacts"].items()
         for part, check in (("languages", _accuracy_change), ("similarity", _spearman_change))
-        for language, figures in artefact.get(part, {}).items()
+        for language, figures in artifact.get(part, {}).items()
         for message in _all_failures(ExportFormat(name), figures, gates, check)
     ]
 
 
 def _all_failures(
-    artefact: ExportFormat,
+    artifact: ExportFormat,
     figures: dict[str, Any],
     gates: Gates,
     change: Callable[[ExportFormat, dict[str, Any], Gates], Iterator[str]],
 ) -> Iterator[str]:
-    kind = "min" if artefact.precision in ("float32", "float16") else "mean"
-    cosine, bound = figures[f"cosine_{kind}"], getattr(gates, f"{artefact.precision}_cosine_{kind}")
+    kind = "min" if artifact.precision in ("float32", "float16") else "mean"
+    cosine, bound = figures[f"cosine_{kind}"], getattr(gates, f"{artifact.precision}_cosine_{kind}")
     # Not the reverse comparison: NaN must fail.
     if not cosine >= bound:
         word = {"min": "least", "mean": "mean"}[kind]
         yield f"{word} cosine to Keras {_number(cosine)} is below {bound:g}"
-    if not artefact.is_exact:
-        yield from change(artefact, figures, gates)
+    if not artifact.is_exact:
+        yield from change(artifact, figures, gates)
 
 
 def _accuracy_change(
-    artefact: ExportFormat, figures: dict[str, Any], gates: Gates
+    artifact: ExportFormat, figures: dict[str, Any], gates: Gates
 ) -> Iterator[str]:
     change = figures["accuracy_change_points"]
-    bound = gates.accuracy_bound(artefact, figures["num_pairs"])
+    bound = gates.accuracy_bound(artifact, figures["num_pairs"])
     # A hundredth of a sentence: the two accuracies are rounded sums.
     if not change >= bound - 0.01 * 100.0 / figures["num_pairs"]:
         yield f"retrieval accuracy changed by {change:+.2f} points, the bound is {bound:+.2f}"
 
 
 def _spearman_change(
-    artefact: ExportFormat, figures: dict[str, Any], gates: Gates
+    artifact: ExportFormat, figures: dict[str, Any], gates: Gates
 ) -> Iterator[str]:
-    change, bound = figures["spearman_change_points"], gates.spearman_bound(artefact)
+    change, bound = figures["spearman_change_points"], gates.spearman_bound(artifact)
     if not change >= bound:
         yield (f"Spearman's correlation changed by {change:+.2f} points, the bound is {bound:+.2f}")
 
@@ -148,17 +148,17 @@ def _number(value: float) -> str:
 
 
 def check_gates(parity: dict[str, Any]) -> None:
-    """Raises if an artefact did not pass.
+    """Raises if an artifact did not pass.
 
     Args:
         parity: What `verify` returned, or what `parity.json` holds.
 
     Raises:
-        GateError: Naming each artefact, language and figure.
+        GateError: Naming each artifact, language and figure.
     """
     if parity["failures"]:
         raise GateError(
-            "An artefact differs too much from Keras. "
+            "An artifact differs too much from Keras. "
             + "; ".join(parity["failures"])
             + ". Do not ship it; export without that format, or loosen the gate."
         )

@@ -25,7 +25,7 @@ class LiteStudent:
 
     Args:
         folder: A folder that `export` wrote.
-        artefact: Name of a TFLite format, e.g. `"tflite_int4"`; `"tflite_int8"`
+        artifact: Name of a TFLite format, e.g. `"tflite_int4"`; `"tflite_int8"`
             if None, or the smallest of those present where that is not there.
         num_threads: Threads of the interpreter.
 
@@ -35,22 +35,22 @@ class LiteStudent:
         sequence_length: Tokens read of a sentence.
 
     Raises:
-        InputError: If the folder has no such artefact, or a file is not the
+        InputError: If the folder has no such artifact, or a file is not the
             one that was exported (SHA-256).
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        artefact: str | None = None,
+        artifact: str | None = None,
         num_threads: int = 1,
     ) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        self.artefact = _choose(self.manifest, artefact, self.folder)
-        check_files(self.folder, self.manifest, [self.artefact.path, TOKENIZER])
+        self.artifact = _choose(self.manifest, artifact, self.folder)
+        check_files(self.folder, self.manifest, [self.artifact.path, TOKENIZER])
         self.output_dim: int = self.manifest["embedding_dim"]
         self.normalize: bool = self.manifest["normalized"]
         self.sequence_length: int = self.manifest["sequence_length"]
@@ -60,7 +60,7 @@ class LiteStudent:
             self.folder / TOKENIZER, vocabulary["kind"], self.sequence_length
         )
         self._interpreter = Interpreter(
-            str(self.folder / self.artefact.path), num_threads=num_threads
+            str(self.folder / self.artifact.path), num_threads=num_threads
         )
         self._lengths = {length: name for name, length in self.manifest["signatures"].items()}
         self._runners: dict[int, Any] = {}
@@ -94,16 +94,16 @@ class LiteStudent:
         return output["embedding"][0]
 
 
-def _choose(manifest: dict[str, Any], artefact: str | None, folder: Path) -> ExportFormat:
-    present = [name for name in manifest["artefacts"] if ExportFormat(name).is_tflite]
-    if not present or artefact not in (None, *present):
+def _choose(manifest: dict[str, Any], artifact: str | None, folder: Path) -> ExportFormat:
+    present = [name for name in manifest["artifacts"] if ExportFormat(name).is_tflite]
+    if not present or artifact not in (None, *present):
         raise InputError(
-            f"`artefact` must be a TFLite file of the folder, which has {present}. "
-            f"Received: artefact={artefact!r} in {folder}. Export with formats=['tflite_int8']."
+            f"`artifact` must be a TFLite file of the folder, which has {present}. "
+            f"Received: artifact={artifact!r} in {folder}. Export with formats=['tflite_int8']."
         )
-    if artefact is None and ExportFormat.TFLITE_INT8 in present:
-        artefact = ExportFormat.TFLITE_INT8
-    return ExportFormat(artefact or min(present, key=lambda n: manifest["artefacts"][n]["bytes"]))
+    if artifact is None and ExportFormat.TFLITE_INT8 in present:
+        artifact = ExportFormat.TFLITE_INT8
+    return ExportFormat(artifact or min(present, key=lambda n: manifest["artifacts"][n]["bytes"]))
 
 
 def load_lite_student(name_or_path: str | os.PathLike[str]) -> LiteStudent:

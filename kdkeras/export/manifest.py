@@ -21,7 +21,7 @@ __all__ = ["check_files", "describe", "file_records", "read_manifest", "write_js
 
 FORMAT_VERSION = 1
 
-# The oldest runtimes that the artefacts were run with.
+# The oldest runtimes that the artifacts were run with.
 _MINIMUM_VERSIONS = {
     "saved_model": {"tensorflow": "2.20"},
     "saved_model_text": {"tensorflow": "2.20", "tensorflow-text": "2.20"},
@@ -40,7 +40,7 @@ def describe(
     sequence_lengths: Sequence[int],
     name: str,
 ) -> dict[str, Any]:
-    """Returns the contents of `export.json` for a folder of written artefacts."""
+    """Returns the contents of `export.json` for a folder of written artifacts."""
     files = file_records(folder)
     return {
         "format_version": FORMAT_VERSION,
@@ -63,7 +63,7 @@ def describe(
             "pad_id": int(vocabulary.pad_id),
             "unknown_id": int(vocabulary.unknown_id),
         },
-        "artefacts": {
+        "artifacts": {
             str(item): {
                 "path": item.path_for(vocabulary.kind),
                 "bytes": _bytes_under(files, item.path_for(vocabulary.kind)),

@@ -37,7 +37,7 @@ class TrainingData:
 
 
 def write_model_card(
-    artefacts: str | os.PathLike[str],
+    artifacts: str | os.PathLike[str],
     *,
     folder: str | os.PathLike[str] | None = None,
     teacher: str,
@@ -50,8 +50,8 @@ def write_model_card(
     """Writes `MODEL_CARD.md`, replacing an earlier one.
 
     Args:
-        artefacts: What `export` wrote.
-        folder: Where the card goes; into `artefacts` if None.
+        artifacts: What `export` wrote.
+        folder: Where the card goes; into `artifacts` if None.
         teacher: Name of the teacher, e.g.
             `"sentence-transformers/all-MiniLM-L6-v2"`.
         license: SPDX name of the student's licence, e.g. `"apache-2.0"`.
@@ -65,11 +65,11 @@ def write_model_card(
         The path of the card.
 
     Raises:
-        InputError: If `artefacts` is not an exported folder, or the card
+        InputError: If `artifacts` is not an exported folder, or the card
             cannot be written.
     """
-    artefacts = Path(artefacts)
-    manifest = read_manifest(artefacts)
+    artifacts = Path(artifacts)
+    manifest = read_manifest(artifacts)
     accuracy = accuracy or {}
     # English is one side of every held-out pair.
     languages = sorted({"en", *(code for values in accuracy.values() for code in values)})
@@ -77,13 +77,13 @@ def write_model_card(
         _front_matter(manifest, teacher, license, training_data, languages, accuracy),
         _introduction(manifest, teacher, languages),
         _quality(accuracy, languages),
-        _artefacts(manifest, parity),
+        _artifacts(manifest, parity),
         _by_language(parity),
         _usage(manifest),
         _limits(manifest, accuracy),
         _training(teacher, training_data, details or {}),
     ]
-    path = Path(folder or artefacts) / MODEL_CARD
+    path = Path(folder or artifacts) / MODEL_CARD
     with atomic_write(path) as temporary:
         temporary.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
     return path
@@ -160,11 +160,11 @@ def _quality(accuracy: Mapping[str, Mapping[str, float]], languages: Sequence[st
     )
 
 
-def _artefacts(manifest: Mapping[str, Any], parity: Mapping[str, Any] | None) -> str:
-    measured = parity["artefacts"] if parity else {}
+def _artifacts(manifest: Mapping[str, Any], parity: Mapping[str, Any] | None) -> str:
+    measured = parity["artifacts"] if parity else {}
     lines = ["| File | MB | Latency, ms | Cosine to Keras, mean / least | Worst change, points |"]
     lines.append("|---|--:|--:|--:|--:|")
-    for name, record in manifest["artefacts"].items():
+    for name, record in manifest["artifacts"].items():
         cells = ["–", "–", "–"]
         if figures := measured.get(name):
             changes = {c: f["accuracy_change_points"] for c, f in figures["languages"].items()}
@@ -176,37 +176,37 @@ def _artefacts(manifest: Mapping[str, Any], parity: Mapping[str, Any] | None) ->
             ]
         lines.append(f"| `{record['path']}` | {record['bytes'] / 1e6:.2f} | {' | '.join(cells)} |")
     note = (
-        "Each artefact was reloaded in a fresh process and compared with Keras on the held-out "
+        "Each artifact was reloaded in a fresh process and compared with Keras on the held-out "
         "sentences.\nLatency is the median from one string to its vector, one thread. The last "
         "column is the language\nwhose retrieval accuracy changed most for the worse."
         if parity
-        else "The artefacts have not been compared with Keras."
+        else "The artifacts have not been compared with Keras."
     )
-    return f"## Artefacts\n\n{note}\n\n" + "\n".join(lines)
+    return f"## Artifacts\n\n{note}\n\n" + "\n".join(lines)
 
 
 def _by_language(parity: Mapping[str, Any] | None) -> str:
-    """What each artefact loses in each language, of accuracy and of similarity."""
+    """What each artifact loses in each language, of accuracy and of similarity."""
     if not parity:
         return ""
-    artefacts = parity["artefacts"]
-    head = " | ".join(f"`{record['path']}`" for record in artefacts.values())
-    lines = [f"| | Keras | {head} |", "|---|--:|" + "--:|" * len(artefacts)]
+    artifacts = parity["artifacts"]
+    head = " | ".join(f"`{record['path']}`" for record in artifacts.values())
+    lines = [f"| | Keras | {head} |", "|---|--:|" + "--:|" * len(artifacts)]
     for part, key, figure in (("", "languages", "accuracy"), ("STS ", "similarity", "spearman")):
         for code, keras in parity["keras"].get(key, {}).items():
-            changes = [a[key][code][f"{figure}_change_points"] for a in artefacts.values()]
+            changes = [a[key][code][f"{figure}_change_points"] for a in artifacts.values()]
             cells = " | ".join(f"{change + 0.0:+.2f}" for change in changes)
             label = f"{part}{code}" if part else f"{language_name(code)} ({code})"
             lines.append(f"| {label} | {keras[figure] * 100:.1f} | {cells} |")
     return (
         "Retrieval accuracy (and, where there is STS, Spearman's correlation times 100) of the "
-        "Keras model,\nand how many points each artefact is above or below it.\n\n"
+        "Keras model,\nand how many points each artifact is above or below it.\n\n"
         + "\n".join(lines)
     )
 
 
 def _usage(manifest: Mapping[str, Any]) -> str:
-    lite = [n for n in manifest["artefacts"] if ExportFormat(n).is_tflite]
+    lite = [n for n in manifest["artifacts"] if ExportFormat(n).is_tflite]
     if not lite:
         return ""
     package = {"wordpiece": "tokenizers"}.get(manifest["vocabulary"]["kind"], "sentencepiece")

@@ -46,14 +46,14 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     yield _figures(content)
     if parity and parity["failures"]:
         items = "".join(f"<li>{escape(line)}</li>" for line in parity["failures"])
-        title = "<h2>Artefacts that must not ship</h2>"
+        title = "<h2>Artifacts that must not ship</h2>"
         yield f"<section class='failed'>{title}<ul>{items}</ul></section>"
     if accuracy:
         yield _accuracy(accuracy, content["mean_accuracy"])
     if content["history"]:
         yield _losses(content["history"])
     if parity:
-        yield _artefacts(parity)
+        yield _artifacts(parity)
         yield _parity(parity)
         yield _similarity(parity)
     if content["sizes"]:
@@ -78,7 +78,7 @@ def _figures(content: Mapping[str, Any]) -> str:
             (f"{means[name]:.1%}", f"retrieval accuracy, {count} languages", ", ".join(others))
         )
     if content["parity"]:
-        cards += _artefact_figures(content["parity"])
+        cards += _artifact_figures(content["parity"])
     items = "".join(
         f"<div class='card'><b>{escape(value)}</b><span>{escape(label)}</span>"
         f"<small>{escape(note)}</small></div>"
@@ -87,11 +87,11 @@ def _figures(content: Mapping[str, Any]) -> str:
     return f"<div class='cards'>{items}</div>" if cards else ""
 
 
-def _artefact_figures(parity: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    name, smallest = min(parity["artefacts"].items(), key=lambda item: item[1]["bytes"])
+def _artifact_figures(parity: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    name, smallest = min(parity["artifacts"].items(), key=lambda item: item[1]["bytes"])
     title = _TITLES[ExportFormat(name)]
     latency = smallest["latency_ms"]
-    yield f"{smallest['bytes'] / 1e6:.1f} MB", "smallest artefact", title
+    yield f"{smallest['bytes'] / 1e6:.1f} MB", "smallest artifact", title
     time = f"{latency:.1f} ms" if latency >= 1 else f"{latency * 1000:.0f} µs"
     yield time, "a sentence, string to vector", f"{title}, one thread"
     passed = "passed" if parity["passed"] else f"{len(parity['failures'])} failed"
@@ -99,7 +99,7 @@ def _artefact_figures(parity: Mapping[str, Any]) -> Iterator[tuple[str, str, str
     yield (
         passed,
         "comparison with Keras",
-        f"{len(parity['artefacts'])} artefacts, {count} languages",
+        f"{len(parity['artifacts'])} artifacts, {count} languages",
     )
 
 
@@ -133,7 +133,7 @@ def _losses(history: Mapping[str, Sequence[float]]) -> str:
     )
 
 
-def _artefacts(parity: Mapping[str, Any]) -> str:
+def _artifacts(parity: Mapping[str, Any]) -> str:
     failed = " ".join(parity["failures"])
     rows = [
         [
@@ -146,11 +146,11 @@ def _artefacts(parity: Mapping[str, Any]) -> str:
             f"{a['cosine_min']:.6f}",
             _mark(f"{name} in " not in failed),
         ]
-        for name, a in parity["artefacts"].items()
+        for name, a in parity["artifacts"].items()
     ]
-    head = ["Artefact", "MB", "Latency, ms", "Load, s", "Peak memory, MB"]
+    head = ["Artifact", "MB", "Latency, ms", "Load, s", "Peak memory, MB"]
     return _section(
-        "Artefacts",
+        "Artifacts",
         f"Each in a fresh process, {parity['num_sentences']:,} held-out sentences compared with "
         "Keras. Latency: median from one string to its vector, one thread, after warm-up.",
         _table([*head, "Cosine, mean", "Cosine, least", "Gates"], rows),
@@ -158,12 +158,12 @@ def _artefacts(parity: Mapping[str, Any]) -> str:
 
 
 def _parity(parity: Mapping[str, Any]) -> str:
-    names = list(parity["artefacts"])
+    names = list(parity["artifacts"])
     rows = []
     for code, keras in parity["keras"]["languages"].items():
         row = [_language(code), f"{keras['num_pairs']:,}", _percent(keras["accuracy"])]
         for name in names:
-            figures = parity["artefacts"][name]["languages"][code]
+            figures = parity["artifacts"][name]["languages"][code]
             row += [
                 f"{figures['cosine_min']:.6f}",
                 f"{figures['accuracy_change_points'] + 0.0:+.2f}",
@@ -173,7 +173,7 @@ def _parity(parity: Mapping[str, Any]) -> str:
     head = ["Language", "Pairs", "Keras", *["Cosine, least", "Points"] * len(names)]
     return _section(
         "Parity by language",
-        "Least cosine between an artefact's embedding and Keras', and the change of retrieval "
+        "Least cosine between an artifact's embedding and Keras', and the change of retrieval "
         "accuracy in percentage points.",
         _table(head, rows, above=f"<tr><th colspan='3'></th>{groups}</tr>"),
     )
@@ -209,11 +209,11 @@ def _similarity(parity: Mapping[str, Any]) -> str:
     pairs = parity["keras"].get("similarity", {})
     if not pairs:
         return ""
-    names = list(parity["artefacts"])
+    names = list(parity["artifacts"])
     rows = []
     for code, keras in pairs.items():
         changes = [
-            parity["artefacts"][name]["similarity"][code]["spearman_change_points"]
+            parity["artifacts"][name]["similarity"][code]["spearman_change_points"]
             for name in names
         ]
         row = [escape(code), f"{keras['num_pairs']:,}", _percent(keras["spearman"])]
@@ -222,7 +222,7 @@ def _similarity(parity: Mapping[str, Any]) -> str:
     return _section(
         "Similarity (STS) by language",
         "Spearman's correlation of cosines and people's scores, times 100: Keras', and its change "
-        "in each artefact, in points.",
+        "in each artifact, in points.",
         _table(["Pairs of sentences", "Pairs", "Keras", *titles], rows),
     )
 

@@ -1,4 +1,4 @@
-"""Comparing every artefact with Keras, language by language."""
+"""Comparing every artifact with Keras, language by language."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["check_similarity", "verify"]
 
 MEASURED = "measured"
-"""Of an artefact in `export.json`: the figures of the last verification."""
+"""Of an artifact in `export.json`: the figures of the last verification."""
 _MEASURED = ("cosine_mean", "cosine_min", "languages", "similarity")
 
 Pairs = Mapping[str, tuple[Sequence[str], Sequence[str]]]
@@ -41,12 +41,12 @@ def verify(
     similarity: Sequence[EmbeddingSimilarityEvaluator] = (),
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Reloads every artefact in a fresh process and compares it with Keras.
+    """Reloads every artifact in a fresh process and compares it with Keras.
 
     Each process embeds the held-out sentences of every language from their
     strings, so that tokenizer, truncation and padding are compared too.
     Writes the result to `parity.json` in the folder, and cosines and accuracy
-    of each artefact to `export.json`, as `measured`.
+    of each artifact to `export.json`, as `measured`.
 
     Args:
         folder: What `export` wrote.
@@ -56,7 +56,7 @@ def verify(
         gates: Bounds; the defaults if None.
         enforce: Whether a failed gate raises (after `parity.json` is written).
         similarity: STS pairs (`kdkeras.evaluation.read_similarity`), at least
-            `LEAST_SIMILARITY_PAIRS` each, of which no artefact may lose what
+            `LEAST_SIMILARITY_PAIRS` each, of which no artifact may lose what
             the gates forbid.
         progress: Called with one line at each step.
 
@@ -64,7 +64,7 @@ def verify(
         ```
         {"gates": {...}, "num_sentences": int, "passed": bool, "failures": [str],
          "keras": {"languages": {lang: {"num_pairs", "accuracy"}}},
-         "artefacts": {format: {"path", "bytes", "load_seconds", "latency_ms",
+         "artifacts": {format: {"path", "bytes", "load_seconds", "latency_ms",
              "peak_memory_mb", "imported", "cosine_mean", "cosine_min", "languages":
              {lang: {"num_pairs", "cosine_mean", "cosine_min", "accuracy",
                      "accuracy_change_points"}},
@@ -74,20 +74,20 @@ def verify(
         `keras` has `similarity`, too, with `num_pairs` and `spearman`.
         An accuracy is the share of sentences, in [0, 1], whose translation is
         the nearest of all, mean of both directions; changes are in percentage
-        points (of Spearman's correlation, times 100), artefact less Keras.
+        points (of Spearman's correlation, times 100), artifact less Keras.
 
     Raises:
         InputError: If the folder is not an exported one, it holds another
             student's export, a language has no pairs, or there are too few
             STS pairs.
-        MissingExtraError: If the runtime of an artefact is not installed.
-        GateError: If an artefact does not run, or (with `enforce`) fails a
-            gate: artefact, language and figure are named.
+        MissingExtraError: If the runtime of an artifact is not installed.
+        GateError: If an artifact does not run, or (with `enforce`) fails a
+            gate: artifact, language and figure are named.
     """
     folder, gates, say = Path(folder), gates or Gates(), progress or (lambda line: None)
     manifest = read_manifest(folder)
     _check_input(manifest, student, pairs, folder)
-    for name, record in manifest["artefacts"].items():
+    for name, record in manifest["artifacts"].items():
         require_runtime(ExportFormat(name), record["path"])
     check_similarity(similarity)
     sides_of_all = [*pairs.values(), *((s.sentences1, s.sentences2) for s in similarity)]
@@ -95,12 +95,12 @@ def verify(
     say(f"Embedding {len(texts)} sentences with Keras")
     rows = {text: row for row, text in enumerate(texts)}
     expected = float32_student(student).encode(texts)
-    artefacts = {}
-    for name, record in manifest["artefacts"].items():
+    artifacts = {}
+    for name, record in manifest["artifacts"].items():
         say(f"Embedding them with {record['path']} in a fresh process")
         result = run_worker(folder, ExportFormat(name), texts)
         record.pop(MEASURED, None)  # of an earlier verification
-        artefacts[name] = {**record, **_compare(result, expected, rows, pairs, similarity)}
+        artifacts[name] = {**record, **_compare(result, expected, rows, pairs, similarity)}
     parity: dict[str, Any] = {
         "name": manifest["name"],
         "gates": gates.to_dict(),
@@ -121,14 +121,14 @@ def verify(
                 for item in similarity
             },
         },
-        "artefacts": artefacts,
+        "artifacts": artifacts,
     }
     parity["failures"] = failures(parity, gates)
     parity["passed"] = not parity["failures"]
     with atomic_write(folder / PARITY) as temporary:
         write_json(temporary, parity)
-    for name, figures in artefacts.items():
-        manifest["artefacts"][name][MEASURED] = {part: figures[part] for part in _MEASURED}
+    for name, figures in artifacts.items():
+        manifest["artifacts"][name][MEASURED] = {part: figures[part] for part in _MEASURED}
     with atomic_write(folder / MANIFEST) as temporary:
         write_json(temporary, manifest)
     if enforce:
@@ -223,7 +223,7 @@ def _cosine_figures(
 def _spearman(
     embeddings: np.ndarray, rows: Mapping[str, int], item: EmbeddingSimilarityEvaluator
 ) -> float:
-    """Spearman's correlation of cosines and scores; NaN for a broken artefact."""
+    """Spearman's correlation of cosines and scores; NaN for a broken artifact."""
     sides = (item.sentences1, item.sentences2)
     left, right = (embeddings[[rows[text] for text in side]] for side in sides)
     cosines = cosine_by_row(left, right)

@@ -22,7 +22,7 @@ __all__ = ["WorkerResult", "run_worker"]
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerResult:
-    """What one artefact did in a fresh process.
+    """What one artifact did in a fresh process.
 
     Attributes:
         embeddings: `(N, output_dim)` float32.
@@ -41,32 +41,32 @@ class WorkerResult:
 
 
 def run_worker(
-    folder: Path, artefact: ExportFormat, texts: Sequence[str], python: str = sys.executable
+    folder: Path, artifact: ExportFormat, texts: Sequence[str], python: str = sys.executable
 ) -> WorkerResult:
-    """Embeds texts with one artefact in a fresh process.
+    """Embeds texts with one artifact in a fresh process.
 
     Args:
         folder: What `export` wrote.
-        artefact: Which of it.
+        artifact: Which of it.
         texts: Sentences.
-        python: The Python that runs it: NumPy and the artefact's own runtime
+        python: The Python that runs it: NumPy and the artifact's own runtime
             are all that it needs.
 
     Raises:
-        GateError: If the artefact cannot be loaded or run.
+        GateError: If the artifact cannot be loaded or run.
     """
     with tempfile.TemporaryDirectory() as temporary:
         texts_file = Path(temporary) / "texts.json"
         texts_file.write_text(json.dumps(list(texts)), encoding="utf-8")
         command = [python, "-m", "kdkeras.export.worker"]
-        command += [str(folder.resolve()), str(artefact), str(texts_file), temporary]
+        command += [str(folder.resolve()), str(artifact), str(texts_file), temporary]
         process = subprocess.run(
             command, env=_environment(), capture_output=True, text=True, check=False
         )
         if process.returncode != 0:
             lines = process.stderr.strip().splitlines() or [f"status {process.returncode}"]
             raise GateError(
-                f"{artefact.path} must run in a fresh process. Received: {lines[-1]}. "
+                f"{artifact.path} must run in a fresh process. Received: {lines[-1]}. "
                 "Export it again; the versions it needs are in export.json."
             )
         result = json.loads((Path(temporary) / "result.json").read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def run_worker(
 
 
 def _environment() -> dict[str, str]:
-    # This very kdkeras, installed or not, and no GPU: the artefacts are for CPUs.
+    # This very kdkeras, installed or not, and no GPU: the artifacts are for CPUs.
     package = str(Path(kdkeras.__file__).parents[1])
     paths = [package, os.environ.get("PYTHONPATH", "")]
     return {

@@ -1,6 +1,6 @@
-"""Runs one artefact in a process of its own, as its users will.
+"""Runs one artifact in a process of its own, as its users will.
 
-`python -m kdkeras.export.worker FOLDER ARTEFACT TEXTS.json OUTPUT` embeds the
+`python -m kdkeras.export.worker FOLDER ARTIFACT TEXTS.json OUTPUT` embeds the
 texts and writes `OUTPUT/embeddings.npy` and `OUTPUT/result.json`. The process
 of a TFLite file never imports TensorFlow, that of `saved_model/` never
 tensorflow_text.
@@ -35,12 +35,12 @@ _OPEN = ExitStack()
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Embeds texts with one artefact and reports what it cost."""
+    """Embeds texts with one artifact and reports what it cost."""
     folder, name, texts_file, output = Path(arguments[0]), *arguments[1:]
-    artefact = ExportFormat(name)
+    artifact = ExportFormat(name)
     texts = json.loads(Path(texts_file).read_text(encoding="utf-8"))
     started = time.perf_counter()
-    encode = _ENCODERS.get(artefact, _lite_encoder)(folder, artefact)
+    encode = _ENCODERS.get(artifact, _lite_encoder)(folder, artifact)
     encode(texts[:1])
     load_seconds = time.perf_counter() - started
     batches = [encode(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
@@ -71,7 +71,7 @@ def _latency_ms(encode: Encode, texts: Sequence[str]) -> float:
 def _tensorflow() -> Any:
     import tensorflow as tf
 
-    # Like the other artefacts: one thread.
+    # Like the other artifacts: one thread.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     return tf
@@ -91,9 +91,9 @@ def _tokenizer(folder: Path) -> Callable[[Sequence[str]], dict[str, np.ndarray]]
     return inputs
 
 
-def _ids_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+def _ids_encoder(folder: Path, artifact: ExportFormat) -> Encode:
     tf = _tensorflow()
-    model = tf.saved_model.load(str(folder / artefact.path))
+    model = tf.saved_model.load(str(folder / artifact.path))
     signature = model.signatures["serving_default"]
     tokenize = _tokenizer(folder)
 
@@ -105,11 +105,11 @@ def _ids_encoder(folder: Path, artefact: ExportFormat) -> Encode:
     return encode
 
 
-def _text_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+def _text_encoder(folder: Path, artifact: ExportFormat) -> Encode:
     tf = _tensorflow()
     import tensorflow_text  # noqa: F401  (registers the tokenizer's operations)
 
-    model = tf.saved_model.load(str(folder / artefact.path))
+    model = tf.saved_model.load(str(folder / artifact.path))
     signature = model.signatures["serving_default"]
 
     def encode(texts: Sequence[str]) -> np.ndarray:
@@ -119,42 +119,42 @@ def _text_encoder(folder: Path, artefact: ExportFormat) -> Encode:
     return encode
 
 
-def _lite_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+def _lite_encoder(folder: Path, artifact: ExportFormat) -> Encode:
     from kdkeras.export.lite import LiteStudent
 
-    return LiteStudent(folder, artefact, num_threads=1).encode
+    return LiteStudent(folder, artifact, num_threads=1).encode
 
 
-def _mediapipe_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+def _mediapipe_encoder(folder: Path, artifact: ExportFormat) -> Encode:
     # MediaPipe imports TensorFlow where there is one, to open files with.
     sys.modules["tensorflow"] = None  # type: ignore[assignment]
     from mediapipe.tasks.python.text.text_embedder import TextEmbedder
 
-    path = read_manifest(folder)["artefacts"][artefact]["path"]
+    path = read_manifest(folder)["artifacts"][artifact]["path"]
     embedder = _OPEN.enter_context(TextEmbedder.create_from_model_path(str(folder / path)))
     return lambda texts: np.array(
         [embedder.embed(text).embeddings[0].embedding for text in texts], np.float32
     )
 
 
-def _onnx_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+def _onnx_encoder(folder: Path, artifact: ExportFormat) -> Encode:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(
-        str(folder / artefact.path), options, providers=["CPUExecutionProvider"]
+        str(folder / artifact.path), options, providers=["CPUExecutionProvider"]
     )
     tokenize = _tokenizer(folder)
     return lambda texts: session.run(["embedding"], tokenize(texts))[0]
 
 
-def _sentence_transformers_encoder(folder: Path, artefact: ExportFormat) -> Encode:
+def _sentence_transformers_encoder(folder: Path, artifact: ExportFormat) -> Encode:
     import torch
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(1)
-    model = SentenceTransformer(str(folder / artefact.path), device="cpu")
+    model = SentenceTransformer(str(folder / artifact.path), device="cpu")
     return lambda texts: model.encode(list(texts), batch_size=_BATCH, show_progress_bar=False)
 
 

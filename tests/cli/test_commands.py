@@ -232,16 +232,16 @@ def test_without_json_embed_prints_json_lines(student, capsys):
     assert [row["text"] for row in rows] == texts
 
 
-def test_export_verifies_every_artefact_in_every_language(command, student, tmp_path):
+def test_export_verifies_every_artifact_in_every_language(command, student, tmp_path):
     result = command(
         *("export", student[0], "--output", tmp_path / "out", "--held-out", held_out_folder()),
         *("--format", "tflite_float32", "tflite_int8", "--sequence-lengths", 16, 64),
     )
     assert (tmp_path / "out" / "model.int8.tflite").is_file()
     languages = {path.stem for path in held_out_folder().glob("*.tsv")}
-    artefacts = result["parity"]["artefacts"]
-    assert set(artefacts) == set(result["artefacts"]) == {"tflite_float32", "tflite_int8"}
-    assert all(set(artefact["languages"]) == languages for artefact in artefacts.values())
+    artifacts = result["parity"]["artifacts"]
+    assert set(artifacts) == set(result["artifacts"]) == {"tflite_float32", "tflite_int8"}
+    assert all(set(artifact["languages"]) == languages for artifact in artifacts.values())
 
 
 def test_distill_with_a_table_rank_stores_a_narrow_table(command, targets, vocabulary, tmp_path):
@@ -275,7 +275,7 @@ def test_export_under_a_limit_reports_all_it_tried(
         *("export", student[0], "--output", out, "--languages", "de,ru", "--max-size", "430kB"),
         *("--held-out", few_held_out, "--set", targets[0], "--sequence-lengths", 16),
     )
-    assert list(result["artefacts"]) == ["tflite_int8"] and result["sizes"]["limit_bytes"] == 430000
+    assert list(result["artifacts"]) == ["tflite_int8"] and result["sizes"]["limit_bytes"] == 430000
     assert result["sizes"]["languages"] == ["de", "ru"]
     (chosen,) = (tried for tried in result["sizes"]["tried"] if tried["chosen"])
     files = (out / "model.int8.tflite", out / "tokenizer" / "sentencepiece.model")
@@ -292,7 +292,7 @@ def test_export_of_languages_alone_prunes(command, student, few_held_out, tmp_pa
     )
     assert result["vocabulary"]["before"] == 600 > result["vocabulary"]["after"] > 26
     # Every second pair said which tokens are used; only the others measure.
-    languages = result["parity"]["artefacts"]["tflite_float32"]["languages"]
+    languages = result["parity"]["artifacts"]["tflite_float32"]["languages"]
     assert {name: figures["num_pairs"] for name, figures in languages.items()} == {"de": 20}
 
 
@@ -321,7 +321,7 @@ def test_export_verifies_similarity_and_names_what_loses_it(
     # Random pairs of a student that was hardly trained: the gates are for another test.
     loose = ("--int4-cosine-mean", 0, "--int4-accuracy-loss", 100, "--int4-spearman-loss", 100)
     result = command(*arguments, "--format", "tflite_int4", *loose)
-    figures = result["parity"]["artefacts"]["tflite_int4"]["similarity"]["de_en_test"]
+    figures = result["parity"]["artifacts"]["tflite_int4"]["similarity"]["de_en_test"]
     expected = read_similarity(graded)(LiteStudent(tmp_path / "out"))["de_en_test_spearman"]
     assert figures["spearman"] == pytest.approx(expected)
     gate = ("--format", "tflite_int4", "--int4-cosine-mean", 1, *loose[2:])

@@ -26,7 +26,7 @@ def test_demo_improves_every_language_of_the_sample(demo):
 
 def test_demo_writes_every_path_that_it_names(demo):
     output, result = demo
-    assert set(result["paths"]) == {"student", "artefacts", "report", "report data", "model card"}
+    assert set(result["paths"]) == {"student", "artifacts", "report", "report data", "model card"}
     for path in result["paths"].values():
         assert Path(path).exists() and output in Path(path).parents
     report = json.loads((output / "report.json").read_text())
@@ -37,10 +37,10 @@ def test_demo_writes_every_path_that_it_names(demo):
 
 def test_demo_verifies_all_four_formats_in_every_language(demo):
     _, result = demo
-    assert len(result["artefacts"]) == 4
-    for artefact in result["artefacts"].values():
-        assert set(artefact["languages"]) == set(result["languages"])
-        assert artefact["cosine_mean"] > 0.99
+    assert len(result["artifacts"]) == 4
+    for artifact in result["artifacts"].values():
+        assert set(artifact["languages"]) == set(result["languages"])
+        assert artifact["cosine_mean"] > 0.99
 
 
 def test_demo_readable_result_shows_languages_and_paths(demo, capsys):
@@ -72,4 +72,4 @@ def test_demo_replaces_an_earlier_demo_and_keeps_what_else_is_there(demo, comman
     result = command("demo", "--output", output, "--epochs", 1, "--student", "static_128")
     assert (output / "notes.txt").read_text() == "mine"
     assert (output / "report.json").read_text() != before
-    assert Path(result["paths"]["artefacts"]).is_dir()
+    assert Path(result["paths"]["artifacts"]).is_dir()

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from kdkeras.cli.tables import artefact_table
+from kdkeras.cli.tables import artifact_table
 from kdkeras.export.formats import ExportFormat
 
 FIGURES = {
@@ -21,7 +21,7 @@ SIMILARITY = {"similarity": {"de_en": {"spearman_change_points": -12.5}}}
 def test_every_format_fits_80_columns_uncut(figures, kind):
     records = {item: {"path": item.path_for(kind), **figures} for item in ExportFormat}
     console = Console(width=80, file=io.StringIO())
-    console.print(artefact_table(records))
+    console.print(artifact_table(records))
     rows = console.file.getvalue().splitlines()[-len(records) - 1 : -1]
     assert not any("…" in row for row in rows)
     names = [row.split()[0] for row in rows]

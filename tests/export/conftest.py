@@ -71,7 +71,7 @@ def exported(request, folders, static_student, transformer_student):
 
 @pytest.fixture(scope="session")
 def encoders(exported):
-    """Every artefact of the folder as a function from strings to vectors."""
+    """Every artifact of the folder as a function from strings to vectors."""
     import tensorflow_text  # noqa: F401
 
     student, folder = exported

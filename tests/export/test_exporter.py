@@ -11,7 +11,7 @@ from kdkeras.export import ExportFormat, LiteStudent, export_student
 from kdkeras.students import StaticStudent
 
 
-def test_folder_holds_every_artefact(exported):
+def test_folder_holds_every_artifact(exported):
     _, folder = exported
     assert {path.name for path in folder.iterdir()} - {"parity.json"} == {
         "saved_model",
@@ -28,8 +28,8 @@ def test_folder_holds_every_artefact(exported):
 
 def test_default_formats_need_no_extra(static_student, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
-    artefacts = export_student(static_student, tmp_path / "out", sequence_lengths=())
-    assert [str(item) for item in artefacts.formats] == [
+    artifacts = export_student(static_student, tmp_path / "out", sequence_lengths=())
+    assert [str(item) for item in artifacts.formats] == [
         "saved_model",
         "saved_model_text",
         "tflite_float32",
@@ -92,17 +92,17 @@ def test_manifest_has_checksum_and_size_of_every_file(exported):
         if path.is_file() and path.name not in ("export.json", "parity.json")
     }
     assert manifest["files"] == found
-    int8 = manifest["artefacts"]["tflite_int8"]
+    int8 = manifest["artifacts"]["tflite_int8"]
     assert int8["bytes"] == (folder / int8["path"]).stat().st_size
     assert int8["needs"] == {"ai-edge-litert": "2.1"}
 
 
 def test_default_lengths_end_with_the_students(static_student, tmp_path):
-    artefacts = export_student(static_student, tmp_path / "out", formats="tflite_int8")
-    assert artefacts.sequence_lengths == (16, 32, 37)
-    assert artefacts.formats == (ExportFormat.TFLITE_INT8,)
-    assert artefacts.path("tflite_int8").is_file()
-    assert not artefacts.path("tflite_float32").exists()
+    artifacts = export_student(static_student, tmp_path / "out", formats="tflite_int8")
+    assert artifacts.sequence_lengths == (16, 32, 37)
+    assert artifacts.formats == (ExportFormat.TFLITE_INT8,)
+    assert artifacts.path("tflite_int8").is_file()
+    assert not artifacts.path("tflite_float32").exists()
 
 
 def test_unknown_format_is_refused_with_the_valid_ones(static_student, tmp_path):
@@ -156,7 +156,7 @@ def test_full_disk_leaves_nothing_behind(static_student, tmp_path, item):
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_names_each_artefact(static_student, tmp_path):
+def test_progress_names_each_artifact(static_student, tmp_path):
     lines = []
     export_student(
         static_student,

@@ -9,7 +9,7 @@ from kdkeras.export.formats import ExportFormat
 from kdkeras.export.gates import LEAST_SIMILARITY_PAIRS, Gates, check_gates, failures
 
 
-def _parity(artefact, **figures):
+def _parity(artifact, **figures):
     figures = {
         "num_pairs": 1000,
         "cosine_mean": 1.0,
@@ -17,11 +17,11 @@ def _parity(artefact, **figures):
         "accuracy_change_points": 0.0,
         **figures,
     }
-    return {"artefacts": {artefact: {"languages": {"de": figures}}}}
+    return {"artifacts": {artifact: {"languages": {"de": figures}}}}
 
 
 @pytest.mark.parametrize(
-    ("artefact", "num_pairs", "bound"),
+    ("artifact", "num_pairs", "bound"),
     # 1.5 sentences of 40 are 3.75 points, of 100 1.5 points, of 300 half a point.
     [
         ("tflite_int8", 40, -3.75),
@@ -35,8 +35,8 @@ def _parity(artefact, **figures):
         ("tflite_int4", 1000, -1.5),
     ],
 )
-def test_accuracy_bound_is_never_tighter_than_one_and_a_half_sentences(artefact, num_pairs, bound):
-    found = Gates().accuracy_bound(ExportFormat(artefact), num_pairs)
+def test_accuracy_bound_is_never_tighter_than_one_and_a_half_sentences(artifact, num_pairs, bound):
+    found = Gates().accuracy_bound(ExportFormat(artifact), num_pairs)
     assert found == pytest.approx(bound)
 
 
@@ -56,7 +56,7 @@ def test_no_near_tie_moves_a_correlation_by_more_than_the_bound_says(num_pairs):
 
 
 @pytest.mark.parametrize(
-    ("artefact", "figures", "expected"),
+    ("artifact", "figures", "expected"),
     [
         ("tflite_float32", {"cosine_min": 0.999991}, None),
         ("tflite_float32", {"cosine_min": 0.99998}, "least cosine to Keras 0.999980"),
@@ -85,16 +85,16 @@ def test_no_near_tie_moves_a_correlation_by_more_than_the_bound_says(num_pairs):
         ("tflite_int8", {"accuracy_change_points": 3.0}, None),
     ],
 )
-def test_gate_decides(artefact, figures, expected):
-    found = failures(_parity(artefact, **figures), Gates())
+def test_gate_decides(artifact, figures, expected):
+    found = failures(_parity(artifact, **figures), Gates())
     assert len(found) == (expected is not None)
     if expected:
-        assert found[0].startswith(f"{artefact} in de: ")
+        assert found[0].startswith(f"{artifact} in de: ")
         assert expected in found[0]
 
 
 @pytest.mark.parametrize(
-    ("artefact", "figures", "expected"),
+    ("artifact", "figures", "expected"),
     [
         ("tflite_int8", {"spearman_change_points": -0.5}, None),
         ("tflite_int8", {"spearman_change_points": -0.51}, "-0.51 points, the bound is -0.50"),
@@ -106,17 +106,17 @@ def test_gate_decides(artefact, figures, expected):
         ("saved_model", {"cosine_min": 0.98}, "least cosine to Keras 0.980000 is below"),
     ],
 )
-def test_gate_of_similarity_decides(artefact, figures, expected):
-    parity = _parity(artefact)
+def test_gate_of_similarity_decides(artifact, figures, expected):
+    parity = _parity(artifact)
     pairs = {"num_pairs": 250, "cosine_mean": 1.0, "cosine_min": 1.0, "spearman_change_points": 0.0}
-    parity["artefacts"][artefact]["similarity"] = {"en_de_test": {**pairs, **figures}}
+    parity["artifacts"][artifact]["similarity"] = {"en_de_test": {**pairs, **figures}}
     found = failures(parity, Gates())
     assert len(found) == (expected is not None)
     if expected:
-        assert found[0].startswith(f"{artefact} in en_de_test: ") and expected in found[0]
+        assert found[0].startswith(f"{artifact} in en_de_test: ") and expected in found[0]
 
 
-def test_failed_gate_names_artefact_language_and_figure():
+def test_failed_gate_names_artifact_language_and_figure():
     parity = _parity("tflite_int8", cosine_mean=0.5)
     with pytest.raises(GateError, match="tflite_int8 in de: mean cosine to Keras 0.500000"):
         check_gates({**parity, "failures": failures(parity, Gates())})

@@ -21,7 +21,7 @@ def copy(folders, tmp_path):
 def test_int8_is_the_default(exported):
     student, folder = exported
     lite = LiteStudent(folder)
-    assert lite.artefact is ExportFormat.TFLITE_INT8
+    assert lite.artifact is ExportFormat.TFLITE_INT8
     assert (lite.output_dim, lite.normalize) == (student.output_dim, student.normalize)
     assert lite.sequence_length == student.sequence_length
 
@@ -57,11 +57,11 @@ def test_changed_file_is_refused(copy, file):
         LiteStudent(copy)
 
 
-def test_missing_artefact_is_refused_with_those_present(copy):
+def test_missing_artifact_is_refused_with_those_present(copy):
     manifest = json.loads((copy / "export.json").read_text())
-    del manifest["artefacts"]["tflite_float32"]
+    del manifest["artifacts"]["tflite_float32"]
     (copy / "export.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"has \['tflite_int8'.*\].*artefact='tflite_float32'"):
+    with pytest.raises(InputError, match=r"has \['tflite_int8'.*\].*artifact='tflite_float32'"):
         LiteStudent(copy, "tflite_float32")
 
 

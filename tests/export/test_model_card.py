@@ -66,7 +66,7 @@ def test_card_says(card, text):
     assert text in card
 
 
-def test_card_names_the_worst_language_of_each_artefact(folders, tmp_path):
+def test_card_names_the_worst_language_of_each_artifact(folders, tmp_path):
     shutil.copytree(folders / "TransformerStudent", tmp_path / "student")
     languages = {
         code: {"accuracy_change_points": change} for code, change in (("de", 0.4), ("ja", -0.8))
@@ -78,7 +78,7 @@ def test_card_names_the_worst_language_of_each_artefact(folders, tmp_path):
     }
     figures = {"latency_ms": 0.12, "cosine_mean": 0.9999, "cosine_min": 0.998}
     figures |= {"path": "model.int8.tflite", "languages": languages, "similarity": similarity}
-    parity = {"keras": keras, "artefacts": {"tflite_int8": figures}}
+    parity = {"keras": keras, "artifacts": {"tflite_int8": figures}}
     card = write_model_card(
         tmp_path / "student", teacher="a/b", license="mit", training_data=[], parity=parity
     ).read_text()

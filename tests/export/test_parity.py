@@ -31,12 +31,12 @@ def parity(exported, few_pairs, graded_pairs):
     return verify(folder, student, few_pairs, RANDOM_WEIGHTS, similarity=[graded_pairs])
 
 
-def test_every_artefact_equals_keras_in_every_language(parity, few_pairs):
+def test_every_artifact_equals_keras_in_every_language(parity, few_pairs):
     assert parity["passed"] and parity["failures"] == []
-    assert set(parity["artefacts"]) == {str(item) for item in FORMATS}
-    for name, artefact in parity["artefacts"].items():
-        assert set(artefact["languages"]) == set(few_pairs)
-        for figures in artefact["languages"].values():
+    assert set(parity["artifacts"]) == {str(item) for item in FORMATS}
+    for name, artifact in parity["artifacts"].items():
+        assert set(artifact["languages"]) == set(few_pairs)
+        for figures in artifact["languages"].values():
             assert figures["num_pairs"] == 40
             assert figures["cosine_min"] > LEAST.get(name, 1 - 1e-6)
             assert figures["cosine_min"] <= figures["cosine_mean"] <= 1 + 1e-9
@@ -47,7 +47,7 @@ def test_accuracy_is_that_of_the_evaluator(parity, exported, few_pairs):
     for language, sides in few_pairs.items():
         expected = TranslationEvaluator("held_out", *sides)(student)["held_out_accuracy"]
         assert parity["keras"]["languages"][language]["accuracy"] == pytest.approx(expected)
-        exact = parity["artefacts"]["tflite_float32"]["languages"][language]
+        exact = parity["artifacts"]["tflite_float32"]["languages"][language]
         assert exact["accuracy"] == pytest.approx(expected)
         assert exact["accuracy_change_points"] == pytest.approx(0.0, abs=1e-9)
 
@@ -58,13 +58,13 @@ def test_similarity_is_that_of_the_evaluator(parity, exported, graded_pairs):
     assert parity["keras"]["similarity"] == {
         "de_en": {"num_pairs": 120, "spearman": pytest.approx(expected)}
     }
-    for name, artefact in parity["artefacts"].items():
-        figures = artefact["similarity"]["de_en"]
+    for name, artifact in parity["artifacts"].items():
+        figures = artifact["similarity"]["de_en"]
         change = (figures["spearman"] - expected) * 100
         assert figures["spearman_change_points"] == pytest.approx(change)
         assert LEAST.get(name, 1 - 1e-6) < figures["cosine_min"] <= figures["cosine_mean"] + 1e-9
     small = LiteStudent(folder, "tflite_int4")
-    assert parity["artefacts"]["tflite_int4"]["similarity"]["de_en"]["spearman"] == pytest.approx(
+    assert parity["artifacts"]["tflite_int4"]["similarity"]["de_en"]["spearman"] == pytest.approx(
         graded_pairs(small)["de_en_spearman"]
     )
 
@@ -72,11 +72,11 @@ def test_similarity_is_that_of_the_evaluator(parity, exported, graded_pairs):
 def test_figures_are_written_into_the_manifest(parity, exported):
     _, folder = exported
     manifest = json.loads((folder / "export.json").read_text())
-    for name, record in manifest["artefacts"].items():
+    for name, record in manifest["artifacts"].items():
         measured = record["measured"]
         assert set(measured) == {"cosine_mean", "cosine_min", "languages", "similarity"}
         for part, figures in measured.items():
-            assert figures == parity["artefacts"][name][part]
+            assert figures == parity["artifacts"][name][part]
 
 
 def test_too_few_graded_pairs_are_refused(lite_folder, static_student, few_pairs, graded_pairs):
@@ -89,7 +89,7 @@ def test_too_few_graded_pairs_are_refused(lite_folder, static_student, few_pairs
 
 
 def test_tflite_runs_without_tensorflow(parity):
-    imported = {name: artefact["imported"] for name, artefact in parity["artefacts"].items()}
+    imported = {name: artifact["imported"] for name, artifact in parity["artifacts"].items()}
     assert imported == {
         "saved_model": ["tensorflow"],
         "saved_model_text": ["tensorflow", "tensorflow_text"],
@@ -98,14 +98,14 @@ def test_tflite_runs_without_tensorflow(parity):
 
 
 def test_costs_are_measured_in_a_process_of_its_own(parity):
-    lite, full = parity["artefacts"]["tflite_int8"], parity["artefacts"]["saved_model"]
+    lite, full = parity["artifacts"]["tflite_int8"], parity["artifacts"]["saved_model"]
     # This process holds TensorFlow: its own peak would be several hundred megabytes.
     assert 10 < lite["peak_memory_mb"] < 200 < full["peak_memory_mb"]
     assert 0 < lite["latency_ms"] < 100
     assert 0 < lite["load_seconds"] < full["load_seconds"]
 
 
-def test_parity_is_written_beside_the_artefacts(parity, exported):
+def test_parity_is_written_beside_the_artifacts(parity, exported):
     _, folder = exported
     assert json.loads((folder / "parity.json").read_text()) == parity
 
@@ -116,7 +116,7 @@ def lite_folder(folders, tmp_path):
     folder = tmp_path / "lite"
     shutil.copytree(folders / "StaticStudent", folder)
     manifest = json.loads((folder / "export.json").read_text())
-    manifest["artefacts"] = {"tflite_float32": manifest["artefacts"]["tflite_float32"]}
+    manifest["artifacts"] = {"tflite_float32": manifest["artifacts"]["tflite_float32"]}
     (folder / "export.json").write_text(json.dumps(manifest))
     return folder
 
@@ -145,7 +145,7 @@ def test_slightly_other_weights_fail_with_language_and_figure(
     assert not verify(lite_folder, other, few_pairs, enforce=False)["passed"]
 
 
-def test_damaged_artefact_is_named(lite_folder, static_student, few_pairs):
+def test_damaged_artifact_is_named(lite_folder, static_student, few_pairs):
     path = lite_folder / "model.float32.tflite"
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(GateError, match=r"model\.float32\.tflite must .* sha256"):

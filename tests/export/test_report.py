@@ -32,7 +32,7 @@ def _parity(failures=()):
             "languages": {"ja": {"num_pairs": 120, "accuracy": 0.7542}},
             "similarity": {"en_de_test": {"num_pairs": 1379, "spearman": 0.6241}},
         },
-        "artefacts": {
+        "artifacts": {
             "tflite_int8": {
                 "path": "model.int8.tflite",
                 "bytes": 4_049_440,

@@ -1,4 +1,4 @@
-"""Every artefact in its own runtime, each in a fresh process, compared with Keras."""
+"""Every artifact in its own runtime, each in a fresh process, compared with Keras."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def expected(case, texts, bad):
 
 @pytest.fixture(scope="module")
 def embedded(case, texts, bad):
-    """What an artefact makes of all texts, in one process each."""
+    """What an artifact makes of all texts, in one process each."""
     _, folder = case
     found = {}
 
@@ -95,10 +95,10 @@ def test_long_text_is_cut_and_nul_ends_it(case, expected, bad):
 def test_verify_compares_them_by_language(case, few_pairs):
     student, folder = case
     parity = verify(folder, student, few_pairs)
-    assert parity["passed"] and set(parity["artefacts"]) == {*EXACT, "mediapipe"}
+    assert parity["passed"] and set(parity["artifacts"]) == {*EXACT, "mediapipe"}
     for name in ("mediapipe", "mediapipe_float32", "onnx"):
-        assert set(parity["artefacts"][name]["languages"]) == set(few_pairs)
-        assert parity["artefacts"][name]["imported"] == []
+        assert set(parity["artifacts"][name]["languages"]) == set(few_pairs)
+        assert parity["artifacts"][name]["imported"] == []
 
 
 def test_mediapipe_goes_on_after_a_lone_surrogate(case):

@@ -72,15 +72,15 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text
 root, given = sys.argv[1], json.load(open(sys.argv[2]))
-for name, artefact, key in (item.split(":") for item in sys.argv[3:]):
-    inputs = given[name] if artefact == "saved_model" else {"texts": given[name]["texts"]}
-    inputs = {part: inputs[part] for part in inputs if artefact != "saved_model" or part != "texts"}
+for name, artifact, key in (item.split(":") for item in sys.argv[3:]):
+    inputs = given[name] if artifact == "saved_model" else {"texts": given[name]["texts"]}
+    inputs = {part: inputs[part] for part in inputs if artifact != "saved_model" or part != "texts"}
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], f"{root}/{name}/{artefact}")
+        meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], f"{root}/{name}/{artifact}")
         signature = meta.signature_def[key]
         feed = {signature.inputs[part].name: values for part, values in inputs.items()}
         fetch = {part: info.name for part, info in signature.outputs.items()}
-        np.savez(f"{sys.argv[2]}.{name}.{artefact}.{key}.npz", **session.run(fetch, feed))
+        np.savez(f"{sys.argv[2]}.{name}.{artifact}.{key}.npz", **session.run(fetch, feed))
 """
 
 

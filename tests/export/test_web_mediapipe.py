@@ -51,7 +51,7 @@ def test_vectors_in_the_browser_equal_keras_in_every_language(exported, sentence
     assert len(sentences_by_language) >= 25
     expected = student.encode(texts)
     float32, int8 = (
-        embed(folder / manifest["artefacts"][name]["path"], texts)
+        embed(folder / manifest["artifacts"][name]["path"], texts)
         for name in ("mediapipe_float32", "mediapipe")
     )
     np.testing.assert_allclose(float32, expected, rtol=0, atol=1e-5)
@@ -64,7 +64,7 @@ def test_bad_text_has_the_vector_of_keras(exported, sentences_by_language):
     sentences = [text for texts in sentences_by_language.values() for text in texts]
     bad = {name: replaced(text) for name, text in bad_texts(sentences).items()}
     manifest = json.loads((folder / "export.json").read_text())
-    path = folder / manifest["artefacts"]["mediapipe_float32"]["path"]
+    path = folder / manifest["artifacts"]["mediapipe_float32"]["path"]
     found, expected = embed(path, list(bad.values())), student.encode(list(bad.values()))
     differ = {
         name: float(np.abs(a - b).max())

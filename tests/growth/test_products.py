@@ -210,7 +210,7 @@ def test_exported_products_embed_as_keras_does(trained, texts, held_out, tmp_pat
     )
     pairs = {name: tuple(s[:20] for s in held_out[name]) for name in ("de", "ja", "ar")}
     report = verify(tmp_path / "narrow", narrow, pairs, Gates(), enforce=False)
-    found = report["artefacts"]
+    found = report["artifacts"]
     assert found["tflite_float32"]["cosine_min"] > 0.999999
     assert found["tflite_int8"]["cosine_mean"] > 0.99
     for language in pairs:

@@ -13,7 +13,7 @@ export const TOKENIZER_FILES = {
 /**
  * @param {object} manifest The student's `export.json`.
  * @param {(file: string) => Uint8Array | Promise<Uint8Array>} read Reads a file of the student.
- * @returns {Promise<(text: string) => number[]>} Ids, cut where every artefact cuts.
+ * @returns {Promise<(text: string) => number[]>} Ids, cut where every artifact cuts.
  */
 export async function loadTokenizer(manifest, read) {
   const { kind } = manifest.vocabulary;

@@ -1,4 +1,4 @@
-"""Strings that every artefact must read alike."""
+"""Strings that every artifact must read alike."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def _check(encoders, name, expected, texts):
 
 
 @pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
-def test_artefact_equals_keras_in_every_script(exported, encoders, sentences_by_language, name):
+def test_artifact_equals_keras_in_every_script(exported, encoders, sentences_by_language, name):
     student, _ = exported
     texts = [texts[0] for texts in sentences_by_language.values()]
     _check(encoders, name, student.encode(texts), texts)
