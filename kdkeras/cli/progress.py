@@ -1,4 +1,4 @@
-"""Progress bars, on stderr."""
+"""Progress bars and messages on stderr."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-__all__ = ["bar", "progress_bars", "say", "show"]
+from kdkeras import progress as contract
+
+__all__ = ["bar", "progress_bars", "say", "show", "show_progress"]
 
 
 def progress_bars() -> Progress:
@@ -33,7 +36,32 @@ def progress_bars() -> Progress:
 
 
 @contextmanager
-def bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def show_progress() -> Iterator[contract.Progress]:
+    """Draws one bar per task on stderr; a bar appears when its task starts.
+
+    Yields:
+        A function for `progress=` arguments: `progress(task, done, total)`. Two
+        tasks are the same if their text up to the first comma is the same.
+    """
+    bars, tasks = progress_bars(), dict[str, TaskID]()
+
+    def report(task: str, done: int, total: int) -> None:
+        if not bars.live.is_started:
+            bars.start()
+        name = task.partition(",")[0]
+        if name not in tasks:
+            tasks[name] = bars.add_task(task, total=total, unit="")
+        bars.update(tasks[name], description=task, completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        if bars.live.is_started:
+            bars.stop()
+
+
+@contextmanager
+def bar(description: str, unit: str) -> Iterator[Callable[..., None]]:
     """Gives the function that moves one bar, which is drawn from its first call on.
 
     Args:
@@ -41,12 +69,13 @@ def bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         unit: What is counted, in the plural.
 
     Yields:
-        `report(done, total)`.
+        `report(done, total)`, which also accepts `report(task, done, total)`.
     """
     progress = progress_bars()
     task = progress.add_task(description, total=None, unit=unit)
 
-    def report(done: int, total: int) -> None:
+    def report(*call: Any) -> None:
+        done, total = call[-2:]
         if not progress.live.is_started:
             progress.start()
         progress.update(task, completed=done, total=total)
