@@ -25,7 +25,7 @@ from kdkeras.schedules import LinearDecay, LinearWarmup
 from kdkeras.students import StaticStudent, TransformerStudent
 from kdkeras.training import Backup, Stages
 
-TINY_BERT = Path(__file__).parents[1] / "teachers" / "tiny_bert" / "mean"
+TINY_BERT = Path(__file__).parent / "teachers" / "tiny_bert" / "mean"
 VOCABULARY_SIZE, OUTPUT_DIM, CLASSES = 7, 3, 4
 
 
