@@ -195,18 +195,12 @@ def _given_student(
             f"{trained.output_dim} in {arguments.student}, {dataset.embedding_dim} in "
             f"{arguments.set}. Take a set of the teacher that it learned from."
         )
-    return _copied(trained, _dtype(arguments))
+    return trained.clone(dtype=_dtype(arguments))
 
 
 def _dtype(arguments: argparse.Namespace) -> str:
     precision = arguments.mixed_precision
     return f"mixed_{precision}" if precision else "float32"
-
-
-def _copied(student: Student, dtype: str) -> Student:
-    copy = type(student)(**{**student.get_config(), "dtype": dtype}, vocabulary=student.vocabulary)
-    copy.set_weights(student.get_weights())
-    return copy
 
 
 def _start(
@@ -272,7 +266,7 @@ def _save(
     """
     if not replicas.is_chief(strategy):
         return
-    copy = _copied(student, "float32")
+    copy = student.clone(dtype="float32")
     if back is not None:
         rotate_projection(copy, back)
     with atomic_write(output) as temporary:

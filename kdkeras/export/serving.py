@@ -21,10 +21,7 @@ def float32_student(student: Student) -> Student:
     """
     if student.compute_dtype == "float32" and student.fake_quantization is None:
         return student
-    config = {**student.get_config(), "dtype": "float32"}
-    copy = type(student)(**config, vocabulary=student.vocabulary)
-    copy.set_weights(student.get_weights())
-    return copy
+    return student.clone(dtype="float32")
 
 
 class ServingModule(tf.Module):

@@ -182,10 +182,7 @@ def fold_projection(student: Student, kernel: Any) -> Student:
             f"`kernel` must begin with the student's width, ({student.output_dim}, d). Received: "
             f"shape {matrix.shape}. Give the `kernel` of the loss that it was trained with."
         )
-    config = {**student.get_config(), "output_dim": matrix.shape[1]}
-    folded = type(student).from_config(config)
-    folded.build()
-    folded._hold(student.vocabulary)
+    folded = student.clone(output_dim=matrix.shape[1], copy_weights=False)
     last = {id(weight) for weight in folded.projection.weights}
     for mine, theirs in zip(folded.weights, student.weights, strict=True):
         if id(mine) not in last:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
 import numpy as np
@@ -253,6 +253,80 @@ class Student(FeatureModel):
                 reduce_retracing=True,
             )
         return lambda batch: functions[method]({k: tf.constant(v) for k, v in batch.items()})
+
+    def clone(
+        self,
+        *,
+        vocabulary: Vocabulary | None = None,
+        copy_weights: bool = True,
+        **changes: Any,
+    ) -> Self:
+        """Creates a student of the same class with other constructor arguments.
+
+        The clone has weights of its own. Fake quantization is off in the clone,
+        and a grown student's certificate is not copied.
+
+        Args:
+            vocabulary: A vocabulary that replaces the student's; `vocabulary_size`
+                then defaults to its size. None (the default) keeps the student's.
+            copy_weights: Whether to copy the weights. Set it to False if the
+                changes alter the shapes of weights; the clone then starts with
+                new, untrained ones.
+            **changes: Constructor arguments that differ from the student's,
+                e.g. `dtype="mixed_bfloat16"` or `sequence_length=64`.
+
+        Returns:
+            The new student. The original is unchanged.
+
+        Raises:
+            InputError: If the constructor has no such argument, or if
+                `copy_weights` is True and the weights do not fit: because their
+                shapes differ, or because `vocabulary` has other tokens than the
+                student's, which own the rows of its token table.
+
+        Example:
+        >>> from kdkeras.students import StaticStudent
+        >>> student = StaticStudent(vocabulary_size=20, output_dim=5, embedding_dim=8)
+        >>> student.clone(normalize=False, name="unnormalized").get_weights()[0].shape
+        (20, 8)
+        >>> student.clone(output_dim=3, copy_weights=False).output_dim
+        3
+        """
+        config = self.get_config()
+        unknown = sorted(set(changes) - set(config))
+        if unknown:
+            raise InputError(
+                f"`clone` changes constructor arguments of {type(self).__name__}. Received: "
+                f"{', '.join(unknown)}. Use some of {', '.join(sorted(config))}."
+            )
+        if vocabulary is not None:
+            changes = {"vocabulary_size": vocabulary.size, **changes}
+        copy = type(self).from_config({**config, **changes})
+        copy._hold(vocabulary or self.vocabulary)
+        if copy_weights:
+            self._copy_weights_to(copy, vocabulary, changes)
+        return copy
+
+    def _copy_weights_to(
+        self, copy: Student, vocabulary: Vocabulary | None, changes: dict[str, Any]
+    ) -> None:
+        """Sets all weights of a clone, or refuses."""
+        if vocabulary and self.vocabulary and vocabulary.tokens != self.vocabulary.tokens:
+            raise InputError(
+                "Weights can be copied only to a student with the same tokens. Received: "
+                "`vocabulary` with other tokens than the student's. Pass copy_weights=False and "
+                "set the weights, or use kdkeras.compression to change a vocabulary."
+            )
+        if [tuple(w.shape) for w in self.weights] != [tuple(w.shape) for w in copy.weights]:
+            config = self.get_config()
+            different = (
+                f"{k}={v} ({config[k]} before)" for k, v in changes.items() if v != config[k]
+            )
+            raise InputError(
+                "Weights can be copied only if their shapes stay the same. Received: "
+                f"{', '.join(different)}. Pass copy_weights=False and set the weights."
+            )
+        copy.set_weights(self.get_weights())
 
     def save_assets(self, dir_path: str) -> None:
         """Keras hook: puts the vocabulary into the `.keras` file."""

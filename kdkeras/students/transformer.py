@@ -265,10 +265,9 @@ class TransformerStudent(Student):
                 f"`num_layers` must be from 1 to {self.num_layers}, the student's blocks. "
                 f"Received: num_layers={num_layers}. Use {self.num_layers} for a whole copy."
             )
-        config = {**self.get_config(), "name": f"{self.name}_{num_layers}"}
-        config["num_layers"] = int(num_layers)
-        shallow = type(self).from_config(config)
-        shallow._hold(self.vocabulary)
+        shallow = self.clone(
+            num_layers=int(num_layers), name=f"{self.name}_{num_layers}", copy_weights=False
+        )
         pairs = [
             (self.token_embedding, shallow.token_embedding),
             (self.position_embedding, shallow.position_embedding),

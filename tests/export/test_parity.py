@@ -122,7 +122,7 @@ def lite_folder(folders, tmp_path):
 
 
 def _other_weights(student):
-    copy = type(student)(**student.get_config(), vocabulary=student.vocabulary)
+    copy = student.clone()
     weights = student.get_weights()
     # 2 % noise on the projection: cosines of about 0.9998.
     scale = 0.02 * np.abs(weights[-2]).mean()

@@ -13,6 +13,7 @@ from contracts import assert_config_round_trip, assert_one_line
 from small_students import make_student
 
 import kdkeras
+from kdkeras.data.wordpiece import WordPieceVocabulary
 from kdkeras.errors import InputError
 from kdkeras.students import StaticStudent, TransformerStudent
 
@@ -357,6 +358,46 @@ def test_cutting_where_there_is_no_block_is_refused(num_layers):
     with pytest.raises(InputError) as error:
         deep().truncated(num_layers)
     assert_one_line(str(error.value), "from 1 to 3", f"num_layers={num_layers}", "Use 3")
+
+
+# ---- clones -------------------------------------------------------------
+
+
+def test_clone_has_own_copies_of_the_weights_and_the_same_vocabulary(reading_student, texts):
+    clone = reading_student.clone(name="clone", dtype="mixed_bfloat16", normalize=False)
+    assert (clone.name, clone.compute_dtype, clone.normalize) == ("clone", "bfloat16", False)
+    assert clone.vocabulary is reading_student.vocabulary
+    expected = reading_student.encode(texts)
+    np.testing.assert_array_equal(reading_student.clone().encode(texts), expected)
+    clone.set_weights([np.zeros_like(w) for w in clone.get_weights()])
+    np.testing.assert_array_equal(reading_student.encode(texts), expected)
+
+
+def test_clone_with_other_shapes_needs_copy_weights_false(student):
+    with pytest.raises(InputError) as error:
+        student.clone(output_dim=3, name="narrow", normalize=True)
+    assert_one_line(str(error.value), "shapes", "output_dim=3 (5 before)", "copy_weights=False")
+    assert "normalize" not in str(error.value)
+    assert student.clone(output_dim=3, copy_weights=False).output_dim == 3
+
+
+def test_clone_refuses_arguments_that_the_constructor_lacks(student):
+    with pytest.raises(InputError) as error:
+        student.clone(width=3)
+    assert_one_line(str(error.value), type(student).__name__, "Received: width.", "output_dim")
+
+
+def test_clone_with_another_vocabulary_takes_its_size_and_no_weights():
+    def make(*words):
+        tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
+        return WordPieceVocabulary({"vocab.txt": "\n".join(tokens).encode()})
+
+    student = make_student(StaticStudent, 6, vocabulary=make("a", "b"))
+    for other in (make("b", "a"), make("a", "b", "c")):
+        with pytest.raises(InputError, match=r"same tokens.*`vocabulary`.*copy_weights=False"):
+            student.clone(vocabulary=other)
+        clone = student.clone(vocabulary=other, copy_weights=False)
+        assert (clone.vocabulary, clone.vocabulary_size) == (other, other.size)
 
 
 def test_what_is_not_offered_is_refused(student):
