@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half-written."""
+"""Writing files and folders atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["atomic_folder", "atomic_write", "refuse_existing"]
 
 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Returns `path` if nothing would be lost by writing it.
+    """Returns `path` if it may be written.
 
     Raises:
         InputError: If it exists and `overwrite` is false.
@@ -23,7 +23,7 @@ def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> Path:
     if path.exists() and not overwrite:
         raise InputError(
             f"The output must not exist yet. Received: {path}. "
-            "Choose another name, or pass overwrite=True (--overwrite)."
+            "Choose another name, or pass overwrite=True."
         )
     return path
 
@@ -33,7 +33,7 @@ def _parent(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"The output's folder must be writable. Received: {path.parent} "
+            f"The folder of the output must be writable. Received: {path.parent} "
             f"({error.strerror or error}). Choose another folder."
         ) from error
     return path.parent
@@ -48,15 +48,15 @@ def _explain(path: Path, error: OSError) -> InputError:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; renames it to `path` on success.
+    """Yields a temporary path in the same folder; renames it to `path` on success.
 
-    If the body fails the temporary file is removed and `path` is untouched.
+    If the body fails, the temporary file is removed and `path` is unchanged.
 
     Raises:
-        InputError: If the file system refuses (full disk, no permission).
+        InputError: If the file cannot be written (full disk, no permission).
     """
     path = Path(path)
-    # The suffix stays: Keras and NumPy choose their format by it.
+    # The suffix is kept because Keras and NumPy derive the file format from it.
     temporary = _parent(path) / f".{path.stem}.{os.getpid()}.partial{path.suffix}"
     try:
         yield temporary
@@ -71,11 +71,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """Gives a temporary folder beside `path`; renames it to `path` on success.
+    """Yields a temporary folder beside `path`; renames it to `path` on success.
+
+    If the body fails, the temporary folder is removed and `path` is unchanged.
 
     Raises:
-        InputError: If `path` exists and `overwrite` is false, or the file
-            system refuses (full disk, no permission).
+        InputError: If `path` exists and `overwrite` is false, or the folder
+            cannot be written (full disk, no permission).
     """
     path = refuse_existing(path, overwrite)
     temporary = _parent(path) / f".{path.name}.{os.getpid()}.partial"

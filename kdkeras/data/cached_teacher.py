@@ -1,25 +1,36 @@
-"""A teacher that repeats what it once said."""
+"""A teacher that returns cached embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from kdkeras.data.distillation_set import DistillationSet
 from kdkeras.errors import InputError
+from kdkeras.progress import Progress, no_progress
 
 __all__ = ["CachedTeacher"]
 
 
 class CachedTeacher:
-    """Answers with the embeddings that a distillation set holds.
+    """Returns the embeddings that a distillation set contains.
 
-    For cutting a new set out of an old one without running the teacher again.
-    It carries the fingerprint of the teacher that spoke.
+    Use it to write a new set of a part of another one without running the
+    teacher again. It has the name and the fingerprint of that teacher.
 
     Args:
-        dataset: The set; its embeddings are held in memory.
+        dataset: The set; all its embeddings are kept in memory.
+
+    Attributes:
+        name: Name of the teacher.
+        fingerprint: Fingerprint of the teacher.
+        embedding_dim: Width of the embeddings.
+        normalized: Whether the embeddings have unit norm.
+
+    Example:
+        >>> teacher = CachedTeacher(dataset)  # doctest: +SKIP
+        >>> write_distillation_set(groups[:1000], teacher, "sets/part")  # doctest: +SKIP
     """
 
     def __init__(self, dataset: DistillationSet) -> None:
@@ -33,29 +44,31 @@ class CachedTeacher:
         self,
         texts: Sequence[str],
         batch_size: int = 64,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress = no_progress,
     ) -> np.ndarray:
-        """Looks the sentences up.
+        """Returns the cached embeddings of sentences.
 
         Args:
             texts: Source sentences of the set.
-            batch_size: Sentences between two calls of `progress`.
-            progress: Called as `progress(done, total)`.
+            batch_size: Number of sentences between two calls of `progress`,
+                default 64.
+            progress: Called as `progress(task, done, total)`, in sentences.
 
         Returns:
             `(len(texts), embedding_dim)` float32.
 
         Raises:
-            InputError: If the set does not hold a sentence.
+            InputError: If a text is not a source sentence of the set.
         """
         vectors = np.zeros((len(texts), self.embedding_dim), np.float32)
+        progress("Embedding sentences", 0, len(texts))
         for row, text in enumerate(texts):
             if text not in self._vectors:
                 raise InputError(
-                    "A cached teacher knows the source sentences of its set only. "
+                    "A cached teacher can only embed the source sentences of its set. "
                     f"Received: {text[:60]!r}. Use the teacher itself (kdkeras.teachers.load)."
                 )
             vectors[row] = self._vectors[text]
-            if progress is not None and ((row + 1) % batch_size == 0 or row + 1 == len(texts)):
-                progress(row + 1, len(texts))
+            if (row + 1) % batch_size == 0 or row + 1 == len(texts):
+                progress("Embedding sentences", row + 1, len(texts))
         return vectors

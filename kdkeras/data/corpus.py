@@ -1,29 +1,29 @@
-"""Parallel sentences from files, as one group a source sentence."""
+"""Reading parallel corpora into groups of a source sentence and its translations."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kdkeras.data.corpus_files import CorpusPath, ParallelFile, read_lines, resolve
+from kdkeras.data.corpus_files import CorpusPath, ParallelFile, resolve
+from kdkeras.data.text_files import normalize, read_lines
 from kdkeras.errors import InputError
 
-__all__ = ["CorpusReport", "SentenceGroup", "normalize", "read_corpus", "without_excluded"]
+__all__ = ["CorpusReport", "SentenceGroup", "read_corpus", "without_excluded"]
 
 
 @dataclasses.dataclass(frozen=True)
 class SentenceGroup:
-    """One source sentence with all its translations.
+    """A source sentence with all its translations.
 
     Attributes:
-        source: The source sentence, NFC.
-        source_language: Its language code, e.g. `"en"`.
-        translations: The translations, NFC, each once a language.
-        languages: The language code of each translation.
+        source: The source sentence, in NFC.
+        source_language: Language code of the source sentence, e.g. `"en"`.
+        translations: The translations, in NFC; distinct per language.
+        languages: Language code of each translation.
     """
 
     source: str
@@ -34,15 +34,15 @@ class SentenceGroup:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusReport:
-    """What was read and what became of it.
+    """The counts of a corpus that was read.
 
     Attributes:
-        rows: Rows read, all files together.
-        kept: Pairs kept (after merging duplicates).
-        groups: Source sentences kept.
-        dropped: Rows not kept by reason: `empty`, `over_long`, `duplicate`,
-            `excluded`.
-        pairs: Pairs kept by language of the translation.
+        rows: Number of rows read from all files.
+        kept: Number of pairs kept, without duplicates.
+        groups: Number of source sentences kept.
+        dropped: Number of rows dropped by reason: `empty`, `over_long`,
+            `duplicate`, `excluded`.
+        pairs: Number of pairs kept by language of the translation.
     """
 
     rows: int
@@ -52,17 +52,12 @@ class CorpusReport:
     pairs: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the report as JSON-ready dictionary."""
+        """Returns the report as a JSON-serializable dictionary."""
         return dataclasses.asdict(self)
 
 
-def normalize(text: str) -> str:
-    """Returns the text in NFC without white space around it."""
-    return unicodedata.normalize("NFC", text).strip()
-
-
 class _Collector:
-    """Merges rows into groups and counts what is dropped."""
+    """Merges rows into groups and counts the dropped rows."""
 
     def __init__(self, excluded: frozenset[str], max_characters: int) -> None:
         self._excluded = excluded
@@ -73,7 +68,6 @@ class _Collector:
 
     def add(self, source: str, translation: str, file: ParallelFile) -> None:
         self.rows += 1
-        source, translation = normalize(source), normalize(translation)
         if reason := self._reason(source, translation):
             self.dropped[reason] += 1
             return
@@ -104,7 +98,7 @@ class _Collector:
 
 
 def _excluded_sentences(files: Iterable[str | os.PathLike[str]]) -> frozenset[str]:
-    """All cells of the files: neither side of a pair may be one of them."""
+    """Returns all cells of the files."""
     cells: set[str] = set()
     for path in files:
         for _, line in read_lines(path):
@@ -115,7 +109,7 @@ def _excluded_sentences(files: Iterable[str | os.PathLike[str]]) -> frozenset[st
 def without_excluded(
     groups: Iterable[SentenceGroup], exclude: Iterable[str | os.PathLike[str]]
 ) -> list[SentenceGroup]:
-    """Removes the pairs of which either side occurs in a file of `exclude`."""
+    """Removes the pairs of which either side is a cell of a file in `exclude`."""
     excluded = _excluded_sentences(exclude)
     if not excluded:
         return list(groups)
@@ -143,7 +137,7 @@ def _check_counts(pairs: dict[str, int], min_pairs: int, names: str) -> None:
         listed = ", ".join(f"{language} ({count})" for language, count in few.items())
         raise InputError(
             f"Each language must have at least min_pairs={min_pairs} pairs. Received: {listed} "
-            f"in {names}. Leave those languages out, add data, or lower min_pairs (--min-pairs)."
+            f"in {names}. Omit these languages, add data, or lower min_pairs."
         )
 
 
@@ -156,29 +150,33 @@ def read_corpus(
 ) -> tuple[list[SentenceGroup], CorpusReport]:
     """Reads parallel sentences and merges them into groups.
 
-    TSV rows are `source⇥translation` (further columns are ignored), plain or
-    `.gz`, with the languages in the name: `en-de.tsv.gz`. Moses corpora are
-    two files with equal line numbers, `corpus.en-de.en` and
-    `corpus.en-de.de`; name either. A folder stands for all TSV files in it.
-    All text is UTF-8 and is brought to NFC.
+    All files are UTF-8, plain or `.gz`; text is normalized to NFC.
+
+    - TSV files have rows `source<TAB>translation` and the languages in their
+      names: `en-de.tsv.gz`. Further columns are ignored.
+    - Moses corpora are two files with aligned lines, `corpus.en-de.en` and
+      `corpus.en-de.de`; pass either of them.
+    - A folder stands for all TSV files in it.
 
     Args:
-        files: Paths, or `(path, source_language, translation_language)`
-            where the name does not tell; for Moses the path without its
-            language ending.
-        exclude: Test sets (TSV of any number of columns, plain or `.gz`):
-            pairs of which either side occurs in one are removed.
-        max_characters: Longest sentence kept, in characters, default 1000.
-        min_pairs: Fewest pairs a language may have, default 10: fewer cannot
-            be learned, but would be drawn again and again.
+        files: Paths, or tuples `(path, source_language, translation_language)`
+            for names without languages. For a Moses corpus, the path of such
+            a tuple has no language ending.
+        exclude: Test sets, TSV with any number of columns. Pairs of which
+            either side is a cell of one of them are removed.
+        max_characters: Maximum length of a sentence in characters, default
+            1000.
+        min_pairs: Minimum number of pairs per language, default 10. Fewer
+            pairs cannot be learned, but would be repeated often.
 
     Returns:
-        The groups in order of first appearance, and the counts.
+        The groups in the order of their first occurrence, and the counts.
 
     Raises:
         InputError: If a file is missing, is not UTF-8 or has a row without a
-            tab (named with its line), Moses sides differ in length, nothing
-            is left, or a language has too few pairs.
+            tab (the message states the line), the sides of a Moses corpus
+            differ in length, no pair is left, or a language has too few
+            pairs.
     """
     resolved = resolve(files)
     collector = _Collector(_excluded_sentences(exclude), max_characters)
@@ -191,7 +189,7 @@ def read_corpus(
     if not groups:
         dropped = ", ".join(f"{n} {reason}" for reason, n in collector.dropped.items() if n)
         raise InputError(
-            "A corpus must hold at least one pair of sentences. "
+            "A corpus must contain at least one pair of sentences. "
             f"Received: {collector.rows} rows in {names} (dropped: {dropped or 'none'}). "
             "Check the files, `exclude` and `max_characters`."
         )

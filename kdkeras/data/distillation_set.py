@@ -1,4 +1,4 @@
-"""A distillation set on disk: sentences, translations, teacher embeddings."""
+"""Reading a distillation set: sentences, translations and teacher embeddings."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from kdkeras.config import LANGUAGE_TEMPERATURE
 from kdkeras.data.corpus import SentenceGroup
+from kdkeras.data.pipeline import PipelineConfig, training_batches
 from kdkeras.data.shards import file_sha256, read_shard
+from kdkeras.data.vocabulary import Vocabulary
 from kdkeras.errors import InputError
-
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-    from kdkeras.data.vocabulary import Vocabulary
 
 __all__ = ["FORMAT", "MANIFEST", "PARTIAL_MANIFEST", "DistillationSet"]
 
@@ -32,7 +30,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file() and (folder / PARTIAL_MANIFEST).is_file():
         raise InputError(
             f"A distillation set must be complete. Received: {folder}, whose writing was "
-            "interrupted. Run the same command (kdkeras targets) again: it goes on where it was."
+            "interrupted. Run `kdkeras targets` or write_distillation_set() again with the same "
+            "arguments: it resumes."
         )
     try:
         manifest = json.loads(path.read_bytes())
@@ -42,8 +41,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             manifest[key]
     except OSError as error:
         raise InputError(
-            f"A distillation set is a folder with `{MANIFEST}`. Received: {folder} "
-            f"({error.strerror}). Write one with kdkeras targets or write_distillation_set()."
+            f"A distillation set must be a folder with `{MANIFEST}`. Received: {folder} "
+            f"({error.strerror}). Write one with `kdkeras targets` or write_distillation_set()."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -54,29 +53,29 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 class DistillationSet:
-    """Sentences with their translations and what a teacher said of them.
+    """Sentences, their translations and the cached embeddings of a teacher.
 
-    Nothing but the manifest is held in memory. Opening checks that each shard
-    is there with its size; `verify` compares the hashes.
+    Only the manifest is kept in memory. The constructor checks that every
+    shard exists and has the right size; `verify` compares the hashes.
 
     Args:
         folder: A folder that `write_distillation_set` wrote.
 
     Attributes:
-        folder: Where it is.
+        folder: The folder.
         teacher: `name` and `fingerprint` of the teacher.
         embedding_dim: Width of the teacher's embeddings.
         normalized: Whether they have unit norm.
         num_groups: Number of source sentences.
-        num_pairs: Number of pairs of source sentence and translation.
-        counts: Pairs by language of the translation.
-        languages: Those languages, sorted.
+        num_pairs: Number of pairs of a source sentence and a translation.
+        counts: Number of pairs by language of the translation.
+        languages: Languages of the translations, sorted.
         source_languages: Languages of the source sentences, sorted.
-        manifest: The whole manifest.
+        manifest: The manifest as a dictionary.
 
     Raises:
-        InputError: If the set is incomplete, or a shard is missing or
-            truncated (named).
+        InputError: If the set is incomplete, or a shard is missing or has
+            the wrong size; the message names the shard.
 
     Example:
         >>> dataset = DistillationSet("sets/demo")  # doctest: +SKIP
@@ -100,7 +99,7 @@ class DistillationSet:
 
     @property
     def shards(self) -> list[Path]:
-        """The shard files in order."""
+        """The shard files, in order."""
         return [self.folder / Path(shard["name"]).name for shard in self.manifest["shards"]]
 
     def _check_sizes(self) -> None:
@@ -109,7 +108,7 @@ class DistillationSet:
             if found != shard["bytes"]:
                 state = "missing" if found is None else f"{found} bytes"
                 raise InputError(
-                    f"A shard must be whole. Received: {path} ({state}, expected "
+                    f"A shard must be complete. Received: {path} ({state}, expected "
                     f"{shard['bytes']} bytes). Copy the shard again, or delete the folder and "
                     "write the set again."
                 )
@@ -118,23 +117,23 @@ class DistillationSet:
         """Compares every shard with the hash in the manifest.
 
         Raises:
-            InputError: If one differs, with its name.
+            InputError: If a shard differs; the message names it.
         """
         for path, shard in zip(self.shards, self.manifest["shards"], strict=True):
             found = file_sha256(path)
             if found != shard["sha256"]:
                 raise InputError(
-                    f"A shard must be the one that was written. Received: {path} with SHA-256 "
+                    f"A shard must be unchanged. Received: {path} with SHA-256 "
                     f"{found[:12]}…, expected {shard['sha256'][:12]}…. Copy the shard again, or "
                     "delete the folder and write the set again."
                 )
         self._verified = True
 
     def records(self) -> Iterator[tuple[SentenceGroup, np.ndarray]]:
-        """Yields each group with its teacher embedding, `(embedding_dim,)` float32.
+        """Yields each sentence group with its `(embedding_dim,)` float32 embedding.
 
         Raises:
-            InputError: If a shard is damaged, with its name.
+            InputError: If a shard is damaged; the message names it.
         """
         for path in self.shards:
             for batch in read_shard(path):
@@ -143,18 +142,19 @@ class DistillationSet:
     def sentences(
         self, language_temperature: float = 1.0, languages: Iterable[str] | None = None
     ) -> Iterator[str]:
-        """Yields the sentences of both sides, a source before its translations.
+        """Yields the sentences of both sides, each source before its translations.
 
         Args:
-            language_temperature: 1.0 yields each sentence once. Below it, the
-                sentences of language l are repeated, on average
-                `(n_max / n_l) ** (1 - language_temperature)` times, so that
-                what is learned from them does not forget small languages.
-            languages: Languages of the translations; None (the default) for all.
-                Sources come in any case.
+            language_temperature: From 0.0 to 1.0. The default, 1.0, yields
+                each sentence once. Lower values repeat the translations of
+                language l, on average
+                `(n_max / n_l) ** (1 - language_temperature)` times, to give
+                small languages more weight.
+            languages: Languages of the translations to yield; None (the
+                default) for all. Source sentences are always yielded.
 
         Raises:
-            InputError: If the set does not have a language.
+            InputError: If the set does not contain a language.
         """
         wanted = self._checked_languages(languages)
         largest = max((n for name, n in self.counts.items() if name in wanted), default=1)
@@ -170,7 +170,7 @@ class DistillationSet:
                 if language not in wanted:
                     continue
                 owed[language] += copies[language]
-                # Fractions are carried over: 1.5 copies are 1, 2, 1, 2, ...
+                # The fraction is carried over: 1.5 copies are 1, 2, 1, 2, ...
                 for _ in range(int(owed[language])):
                     yield translation
                 owed[language] %= 1.0
@@ -180,8 +180,8 @@ class DistillationSet:
         known = {*self.languages, *self.source_languages}
         if not wanted or not wanted <= known:
             raise InputError(
-                f"`languages` must be of {sorted(known)}, which the set has. "
-                f"Received: {sorted(wanted - known) or 'none'}. Leave it out for all."
+                f"`languages` must be languages of the set: {sorted(known)}. "
+                f"Received: {sorted(wanted - known) or 'none'}. Omit it for all languages."
             )
         return wanted
 
@@ -193,62 +193,65 @@ class DistillationSet:
         sequence_length: int = 64,
         language_temperature: float = LANGUAGE_TEMPERATURE,
         seed: int = 0,
-        shuffle: int = 65_536,
+        shuffle_buffer_size: int = 65_536,
         bucket_boundaries: Sequence[int] | None = None,
         worker: int = 0,
         workers: int = 1,
     ) -> tf.data.Dataset:
-        """Gives shuffled training batches, for `model.fit`.
+        """Returns shuffled training batches for `Distiller.fit`.
 
-        A pass draws `num_pairs // batch_size` batches. Language l is drawn in
-        proportion to `counts[l] ** language_temperature`: 1.0 takes every
-        pair once, 0.0 all languages equally often. Iterating again gives the
-        next pass; the same seed gives the same passes.
+        An epoch has `num_pairs // (batch_size * workers)` batches. Pairs of
+        language l are drawn in proportion to
+        `counts[l] ** language_temperature`: 1.0 draws each pair once, 0.0
+        draws all languages equally often. Each iteration over the dataset is
+        a new epoch; equal seeds give equal epochs.
 
         Args:
-            batch_size: Pairs in a batch; each batch has exactly as many.
+            batch_size: Number of pairs per batch, on this worker. All batches
+                are full.
             vocabulary: Tokenizes both sides, in the graph.
-            sequence_length: Longest row in tokens, default 64; longer texts
-                are cut.
+            sequence_length: Maximum number of tokens per sentence, default
+                64; longer sentences are truncated.
             language_temperature: From 0.0 to 1.0, default 0.5.
-            seed: Seed of order and draws.
-            shuffle: Pairs in the shuffle buffer, default 65,536.
-            bucket_boundaries: Row lengths allowed, in tokens. Default 8, 16,
-                32, … up to `sequence_length`.
-            worker: This worker's number, from 0; `batch_size` is its own.
-            workers: Machines that train together, each on files of its own:
-                every pass deals them out anew, so that two workers never read
-                the same file in the same pass.
+            seed: Seed of the order and of the draws.
+            shuffle_buffer_size: Number of pairs in the shuffle buffer,
+                default 65,536.
+            bucket_boundaries: Permitted batch lengths in tokens, ascending.
+                Default 8, 16, 32, … up to `sequence_length`.
+            worker: Index of this worker, from 0.
+            workers: Number of workers (machines) that train together, default
+                1. They read disjoint files, which are assigned anew per
+                epoch.
 
         Returns:
-            Dataset of `(x, y)`. x holds `source_token_ids`,
-            `source_padding_mask`, `translation_token_ids`,
-            `translation_padding_mask`, each `(batch_size, length)` int32 with
-            one bucket's length, and `source_id` `(batch_size,)` int64, equal
-            for equal source sentences; y holds `embedding`
-            `(batch_size, embedding_dim)` float32.
+            Dataset of `(x, y)`. `x` contains `source_token_ids`,
+            `source_padding_mask`, `translation_token_ids` and
+            `translation_padding_mask`, each `(batch_size, length)` int32,
+            where `length` is that of the bucket, and `source_id`,
+            `(batch_size,)` int64, equal for equal source sentences. `y`
+            contains `embedding`, `(batch_size, embedding_dim)` float32.
 
         Raises:
-            InputError: If an argument is out of its range, the set has fewer
-                pairs than `batch_size` or fewer shards than workers, or a
+            InputError: If an argument is out of range, the set has fewer
+                pairs than a global batch or fewer shards than workers, or a
                 shard is damaged.
         """
-        from kdkeras.data.pipeline import PipelineConfig, training_batches
-
         config = PipelineConfig(
             batch_size=batch_size,
             sequence_length=sequence_length,
             language_temperature=language_temperature,
             seed=seed,
-            shuffle=shuffle,
+            shuffle_buffer_size=shuffle_buffer_size,
             bucket_boundaries=None if bucket_boundaries is None else tuple(bucket_boundaries),
             worker=worker,
             workers=workers,
         )
-        # A damaged shard would otherwise end the training somewhere inside it.
+        # Otherwise a damaged shard would end the training within an epoch.
         if not self._verified:
             self.verify()
-        return training_batches(self, vocabulary, config)
+        return training_batches(
+            self.shards, self.counts, self.embedding_dim, vocabulary, config
+        )
 
     def __repr__(self) -> str:
         return (

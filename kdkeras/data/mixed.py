@@ -1,4 +1,4 @@
-"""A SentencePiece model whose pieces are words where there are words, and unigrams elsewhere."""
+"""Mixed vocabularies: words where spaces separate them, unigram pieces elsewhere."""
 
 from __future__ import annotations
 
@@ -26,41 +26,46 @@ from kdkeras.data.sentencepiece import (
 
 __all__ = ["train_mixed"]
 
-# Scripts without spaces between words, and those whose words begin with other
-# words (Arabic "and", "the"): the likeliest cut finds their parts.
+# Scripts without spaces between words, and scripts that write words such as "and" and
+# "the" as prefixes (Arabic, Hebrew). Their words are cut into the most likely unigrams.
 _UNIGRAM = frozenset({"HAN", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "ARABIC", "HEBREW"})
 _SAME_SCRIPT = {"CJK": "HAN", "HIRAGANA": "HAN", "KATAKANA": "HAN", "HALFWIDTH": "HAN"}
 _NO_SCRIPT = "OTHER"
-# More than the ends of a word can gain by another cut, so that its longest beginning wins.
+# Score per character of the beginning of a word. It exceeds every difference between the
+# scores of other pieces, so that the longest beginning is always preferred.
 _PER_CHARACTER = 64.0
-# Of a usual beginning, so that the scores of a long text stay near 0, where float32 is fine.
+# Typical length of a beginning, subtracted to keep the scores of long texts near 0, where
+# float32 is precise.
 _CHARACTERS = 5
-# Less than one more use of a rare piece: cuts of equal score would depend on the runtime.
-_APART = 0.05
-# The score of a word before it was counted: as few pieces as can be.
+# Range of the offsets that prevent ties, which runtimes would break differently. Smaller than
+# the effect of one more use of a rare piece.
+_TIE_BREAK = 0.05
+# Initial score of a word, before its uses are counted.
 _START = -10.0
-# Candidates of words for every piece wanted.
+# Candidate words per piece of the vocabulary.
 _CANDIDATES = 1.7
-# Of these, how many a trainer of words would have taken that gives small scripts their due.
-_GENEROUS = 1.25
+# Words, per piece of the vocabulary, from which the minimum number for small scripts is derived.
+_FLOOR_CANDIDATES = 1.25
 _ROUNDS = 4
 _CHUNK = 100_000
 
 
 def train_mixed(sentences: list[str], size: int) -> SentencePieceVocabulary:
-    """Learns words and unigrams, in one SentencePiece model; see `train_vocabulary`.
+    """Trains a mixed vocabulary, one SentencePiece model; see `train_vocabulary`.
 
-    In scripts that set words apart a word is cut after the longest beginning
-    that is a piece (its stem, mostly), and pieces are learned by merging, as
-    WordPiece does. Elsewhere it is cut in the likeliest way, into unigram pieces.
-    The model says so by its scores alone, so that every SentencePiece runtime
-    cuts alike. Candidates from both trainers are pruned by how often they are
-    used; a script with less than a tenth of the pieces keeps as many as
-    either trainer would give it.
+    In scripts with spaces, a word is cut after its longest beginning that is a
+    piece (usually its stem); these pieces are found by merging, as WordPiece
+    does. In other scripts, text is cut into the most likely unigram pieces.
+    Both follow from the scores of the model, so every SentencePiece runtime
+    tokenizes identically.
+
+    The candidates of both trainers are pruned by how often they are used. A
+    script with less than a tenth of the pieces keeps at least as many as
+    either trainer gives it.
 
     Raises:
-        InputError: If the sentences do not hold `size` pieces, or hold more
-            characters than that.
+        InputError: If the sentences have fewer than `size` pieces, or more
+            than `size` characters.
     """
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString(train_sentencepiece(sentences, size).files[MODEL])
@@ -71,24 +76,24 @@ def train_mixed(sentences: list[str], size: int) -> SentencePieceVocabulary:
     scores = {p: _START for p in words if script(p) not in _UNIGRAM}
     scores.update((p, s) for p, s in unigrams.items() if script(p) in _UNIGRAM or len(p) == 1)
     number = len(unigrams)
-    if len(scores) < number:  # Little text: too few words.
+    if len(scores) < number:  # A small corpus has too few words.
         scores.update((p, s) for p, s in unigrams.items() if p not in scores)
-    _prune(model, scores, texts, number, _floors(words[: int(_GENEROUS * size)], list(unigrams)))
+    _prune(model, scores, texts, number, _floors(words[: int(_FLOOR_CANDIDATES * size)], list(unigrams)))
     return SentencePieceVocabulary({MODEL: _assembled(model, scores)})
 
 
 def _normalized(model: Any, sentences: list[str]) -> list[str]:
-    """What the model's own normaliser makes of each sentence, words between spaces."""
+    """Returns the sentences as the model normalizes them, with spaces between words."""
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
     return [text.replace(WORD_START, " ").strip() for text in pieces.normalize(sentences)]
 
 
 def _merged_words(texts: list[str], size: int) -> list[str]:
-    """Pieces in the order in which merging finds them, the characters first."""
+    """Returns pieces in the order in which merging finds them, characters first."""
     counts = Counter(character for text in texts for character in text)
     del counts[" "]
     ordered = sorted(counts)
-    # Given in one order: the trainer breaks ties by a randomly seeded one of its own.
+    # Passed in a fixed order; the trainer's own order, which breaks ties, is random.
     inside = {b for t in texts for a, b in zip(t, t[1:], strict=False) if " " not in (a, b)}
     alphabet = [*ordered, *(f"##{c}" for c in ordered if c in inside)]
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -116,10 +121,13 @@ def script(piece: str) -> str:
 
 
 def _floors(words: list[str], unigrams: list[str]) -> dict[str, int]:
-    """Pieces that small scripts keep: as many as the more generous trainer gave them."""
+    """Returns the minimum number of pieces of each small script.
+
+    It is the larger number of the two trainers.
+    """
     given = [Counter(map(script, pieces)) for pieces in (words, unigrams)]
-    most = {name: max(g[name] for g in given) for g in given for name in g}
-    return {name: n for name, n in most.items() if n < len(unigrams) / 10}
+    larger = {name: max(g[name] for g in given) for g in given for name in g}
+    return {name: n for name, n in larger.items() if n < len(unigrams) / 10}
 
 
 def _prune(
@@ -129,7 +137,7 @@ def _prune(
     number: int,
     floors: dict[str, int],
 ) -> None:
-    """Leaves `number` pieces, scored by how often they are used; characters stay."""
+    """Reduces `scores` to `number` pieces, by use; single characters are kept."""
     for step in range(_ROUNDS, 0, -1):
         counts = _counts(model, scores, texts)
         total = sum(counts.values())
@@ -162,7 +170,7 @@ def _encoded(
 
 
 def _assembled(model: Any, scores: dict[str, float]) -> bytes:
-    """The model with these pieces in place of its own, the likeliest first."""
+    """Returns the model with these pieces instead of its own, most likely first."""
     special = [piece for piece in model.pieces if piece.type != NORMAL]
     made = type(model)()
     made.CopyFrom(model)
@@ -175,12 +183,13 @@ def _assembled(model: Any, scores: dict[str, float]) -> bytes:
 
 
 def _bonus(piece: str) -> float:
-    """What is added to the logarithm of a piece's probability.
+    """Returns the offset of a piece's score from the logarithm of its probability.
 
-    Every word has one beginning, so that the same for all of them changes nothing.
+    Each word has exactly one beginning, so a constant offset of all beginnings
+    does not change how words are cut.
     """
-    apart = _APART * zlib.crc32(piece.encode()) / 2**32
+    tie_break = _TIE_BREAK * zlib.crc32(piece.encode()) / 2**32
     if not piece.startswith(WORD_START):
-        return apart
+        return tie_break
     counted = 0 if script(piece) in _UNIGRAM else len(piece) - 1
-    return _PER_CHARACTER * (counted - _CHARACTERS) + apart
+    return _PER_CHARACTER * (counted - _CHARACTERS) + tie_break

@@ -1,38 +1,36 @@
-"""From the shards of a distillation set to training batches, by tf.data alone."""
+"""Training batches from the shards of a distillation set, with tf.data only."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from kdkeras.data.shards import parse_records
+from kdkeras.data.vocabulary import Vocabulary
 from kdkeras.errors import InputError
-
-if TYPE_CHECKING:
-    from kdkeras.data.distillation_set import DistillationSet
-    from kdkeras.data.vocabulary import Vocabulary
 
 __all__ = ["PipelineConfig", "copies_by_language", "training_batches"]
 
 RECORDS_AT_ONCE = 1024
-# Batches that are sorted by length together: more pad less, but cost memory.
+# Batches that are sorted by length together. More need less padding, but more memory.
 WINDOW = 32
 SIDES = ("source", "translation")
 
 Map = Callable[..., Any]
 
 
-def _refuse(name: str, rule: str, value: object, advice: str) -> InputError:
+def _out_of_range(name: str, rule: str, value: object, advice: str) -> InputError:
     return InputError(f"`{name}` must be {rule}. Received: {name}={value!r}. {advice}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """How batches are drawn; see `DistillationSet.batches`.
+    """Options of training batches; see `DistillationSet.batches`.
 
     Raises:
         InputError: If a value is out of its range.
@@ -42,39 +40,41 @@ class PipelineConfig:
     sequence_length: int = 64
     language_temperature: float = 0.5
     seed: int = 0
-    shuffle: int = 65_536
+    shuffle_buffer_size: int = 65_536
     bucket_boundaries: tuple[int, ...] | None = None
     worker: int = 0
     workers: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("sequence_length", 3), ("shuffle", 1)):
-            if getattr(self, name) < least:
-                raise _refuse(name, f"at least {least}", getattr(self, name), "Raise it.")
+        minima = {"batch_size": 1, "sequence_length": 3, "shuffle_buffer_size": 1}
+        for name, minimum in minima.items():
+            if (value := getattr(self, name)) < minimum:
+                raise _out_of_range(name, f"at least {minimum}", value, "Use a larger value.")
         if not 0 <= self.language_temperature <= 1:
             value = self.language_temperature
-            raise _refuse("language_temperature", "from 0 to 1", value, "Use 0.5.")
+            raise _out_of_range("language_temperature", "from 0 to 1", value, "Use 0.5.")
         if not 0 <= self.worker < self.workers:
-            raise _refuse("worker", f"from 0 to {self.workers - 1}", self.worker, "Count from 0.")
+            rule = f"from 0 to {self.workers - 1}"
+            raise _out_of_range("worker", rule, self.worker, "Workers are numbered from 0.")
         given = self.bucket_boundaries
         if given is not None and (not given or list(given) != sorted(set(given)) or given[0] < 1):
-            rule = "whole numbers above 0, ascending"
-            raise _refuse("bucket_boundaries", rule, given, "Use e.g. (8, 16, 32, 64).")
+            rule = "positive integers in ascending order"
+            raise _out_of_range("bucket_boundaries", rule, given, "Use e.g. (8, 16, 32, 64).")
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Allowed row lengths; the last one is `sequence_length`."""
+        """Permitted lengths of a batch in tokens; the last one is `sequence_length`."""
         given = self.bucket_boundaries or tuple(8 << n for n in range(12))
         shorter = tuple(length for length in given if length < self.sequence_length)
         return (*shorter, self.sequence_length)
 
 
 def copies_by_language(counts: dict[str, int], temperature: float) -> dict[str, float]:
-    """Expected copies of each pair in one pass, by language.
+    """Computes how often each pair is drawn per epoch on average, by language.
 
-    Formula: `copies[l] = c * n[l] ** (temperature - 1)`, with `c` such that a
-    pass has as many draws as there are pairs. Language l then makes up
-    `n[l] ** temperature / sum_k n[k] ** temperature` of a pass.
+    Formula: `copies[l] = c * n[l] ** (temperature - 1)`, with `c` such that an
+    epoch has as many draws as there are pairs. The share of language l in an
+    epoch is `n[l] ** temperature / sum_k n[k] ** temperature`.
     """
     total = sum(counts.values())
     scale = total / sum(n**temperature for n in counts.values())
@@ -82,28 +82,41 @@ def copies_by_language(counts: dict[str, int], temperature: float) -> dict[str, 
 
 
 def training_batches(
-    dataset: DistillationSet, vocabulary: Vocabulary, config: PipelineConfig
+    shards: Sequence[Path],
+    counts: dict[str, int],
+    embedding_dim: int,
+    vocabulary: Vocabulary,
+    config: PipelineConfig,
 ) -> tf.data.Dataset:
-    """Builds the dataset that `DistillationSet.batches` documents."""
-    together = config.batch_size * config.workers
-    steps = dataset.num_pairs // together
+    """Builds the dataset that `DistillationSet.batches` documents.
+
+    Args:
+        shards: The shard files.
+        counts: Number of pairs by language of the translation.
+        embedding_dim: Width of the teacher's embeddings.
+        vocabulary: Tokenizes both sides.
+        config: The options.
+    """
+    num_pairs = sum(counts.values())
+    global_batch_size = config.batch_size * config.workers
+    steps = num_pairs // global_batch_size
     if not steps:
         raise InputError(
-            f"`batch_size` must be at most the number of pairs, {dataset.num_pairs}. Received: "
-            f"batch_size={together}. Use a smaller one, or a larger distillation set."
+            f"`batch_size` must be at most the number of pairs, {num_pairs}. Received: "
+            f"batch_size={global_batch_size}. Use a smaller one, or a larger distillation set."
         )
-    if config.workers > len(dataset.shards):
+    if config.workers > len(shards):
         raise InputError(
-            f"Each worker reads files of its own. Received: {config.workers} workers, "
-            f"{len(dataset.shards)} shards. Write the set again with smaller shards."
+            f"Each worker must have at least one shard. Received: {config.workers} workers, "
+            f"{len(shards)} shards. Write the set again with smaller shards."
         )
-    # The draws of one pass may be a few short of num_pairs: then the next pass's follow. `take`
-    # stands before anything that runs ahead: else the next epoch's seeds would depend on timing.
-    pairs = _pairs(dataset, config).repeat().take(steps * config.batch_size)
+    # An epoch may draw slightly fewer than num_pairs pairs; `repeat` fills it up. `take` comes
+    # before all prefetching ops: otherwise the seeds of the next epoch would depend on timing.
+    pairs = _pairs(shards, counts, config).repeat().take(steps * config.batch_size)
     windows = tf.data.Dataset.zip(pairs.batch(WINDOW * config.batch_size), _seeds(config.seed + 1))
     batches = (
         windows.prefetch(1)
-        .map(_windower(vocabulary, config, dataset.embedding_dim), 2, deterministic=True)
+        .map(_windower(vocabulary, config, embedding_dim), 2, deterministic=True)
         .unbatch()
         .map(_finish(config))
     )
@@ -111,28 +124,30 @@ def training_batches(
 
 
 def _seeds(seed: int) -> tf.data.Dataset:
-    """Pairs of numbers that differ by pass, and are the same for the same seed."""
+    """Yields pairs of random numbers: new ones per epoch, reproducible by `seed`."""
     random = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
     return random.batch(2, drop_remainder=True)
 
 
-def _pairs(dataset: DistillationSet, config: PipelineConfig) -> tf.data.Dataset:
-    """One pass over the pairs: drawn, shuffled, still strings."""
-    names = [str(path) for path in dataset.shards]
+def _pairs(
+    shards: Sequence[Path], counts: dict[str, int], config: PipelineConfig
+) -> tf.data.Dataset:
+    """Draws and shuffles the pairs of one epoch, as strings."""
+    names = [str(path) for path in shards]
     records = (
         tf.data.Dataset.from_tensor_slices(names)
-        # All workers shuffle alike and deal the files out, others in every pass.
+        # All workers use the same order, of which each takes its own files, new per epoch.
         .shuffle(len(names), seed=config.seed, reshuffle_each_iteration=True)
         .shard(config.workers, config.worker)
         .interleave(tf.data.TFRecordDataset, cycle_length=4, block_length=256)
         .batch(RECORDS_AT_ONCE)
     )
     drawn = tf.data.Dataset.zip(records, _seeds(config.seed + 2)).map(
-        _drawer(dataset.counts, config.language_temperature),
+        _drawer(counts, config.language_temperature),
         num_parallel_calls=2,
         deterministic=True,
     )
-    buffer = min(config.shuffle, 2 * dataset.num_pairs)
+    buffer = min(config.shuffle_buffer_size, 2 * sum(counts.values()))
     return drawn.unbatch().shuffle(buffer, seed=config.seed, reshuffle_each_iteration=True)
 
 
@@ -149,9 +164,9 @@ def _drawer(counts: dict[str, int], temperature: float) -> Map:
         records = parse_records(serialized)
         translations = records["translations"]
         expected = table.lookup(records["languages"].flat_values)
-        luck = tf.random.stateless_uniform(tf.shape(expected), seed, dtype=tf.float64)
-        # 2.3 copies are 2 or, in three of ten passes, 3.
-        times = tf.cast(tf.floor(expected + luck), tf.int32)
+        uniform = tf.random.stateless_uniform(tf.shape(expected), seed, dtype=tf.float64)
+        # 2.3 copies are 3 with probability 0.3, otherwise 2.
+        times = tf.cast(tf.floor(expected + uniform), tf.int32)
         pair = tf.repeat(tf.range(tf.size(times)), times)
         record = tf.gather(translations.value_rowids(), pair)
         return {
@@ -167,11 +182,11 @@ def _windower(vocabulary: Vocabulary, config: PipelineConfig, embedding_dim: int
     boundaries = np.array(config.buckets, np.int32)
 
     def window(pairs: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Tokenizes, sorts by length and cuts into batches."""
+        """Tokenizes, sorts by length and splits into batches."""
         ids = {side: vocabulary.tokenize(pairs[side], config.sequence_length) for side in SIDES}
         lengths = {side: tf.cast(ids[side].row_lengths(), tf.int32) for side in SIDES}
         longest = tf.maximum(lengths["source"], lengths["translation"])
-        # Pairs come shuffled, so a stable sort leaves equal lengths in random order.
+        # The pairs are shuffled, so a stable sort keeps equal lengths in random order.
         order = tf.argsort(longest, stable=True)
         order = tf.reshape(order, [-1, config.batch_size])  # (batches, batch_size)
         order = tf.gather(order, _permutation(tf.shape(order)[0], seed))
@@ -200,7 +215,7 @@ def _finish(config: PipelineConfig) -> Map:
     static = config.buckets[0] if len(config.buckets) == 1 else None
 
     def finish(batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """Cuts one batch to its bucket and adds the masks."""
+        """Truncates one batch to its bucket and adds the masks."""
         x = {"source_id": batch["source_id"]}
         for side in SIDES:
             ids = batch[f"{side}_token_ids"][:, : batch["length"]]

@@ -1,4 +1,4 @@
-"""The sample that comes with the package."""
+"""The sample data of the package."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ __all__ = ["sample_folder"]
 def sample_folder() -> Path:
     """Returns the folder of the bundled sample.
 
-    It holds `distillation_set/`, `vocabulary/`, `held_out/{language}.tsv`
-    (retrieval pairs, disjoint from the set on both sides) and
-    `ATTRIBUTION.md`: real sentences of tatoeba.org, CC BY 2.0 FR.
+    It contains `distillation_set/`, `vocabulary/`, `held_out/{language}.tsv`
+    (translation pairs whose sentences are not in the set) and
+    `ATTRIBUTION.md`. The sentences are from tatoeba.org, CC BY 2.0 FR.
+
+    Returns:
+        Path of the folder.
 
     Raises:
         InputError: If the package was installed without its data.
@@ -24,6 +27,6 @@ def sample_folder() -> Path:
     if not (folder / "distillation_set").is_dir():
         raise InputError(
             f"The bundled sample must be installed with the package. Received: {folder}. "
-            "Install kdkeras from its wheel, unpacked."
+            "Install kdkeras from its wheel."
         )
     return folder

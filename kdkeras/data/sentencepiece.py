@@ -1,4 +1,4 @@
-"""SentencePiece unigram with punctuation set apart inside the model file."""
+"""SentencePiece vocabularies; normalization is part of the model file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["SentencePieceVocabulary", "normalization_rules", "train_sentencepiec
 MODEL = "sentencepiece.model"
 WORD_START = "▁"
 SPACES = "\t\n\r\x0b\x0c"
-# Zero-width space, direction marks, byte order mark, soft hyphen, word joiner, variation selectors.
 NORMAL = 1
-"""sentencepiece's type of a piece that is neither special nor a byte."""
+"""SentencePiece's type of pieces that are neither special nor bytes."""
+# Zero-width space, direction marks, byte order mark, soft hyphen, word joiner, variation selectors.
 INVISIBLE = "\u200b\u200e\u200f\ufeff\u00ad\u2060\ufe0e\ufe0f"
 
 
 def _fold(character: str) -> str:
-    """NFKC case folding, with punctuation and symbols set between spaces."""
+    """Returns the NFKC case folding, with spaces around punctuation and symbols."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", character).casefold())
     return "".join(f" {c} " if unicodedata.category(c)[0] in "PS" else c for c in folded)
 
@@ -46,7 +46,7 @@ def _replacement(character: str) -> str:
 
 
 def _spellings(character: str) -> Iterator[str]:
-    """Other canonical spellings: fully and partly decomposed."""
+    """Yields the canonically equivalent spellings: fully and partly decomposed."""
     parts = unicodedata.normalize("NFD", character)
     for length in range(1, len(parts) + 1):
         spelling = unicodedata.normalize("NFC", parts[:length]) + parts[length:]
@@ -56,12 +56,12 @@ def _spellings(character: str) -> Iterator[str]:
 
 @cache
 def normalization_rules() -> dict[str, str]:
-    """Returns the character rules that every vocabulary is trained with.
+    """Returns the character replacements that vocabularies are trained with.
 
-    They become the compiled map inside the model file, which each runtime
-    (TensorFlow, `sentencepiece`, MediaPipe) executes the same way. Text is
-    NFKC case-folded, and punctuation and symbols are set between spaces, so
-    that "l'homme" and "homme" share the piece of the word.
+    The trainer compiles them into the model file, so TensorFlow,
+    `sentencepiece` and MediaPipe apply them identically. Text is NFKC
+    case-folded, and punctuation and symbols are put between spaces, so that
+    "l'homme" and "homme" share the piece "homme".
     """
     rules: dict[str, str] = {}
     for code in (*range(1, 0xD800), *range(0xE000, 0x110000)):
@@ -72,22 +72,29 @@ def normalization_rules() -> dict[str, str]:
         rules[character] = replacement
         for spelling in _spellings(character):
             rules.setdefault(spelling, replacement)
-    # The trainer refuses rules that change nothing.
+    # The trainer rejects rules without an effect.
     return {key: value for key, value in sorted(rules.items()) if key != value}
 
 
 class SentencePieceVocabulary(Vocabulary):
-    """A SentencePiece vocabulary; nothing is added around a text.
+    """A SentencePiece vocabulary; no tokens are added to a text.
 
-    Any SentencePiece model with padding id 0 serves. Those of
-    `train_vocabulary` carry `normalization_rules`. A text without any
-    letter, digit or sign gives an empty row.
+    Any SentencePiece model with padding id 0 can be used. Models of
+    `train_vocabulary` contain `normalization_rules`. A text of white space
+    and invisible characters has no tokens.
+
+    Args:
+        files: `sentencepiece.model`, the serialized model.
+
+    Raises:
+        InputError: If the file is not a SentencePiece model, or its padding
+            id is not 0.
     """
 
     kind = "sentencepiece"
     policy = (
-        "NFKC case folding, punctuation and symbols set apart, all inside sentencepiece.model; "
-        "nothing added"
+        "NFKC case folding, punctuation and symbols split off, all inside sentencepiece.model; "
+        "no added tokens"
     )
     required_files = (MODEL,)
 
@@ -102,7 +109,7 @@ class SentencePieceVocabulary(Vocabulary):
             ) from error
         if pieces.pad_id() != 0:
             raise InputError(
-                "A SentencePiece model for a student must have the padding id 0. "
+                "The padding id of a SentencePiece model must be 0. "
                 f"Received: pad_id={pieces.pad_id()}. Train it with pad_id=0, unk_id=1."
             )
         self.tokens = pieces.id_to_piece(list(range(pieces.get_piece_size())))
@@ -123,8 +130,8 @@ class SentencePieceVocabulary(Vocabulary):
         return ids if sequence_length is None else ids[:, :sequence_length]
 
     def _tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        # Made inside the graph that uses it: a SentencePiece resource belongs to the kernel that
-        # made it, and `keras.utils.set_random_seed` destroys all eager kernels.
+        # Created in the graph that uses it: a SentencePiece resource belongs to the kernel that
+        # created it, and `keras.utils.set_random_seed` destroys all eager kernels.
         tokenizer = tf_text.SentencepieceTokenizer(self.files[MODEL], out_type=tf.int32)
         return tokenizer.tokenize(texts)
 
@@ -132,8 +139,9 @@ class SentencePieceVocabulary(Vocabulary):
     def essential_ids(self) -> list[int]:
         """See `Vocabulary.essential_ids`.
 
-        What an unknown character costs is counted from the lowest score, and what
-        a user's own piece is worth from the highest: both pieces have to stay.
+        SentencePiece derives the cost of an unknown character from the lowest
+        score and that of a user-defined piece from the highest, so the pieces
+        with these scores are essential.
         """
         pieces = list(_read_model(self.files[MODEL]).pieces)
         normal = [i for i, piece in enumerate(pieces) if piece.type == NORMAL]
@@ -145,12 +153,12 @@ class SentencePieceVocabulary(Vocabulary):
         model = _read_model(self.files[MODEL])
         if model.trainer_spec.model_type == model.trainer_spec.BPE:
             raise InputError(
-                "A subset keeps its cuts in a unigram model only: a merge needs the merges before "
-                "it. Received: a BPE model. Train a vocabulary with train_vocabulary()."
+                "A subset requires a unigram model. Received: a BPE model, whose merges depend on "
+                "earlier merges. Train a vocabulary with train_vocabulary()."
             )
         kept = [model.pieces[i] for i in ids]
-        # Without `self_test_data`, which this schema does not name: its examples may be cut
-        # otherwise now, and a model that fails them does not load.
+        # Without `self_test_data`, which is not in this schema: the subset may tokenize its
+        # examples differently, and a model that fails its self-test does not load.
         made = type(model)(
             pieces=kept,
             trainer_spec=model.trainer_spec,
@@ -183,7 +191,7 @@ def _write_rules(path: Path) -> None:
 
 
 def _explain(error: Exception, size: int, sentences: int) -> InputError:
-    """The trainer's message, which holds the possible size, in one line."""
+    """Converts the trainer's message, which contains the possible size, to one line."""
     largest = re.search(r"value <= (\d+)", str(error))
     smallest = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
     if largest:
@@ -191,19 +199,19 @@ def _explain(error: Exception, size: int, sentences: int) -> InputError:
     elif smallest:
         advice = f"The smallest possible size is {int(smallest[1]) + 1}"
     else:
-        advice = f"The trainer said: {' '.join(str(error).split())}"
+        advice = f"Message of the trainer: {' '.join(str(error).split())}"
     return InputError(
-        f"These sentences cannot give a vocabulary of that size. Received: size={size}, "
+        f"`size` must be possible with these sentences. Received: size={size}, "
         f"{sentences} sentences. {advice}."
     )
 
 
 def train_sentencepiece(sentences: list[str], size: int) -> SentencePieceVocabulary:
-    """Learns a unigram vocabulary; see `train_vocabulary`.
+    """Trains a unigram vocabulary; see `train_vocabulary`.
 
     Raises:
-        InputError: If the sentences do not hold `size` pieces, or hold more
-            characters than that.
+        InputError: If the sentences have fewer than `size` pieces, or more
+            than `size` characters.
     """
     written = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
@@ -221,7 +229,7 @@ def train_sentencepiece(sentences: list[str], size: int) -> SentencePieceVocabul
                 unk_id=1,
                 bos_id=-1,
                 eos_id=-1,
-                # Sums of floats depend on the number of threads, so it is fixed.
+                # Fixed, because floating-point sums depend on the number of threads.
                 num_threads=4,
                 input_sentence_size=0,
                 shuffle_input_sentence=False,
@@ -235,7 +243,7 @@ def train_sentencepiece(sentences: list[str], size: int) -> SentencePieceVocabul
 
 
 def _without_paths(data: bytes) -> bytes:
-    """Removes the temporary file's name, so that equal input gives equal bytes."""
+    """Removes the names of temporary files, so that equal input gives equal bytes."""
     model = _read_model(data)
     model.trainer_spec.ClearField("input")
     model.normalizer_spec.ClearField("normalization_rule_tsv")

@@ -1,4 +1,4 @@
-"""One TFRecord shard of a distillation set: its records, written and read."""
+"""Writing and reading the TFRecord shards of a distillation set."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _feature(values: Sequence[bytes]) -> tf.train.Feature:
 
 
 def serialize(group: SentenceGroup, embedding: np.ndarray) -> bytes:
-    """Returns the record of one group.
+    """Returns the serialized record of one group.
 
     Args:
         group: The source sentence and its translations.
@@ -68,15 +68,15 @@ def parse_records(serialized: tf.Tensor) -> dict[str, Any]:
         serialized: `(n,)` string.
 
     Returns:
-        `source`, `source_language`, `embedding` (still bytes): `(n,)` string;
-        `translations`, `languages`: `(n, None)` ragged string.
+        `source`, `source_language` and `embedding` (float16 bytes), `(n,)`
+        string; `translations` and `languages`, `(n, None)` ragged string.
     """
     return tf.io.parse_example(serialized, FEATURES)
 
 
 @contextmanager
 def _as_os_errors(path: Path) -> Iterator[None]:
-    """TensorFlow's file errors as the OSError that they were."""
+    """Raises TensorFlow's file errors as `OSError`."""
     codes = {
         tf.errors.ResourceExhaustedError: errno.ENOSPC,
         tf.errors.PermissionDeniedError: errno.EACCES,
@@ -90,10 +90,10 @@ def _as_os_errors(path: Path) -> Iterator[None]:
 
 
 def write_shard(path: Path, groups: Sequence[SentenceGroup], embeddings: np.ndarray) -> None:
-    """Writes a shard under a temporary name and renames it when it is on disk.
+    """Writes a shard to a temporary file and renames it once it is on disk.
 
     Raises:
-        InputError: If the file system refuses (full disk, no permission).
+        InputError: If the file cannot be written (full disk, no permission).
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -108,38 +108,38 @@ def write_shard(path: Path, groups: Sequence[SentenceGroup], embeddings: np.ndar
         temporary.unlink(missing_ok=True)
         raise InputError(
             f"A shard must be writable. Received: {path} ({error.strerror}). Free some space or "
-            "set the permission and run the same again: finished shards are kept."
+            "change the permissions, then call again: complete shards are kept."
         ) from error
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turns what TensorFlow says of a broken shard into one line with its name."""
+    """Raises TensorFlow's errors as an `InputError` that names the shard."""
     try:
         yield
     except tf.errors.OpError as error:
         reason = str(error.message).split("[[")[0].splitlines()[0][:120]
         raise InputError(
-            f"A shard must be whole. Received: {path} ({reason}). "
+            f"A shard must be complete. Received: {path} ({reason}). "
             "Delete the distillation set's folder and write it again, or copy the shard again."
         ) from error
 
 
 def read_shard(path: Path, batch_size: int = 1024) -> Iterator[dict[str, Any]]:
-    """Yields the shard's records, parsed, `batch_size` at a time.
+    """Yields parsed batches of up to `batch_size` records of a shard.
 
     Raises:
-        InputError: If the shard is damaged, with its name.
+        InputError: If the shard is damaged; the message names it.
     """
     with _naming(path):
         yield from tf.data.TFRecordDataset(str(path)).batch(batch_size).map(parse_records)
 
 
 def count_records(path: Path) -> int:
-    """Returns how many records a shard holds, checking each one's CRC.
+    """Returns the number of records of a shard; the CRC of each one is checked.
 
     Raises:
-        InputError: If the shard is damaged, with its name.
+        InputError: If the shard is damaged; the message names it.
     """
     with _naming(path):
         return int(tf.data.TFRecordDataset(str(path)).reduce(np.int64(0), lambda n, _: n + 1))
@@ -149,7 +149,7 @@ def file_sha256(path: Path) -> str:
     """Returns the hexadecimal SHA-256 of a file.
 
     Raises:
-        InputError: If it cannot be read.
+        InputError: If the file cannot be read.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Writing a distillation set: the teacher runs once, and a kill loses little."""
+"""Writing a distillation set, resumable after an interruption."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,14 +19,15 @@ from kdkeras.data.distillation_set import FORMAT, MANIFEST, PARTIAL_MANIFEST, Di
 from kdkeras.data.shards import count_records, file_sha256, shard_name, write_shard
 from kdkeras.errors import InputError
 from kdkeras.files import atomic_write
+from kdkeras.progress import Progress, no_progress
 
 __all__ = ["SentenceTeacher", "write_distillation_set"]
 
-Progress = Callable[[int, int], None]
+TASK = "Embedding sentences with the teacher"
 
 
 class SentenceTeacher(Protocol):
-    """What writing targets asks of a teacher."""
+    """The interface of a teacher that `write_distillation_set` needs."""
 
     name: str
     fingerprint: str
@@ -34,13 +35,13 @@ class SentenceTeacher(Protocol):
     normalized: bool
 
     def encode(
-        self, texts: Sequence[str], batch_size: int = 64, progress: Progress | None = None
+        self, texts: Sequence[str], batch_size: int = 64, progress: Progress = no_progress
     ) -> np.ndarray:
         """Returns `(len(texts), embedding_dim)` float32."""
 
 
 def _order(groups: Iterable[SentenceGroup]) -> list[SentenceGroup]:
-    """A pseudo-random order that depends on the sentences alone."""
+    """Returns the groups in a pseudo-random order that depends only on the sentences."""
     return sorted(
         groups,
         key=lambda g: hashlib.blake2b(f"{g.source_language}\t{g.source}".encode()).digest(),
@@ -65,7 +66,7 @@ def _describe_corpus(groups: list[SentenceGroup]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What will be written: recorded at the start, compared when resuming."""
+    """The contents of a set: recorded at the start, compared when resuming."""
 
     teacher: dict[str, Any]
     corpus: dict[str, Any]
@@ -79,22 +80,21 @@ class _Plan:
         if theirs.get("fingerprint") != ours["fingerprint"]:
             raise InputError(
                 "All targets of a set must come from one teacher. "
-                f"Received: {folder} with targets by {theirs.get('name')} "
+                f"Received: {folder} with targets of {theirs.get('name')} "
                 f"({str(theirs.get('fingerprint'))[:12]}…), and the teacher {ours['name']} "
-                f"({ours['fingerprint'][:12]}…). Choose another folder, or pass overwrite=True "
-                "(--overwrite)."
+                f"({ours['fingerprint'][:12]}…). Choose another folder, or pass overwrite=True."
             )
         corpus, new = found.get("corpus", {}).get("fingerprint"), self.corpus["fingerprint"]
         if corpus != new:
             raise InputError(
-                "A set is written from one corpus. "
-                f"Received: {folder} of the corpus {str(corpus)[:12]}…, and the corpus "
-                f"{new[:12]}…. Choose another folder, or pass overwrite=True (--overwrite)."
+                "All sentences of a set must come from one corpus. "
+                f"Received: {folder} with the corpus {str(corpus)[:12]}…, and the corpus "
+                f"{new[:12]}…. Choose another folder, or pass overwrite=True."
             )
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """The manifest, or None if there is none that could be gone on from."""
+    """Returns the manifest, or None if there is no usable one."""
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -113,43 +113,43 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes a set's own files; the manifest first, so no half set looks whole."""
+    """Removes the files of a set; the manifest first, so that no rest looks complete."""
     names = [folder / MANIFEST, folder / PARTIAL_MANIFEST]
     for path in [*names, *folder.glob("shard-*.tfrecord"), *folder.glob(".shard-*.partial")]:
         path.unlink(missing_ok=True)
 
 
 def _prepare(folder: Path, plan: _Plan, overwrite: bool) -> bool:
-    """Makes the folder ready; returns whether the set is already there."""
-    finished = _read_json(folder / MANIFEST)
-    begun = _read_json(folder / PARTIAL_MANIFEST)
+    """Prepares the folder; returns whether the set is already complete."""
+    complete = _read_json(folder / MANIFEST)
+    partial = _read_json(folder / PARTIAL_MANIFEST)
     if overwrite:
         _clear(folder)
-    elif finished is not None:
-        plan.check_same(finished, folder)
+    elif complete is not None:
+        plan.check_same(complete, folder)
         return True
-    elif begun is not None:
-        plan.check_same(begun, folder)
-        if begun.get("groups_per_shard") != plan.groups_per_shard:
+    elif partial is not None:
+        plan.check_same(partial, folder)
+        if partial.get("groups_per_shard") != plan.groups_per_shard:
             raise InputError(
-                "Going on needs the same `groups_per_shard`. Received: "
-                f"groups_per_shard={plan.groups_per_shard}, begun with "
-                f"{begun.get('groups_per_shard')}. Pass that, or overwrite=True (--overwrite)."
+                "`groups_per_shard` must not change when a set is resumed. Received: "
+                f"groups_per_shard={plan.groups_per_shard}, started with "
+                f"{partial.get('groups_per_shard')}. Pass the latter, or overwrite=True."
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
-            "A distillation set needs a folder of its own, new or empty. "
-            f"Received: {folder}. Choose another folder, or pass overwrite=True (--overwrite)."
+            "The folder of a distillation set must be new or empty. "
+            f"Received: {folder}. Choose another folder, or pass overwrite=True."
         )
     _write_json(folder / PARTIAL_MANIFEST, plan.header())
     return False
 
 
-def _is_whole(path: Path, records: int) -> bool:
+def _is_complete(path: Path, records: int) -> bool:
     try:
         return path.is_file() and count_records(path) == records
     except InputError:
-        # A damaged shard of an interrupted run is simply written again.
+        # A damaged shard of an interrupted run is written again.
         return False
 
 
@@ -159,12 +159,12 @@ def _encode(
     texts = [group.source for group in groups]
     vectors = np.asarray(teacher.encode(texts, batch_size=batch_size, progress=progress))
     expected = (len(groups), teacher.embedding_dim)
-    with np.errstate(over="ignore"):  # what overflows is refused below
+    with np.errstate(over="ignore"):  # overflow is rejected below
         stored = vectors.astype(np.float16)
     if vectors.shape != expected or not np.isfinite(stored).all():
         bad = "" if vectors.shape != expected else ", not all finite in float16"
         raise InputError(
-            f"The teacher must give finite embeddings of shape {expected}. "
+            f"The teacher must return finite embeddings of shape {expected}. "
             f"Received: shape {vectors.shape}{bad} from {teacher.name}. Use another teacher."
         )
     return stored
@@ -193,33 +193,37 @@ def write_distillation_set(
     max_characters: int = 1000,
     min_pairs: int = 10,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> DistillationSet:
-    """Lets a teacher read each source sentence once and keeps what it says.
+    """Embeds each source sentence with a teacher and caches the embeddings.
 
-    A run that was interrupted, even by `kill -9`, goes on when called again
-    with the same arguments: finished shards are kept. The files written are
-    the same, byte for byte, however often it was interrupted.
+    An interrupted call, even by `kill -9`, resumes when repeated with the same
+    arguments: complete shards are kept. The resulting files are identical,
+    byte for byte, to those of an uninterrupted call.
 
     Args:
-        files_or_groups: Corpus files as `read_corpus` takes them, or groups.
-        teacher: From `kdkeras.teachers.load`, or a `CachedTeacher`.
-        folder: Where the set goes; new or empty, or begun before.
-        groups_per_shard: Source sentences in a file, default 4,096.
-        batch_size: Sentences the teacher reads at once, default 64.
-        exclude: Test sets whose sentences must not occur; see `read_corpus`.
-        max_characters: Longest sentence kept, in characters (files only).
-        min_pairs: Fewest pairs a language may have (files only).
-        overwrite: Whether to replace a set that is there.
-        progress: Called as `progress(done, total)`, in source sentences.
+        files_or_groups: Corpus files, as for `read_corpus`, or a list of
+            `SentenceGroup`.
+        teacher: A teacher of `kdkeras.teachers.load`, or a `CachedTeacher`.
+        folder: Folder of the set: new, empty, or of an interrupted call.
+        groups_per_shard: Number of source sentences per file, default 4,096.
+        batch_size: Number of sentences that the teacher embeds at once,
+            default 64.
+        exclude: Test sets whose sentences are removed; see `read_corpus`.
+        max_characters: Maximum length of a sentence in characters, default
+            1000. For files only.
+        min_pairs: Minimum number of pairs per language, default 10. For files
+            only.
+        overwrite: Whether to replace an existing set.
+        progress: Called as `progress(task, done, total)`, in source sentences.
 
     Returns:
-        The set, opened.
+        The complete set.
 
     Raises:
-        InputError: If the corpus is unusable, the folder holds something
-            else, targets of another teacher or of another corpus, or the
-            disk is full (finished shards stay and a second run goes on).
+        InputError: If the corpus cannot be used, the folder contains other
+            files, or targets of another teacher or corpus, or the disk is
+            full (complete shards are kept).
     """
     if groups_per_shard < 1:
         raise InputError(
@@ -245,20 +249,20 @@ def _write_shards(
     folder: Path,
     groups_per_shard: int,
     batch_size: int,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     shards = []
+    progress(TASK, 0, len(groups))
     for number, start in enumerate(range(0, len(groups), groups_per_shard)):
         part = groups[start : start + groups_per_shard]
         path = folder / shard_name(number)
 
-        def report(done: int, _: int, start: int = start) -> None:
-            if progress is not None:
-                progress(start + done, len(groups))
+        def report(task: str, done: int, total: int, start: int = start) -> None:
+            progress(TASK, start + done, len(groups))
 
-        if not _is_whole(path, len(part)):
+        if not _is_complete(path, len(part)):
             write_shard(path, part, _encode(teacher, part, batch_size, report))
-        report(len(part), len(part))
+        progress(TASK, start + len(part), len(groups))
         shards.append(
             {
                 "name": path.name,

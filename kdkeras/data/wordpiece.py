@@ -1,4 +1,4 @@
-"""WordPiece as BERT tokenizers on phones run it: ASCII lower-casing only."""
+"""WordPiece vocabularies that mobile BERT tokenizers execute identically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kdkeras.errors import InputError
 __all__ = ["WordPieceVocabulary", "train_wordpiece"]
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# The limit of MediaPipe and of tensorflow_text; Hugging Face counts characters.
+# Limit of MediaPipe and tensorflow_text, in bytes; Hugging Face counts characters.
 MAX_WORD_BYTES = 100
 IDEOGRAPHS = (
     (0x4E00, 0x9FFF),
@@ -29,8 +29,8 @@ IDEOGRAPHS = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
-# Punctuation of Unicode versions that RE2 (TensorFlow, MediaPipe) does not know
-# and Oniguruma (`tokenizers`) does.
+# Punctuation of newer Unicode versions: known to Oniguruma (`tokenizers`), unknown
+# to RE2 (TensorFlow, MediaPipe).
 UNKNOWN_TO_RE2 = (
     (0x1B4E, 0x1B4F),
     (0x1B7F, 0x1B7F),
@@ -47,27 +47,27 @@ def _ranges(ranges: tuple[tuple[int, int], ...]) -> str:
     return "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in ranges)
 
 
-# BERT's expression: white space goes, punctuation and ideographs stand alone.
+# BERT's expressions: white space is removed, punctuation and ideographs are split off.
 ALONE = r"[!-/:-@\[-`{-~\p{P}" + _ranges(IDEOGRAPHS) + "]"
 SPACE = r"[\t\n\f\r ]+"
 ALONE_IN_PYTHON = "[!-/:-@\\[-`{-~" + "".join(f"{chr(a)}-{chr(b)}" for a, b in IDEOGRAPHS) + "]"
 ASCII_LOWER = {65 + i: 97 + i for i in range(26)}
-# Enough for every ideograph and Hangul syllable in use.
-MOST_CHARACTERS = 12_000
+# Sufficient for all ideographs and Hangul syllables in use.
+MAX_CHARACTERS = 12_000
 
 
 def _word_characters(first: int, last: int = 0x10FFFF) -> str:
-    """Oniguruma class of the characters of a range that do not end a word."""
+    """Returns an Oniguruma class: characters of a range that do not end a word."""
     ends = rf"\t\n\f\r !-/:-@\[-`{{-~\p{{P}}{_ranges(IDEOGRAPHS)}"
     return rf"[\x{{{first:X}}}-\x{{{last:X}}}&&[^{ends}]]"
 
 
 def _too_long() -> str:
-    """Matches words over `MAX_WORD_BYTES`: 34 three-byte or 51 two-byte characters.
+    """Matches words longer than `MAX_WORD_BYTES`, e.g. 34 three-byte characters.
 
-    Without it a Thai sentence of 40 letters is one unknown word in TensorFlow
-    and on a phone, but many pieces in `tokenizers`. Possessive, because the
-    engine gives up where it would backtrack.
+    Without it, a Thai sentence of 40 letters would be one unknown word in
+    TensorFlow and MediaPipe, but many pieces in `tokenizers`. The quantifier
+    is possessive because the engine limits backtracking.
     """
     return "|".join(
         f"(?:{_word_characters(1, first - 1)}*+{_word_characters(first)})"
@@ -79,7 +79,7 @@ def _too_long() -> str:
 def _tokenizer(model: models.Model) -> Tokenizer:
     tokenizer = Tokenizer(model)
     lower = [normalizers.Replace(chr(65 + i), chr(97 + i)) for i in range(26)]
-    # U+FFFF is no character, so no piece spells it: the word becomes [UNK].
+    # U+FFFF is a noncharacter that no piece contains: the word becomes [UNK].
     long_words = normalizers.Replace(Regex(_too_long()), "\uffff")
     tokenizer.normalizer = normalizers.Sequence([*lower, long_words])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -92,18 +92,24 @@ def _tokenizer(model: models.Model) -> Tokenizer:
 
 
 class WordPieceVocabulary(Vocabulary):
-    """A WordPiece vocabulary with the tokens `[CLS] … [SEP]` around a text.
+    """A WordPiece vocabulary; each text is wrapped in `[CLS] … [SEP]`.
 
     The ids equal those of MediaPipe's BERT tokenizer, of `tokenizers` (with
-    the saved `tokenizer.json`) and of `tensorflow_text`. A to Z are
-    lower-cased and nothing else is normalised, because MediaPipe does no
-    more: bring texts to NFC before (the corpus readers do). A word of more
-    than 100 bytes is one unknown token.
+    the saved `tokenizer.json`) and of `tensorflow_text`. As in MediaPipe,
+    normalization only lower-cases A to Z: pass texts in NFC, as the corpus
+    readers return them. A word longer than 100 bytes is one unknown token.
+
+    Args:
+        files: `vocab.txt`, one token per line, and optionally `tokenizer.json`.
+
+    Raises:
+        InputError: If `vocab.txt` does not start with `[PAD]` or lacks a
+            special token.
     """
 
     kind = "wordpiece"
     policy = (
-        "A-Z lower-cased, no other normalisation (NFC expected); split at white space, around "
+        "A-Z lower-cased, no other normalization (NFC expected); split at white space, around "
         "punctuation and around ideographs; [CLS] ... [SEP]"
     )
     required_files = ("vocab.txt",)
@@ -113,7 +119,7 @@ class WordPieceVocabulary(Vocabulary):
         self.tokens = files["vocab.txt"].decode("utf-8").removesuffix("\n").split("\n")
         if self.tokens[0] != SPECIAL[0] or not set(SPECIAL[:4]) <= set(self.tokens):
             raise InputError(
-                "A WordPiece vocabulary starts with [PAD] and holds [UNK], [CLS] and [SEP]. "
+                "A WordPiece vocabulary must start with [PAD] and contain [UNK], [CLS] and [SEP]. "
                 f"Received: vocab.txt starting with {self.tokens[:4]}. Use train_vocabulary()."
             )
         self.unknown_id = self.tokens.index("[UNK]")
@@ -131,7 +137,7 @@ class WordPieceVocabulary(Vocabulary):
             )
 
     def tokenize(self, texts: tf.Tensor, sequence_length: int | None = None) -> tf.RaggedTensor:
-        """See `Vocabulary.tokenize`; a cut row keeps its `[SEP]`."""
+        """See `Vocabulary.tokenize`; a truncated text keeps its `[SEP]`."""
         words = tf_text.regex_split(tf.strings.lower(texts), rf"{SPACE}|{ALONE}", ALONE)
         ids = self._pieces.tokenize(words).merge_dims(-2, -1)
         if sequence_length is not None:
@@ -155,10 +161,11 @@ class WordPieceVocabulary(Vocabulary):
 
 
 def _alphabet(sentences: list[str]) -> list[str]:
-    """The characters, and those that go on a word with their `##`, in one order.
+    """Returns the characters, and the `##` form of those inside words, sorted.
 
-    The trainer numbers `##` characters in the order of a randomly seeded hash
-    map and breaks ties by these numbers; given here, they are always the same.
+    The trainer would number `##` characters in the order of a randomly seeded
+    hash map and break ties by these numbers. Passing them makes training
+    deterministic.
     """
     alone = re.compile(ALONE_IN_PYTHON)
     counts: Counter[str] = Counter()
@@ -169,7 +176,7 @@ def _alphabet(sentences: list[str]) -> list[str]:
         pairs.update(zip(lower, lower[1:], strict=False))
     for space in "\t\n\f\r ":
         del counts[space]
-    kept = sorted(counts, key=lambda character: (-counts[character], character))[:MOST_CHARACTERS]
+    kept = sorted(counts, key=lambda character: (-counts[character], character))[:MAX_CHARACTERS]
     inside = {b for a, b in pairs if not (_ends(a, alone) or _ends(b, alone))}
     return [*sorted(kept), *(f"##{c}" for c in sorted(inside.intersection(kept)))]
 
@@ -180,17 +187,17 @@ def _ends(character: str, alone: re.Pattern[str]) -> bool:
 
 
 def train_wordpiece(sentences: list[str], size: int) -> WordPieceVocabulary:
-    """Learns a WordPiece vocabulary; see `train_vocabulary`.
+    """Trains a WordPiece vocabulary; see `train_vocabulary`.
 
     Raises:
-        InputError: If the sentences do not hold `size` pieces, or hold more
-            characters than that.
+        InputError: If the sentences have fewer than `size` pieces, or more
+            than `size` characters.
     """
     given = [*SPECIAL, *_alphabet(sentences)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         special_tokens=given,
-        # The alphabet is given; by default Korean and CJK would lose theirs.
+        # The alphabet is passed as special tokens; the default drops Korean and CJK.
         limit_alphabet=1,
         show_progress=False,
     )
@@ -201,7 +208,7 @@ def train_wordpiece(sentences: list[str], size: int) -> WordPieceVocabulary:
     if len(tokens) != size:
         side = "largest" if len(tokens) < size else "smallest"
         raise InputError(
-            f"These sentences cannot give a vocabulary of that size. Received: size={size}, "
+            f"`size` must be possible with these sentences. Received: size={size}, "
             f"{len(sentences)} sentences. The {side} possible size is {len(tokens)}."
         )
     return WordPieceVocabulary(_files(tokens))
@@ -215,7 +222,7 @@ def _files(tokens: list[str]) -> dict[str, bytes]:
 
 
 def _tokenizer_json(tokens: list[str]) -> bytes:
-    """The same vocabulary for Hugging Face `tokenizers`."""
+    """Returns the same vocabulary for Hugging Face `tokenizers`."""
     ids = {token: number for number, token in enumerate(tokens)}
     tokenizer = _tokenizer(
         models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_BYTES)

@@ -1,59 +1,71 @@
-"""Evaluators: an encoder in, figures by name out."""
+"""Evaluators: callables that compute the metrics of an encoder."""
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from kdkeras.data.text_files import read_rows, read_translations
 from kdkeras.errors import InputError
+from kdkeras.evaluation.encoders import Encoder, check_finite, encode_all
 from kdkeras.evaluation.metrics import cosine_by_row, retrieval_accuracy, spearman, teacher_match
+from kdkeras.progress import Progress, no_progress
 
 __all__ = [
     "AsymmetricRetrievalEvaluator",
-    "Encoder",
-    "Evaluator",
-    "TranslationEvaluator",
     "EmbeddingSimilarityEvaluator",
+    "Evaluator",
     "TeacherMatchEvaluator",
+    "TranslationEvaluator",
     "evaluate_all",
 ]
 
-
-class Encoder(Protocol):
-    """Anything that embeds strings: a student, a teacher, an artifact."""
-
-    def encode(self, texts: list[str]) -> np.ndarray:
-        """Returns `(len(texts), d)`."""
+TsvPath = str | os.PathLike[str]
 
 
 class Evaluator(Protocol):
-    """A callable that gives figures by name."""
+    """A callable that computes metrics of an encoder.
+
+    Attributes:
+        name: Prefix of the names of the metrics.
+    """
 
     name: str
 
     def __call__(self, encoder: Encoder) -> dict[str, float]:
-        """Evaluates `encoder`."""
+        """Returns the metrics of `encoder` by name."""
 
 
 class EmbeddingSimilarityEvaluator:
-    """Measures how well cosines order sentence pairs as people did.
+    """Measures the correlation of cosines with human similarity scores.
 
-    The two sides may be of different languages. The figure is Spearman's rank
-    correlation between the cosines and the scores, so that the scores' scale
-    does not matter.
+    The metric is Spearman's rank correlation, so the scale of the scores does
+    not matter. The two sentences of a pair may have different languages.
 
     Args:
-        name: Start of the figure's name, with the languages: `"sts17_en_de"`
-            gives `sts17_en_de_spearman`.
-        sentences1: First sentences.
-        sentences2: Second sentences, as many.
-        scores: One score a pair, higher = more similar; not all equal.
+        name: Prefix of the metric: `"sts17_en_de"` gives
+            `sts17_en_de_spearman`. Letters, digits and underscores.
+        sentences1: First sentence of each pair.
+        sentences2: Second sentence of each pair.
+        scores: `(n,)`, one score per pair; higher means more similar. Not all
+            may be equal.
 
     Raises:
-        InputError: If the name, the lengths or the scores do not fit.
+        InputError: If the name is not valid, the lengths differ, or the
+            scores have no correlation (equal or not finite).
+
+    Example:
+        >>> evaluator = EmbeddingSimilarityEvaluator.from_tsv(
+        ...     "en-de.test.tsv.gz"
+        ... )  # doctest: +SKIP
+        >>> evaluator(student)  # doctest: +SKIP
+        {'en_de_test_spearman': 0.71}
     """
 
     def __init__(
@@ -67,32 +79,76 @@ class EmbeddingSimilarityEvaluator:
         self.sentences1, self.sentences2 = list(sentences1), list(sentences2)
         self.scores = np.asarray(scores, np.float64)
         _check_lengths(name, len(self.sentences1), len(self.sentences2), len(self.scores))
-        # What a correlation refuses about the scores is told before encoding.
+        # Scores without a correlation are rejected before encoding.
         spearman(self.scores, np.arange(len(self.scores)))
+
+    @classmethod
+    def from_tsv(cls, path: TsvPath, name: str | None = None) -> EmbeddingSimilarityEvaluator:
+        """Reads a file of `sentence<TAB>sentence<TAB>score` rows.
+
+        Args:
+            path: The file, UTF-8, plain or `.gz`. Blank lines and further
+                columns are ignored; sentences are normalized to NFC.
+            name: Name of the evaluator. Default: the name of the file,
+                `"en_de_test"` for `en-de.test.tsv.gz`.
+
+        Raises:
+            InputError: If the file cannot be read, has no rows, or has a row
+                of another form; the message states the line.
+        """
+        rows, scores = [], []
+        for number, row in read_rows(path, "sentence<TAB>sentence<TAB>score"):
+            rows.append(row)
+            scores.append(_score(path, number, row[2]))
+        return cls(
+            name or _name_of(path), [row[0] for row in rows], [row[1] for row in rows], scores
+        )
 
     def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Returns `{name}_spearman`, in [-1, 1]."""
-        left, right = _encode(self.name, encoder, self.sentences1, self.sentences2)
+        sides = encode_all(self.name, encoder, self.sentences1, self.sentences2)
         try:
-            value = spearman(cosine_by_row(left, right), self.scores)
+            return {f"{self.name}_spearman": self.correlation(*sides)}
         except InputError as error:
             raise InputError(f"Evaluator {self.name}: {error}") from error
-        return {f"{self.name}_spearman": value}
+
+    def correlation(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> float:
+        """Computes Spearman's correlation of cosines and scores.
+
+        Args:
+            embeddings1: `(n, d)` embeddings of `sentences1`.
+            embeddings2: `(n, d)` embeddings of `sentences2`.
+
+        Returns:
+            The correlation, in [-1, 1].
+
+        Raises:
+            InputError: If the cosines are not finite or all equal.
+        """
+        return spearman(cosine_by_row(embeddings1, embeddings2), self.scores)
 
 
 class TranslationEvaluator:
-    """Measures how often a sentence's translation is its nearest neighbour.
+    """Measures how often the nearest neighbor of a sentence is its translation.
+
+    Equal texts and ties count as in `retrieval_accuracy`.
 
     Args:
-        name: Start of the figures' names: `"tatoeba_deu"` gives
-            `tatoeba_deu_accuracy`, the mean of both directions, and the
-            directions `tatoeba_deu_to_english_accuracy` and
-            `tatoeba_deu_from_english_accuracy`.
+        name: Prefix of the metrics: `"tatoeba_deu"` gives
+            `tatoeba_deu_accuracy`, the mean of both directions,
+            `tatoeba_deu_to_english_accuracy` and
+            `tatoeba_deu_from_english_accuracy`. Letters, digits and
+            underscores.
         foreign: Sentences of one language.
-        english: Their translations, as many.
+        english: Their translations, aligned.
 
     Raises:
-        InputError: If the name or the lengths do not fit.
+        InputError: If the name is not valid or the lengths differ.
+
+    Example:
+        >>> evaluator = TranslationEvaluator.from_tsv("deu-eng.tsv.gz")  # doctest: +SKIP
+        >>> evaluator(student)["deu_eng_accuracy"]  # doctest: +SKIP
+        0.93
     """
 
     def __init__(self, name: str, foreign: Sequence[str], english: Sequence[str]) -> None:
@@ -100,9 +156,25 @@ class TranslationEvaluator:
         self.foreign, self.english = list(foreign), list(english)
         _check_lengths(name, len(self.foreign), len(self.english))
 
+    @classmethod
+    def from_tsv(cls, path: TsvPath, name: str | None = None) -> TranslationEvaluator:
+        """Reads a file of `foreign<TAB>English` rows.
+
+        Args:
+            path: The file, UTF-8, plain or `.gz`. Blank lines and further
+                columns are ignored; sentences are normalized to NFC.
+            name: Name of the evaluator. Default: the name of the file,
+                `"deu_eng"` for `deu-eng.tsv.gz`.
+
+        Raises:
+            InputError: If the file cannot be read, has no rows, or has a row
+                of another form; the message states the line.
+        """
+        return cls(name or _name_of(path), *read_translations(path))
+
     def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Returns the three accuracies, in [0, 1]."""
-        foreign, english = _encode(self.name, encoder, self.foreign, self.english)
+        foreign, english = encode_all(self.name, encoder, self.foreign, self.english)
         accuracy = retrieval_accuracy(foreign, english, self.foreign, self.english)
         return {
             f"{self.name}_accuracy": accuracy.mean,
@@ -112,32 +184,35 @@ class TranslationEvaluator:
 
 
 class AsymmetricRetrievalEvaluator:
-    """Measures a student's queries against an index of its teacher's vectors.
+    """Measures retrieval with the student's queries in the teacher's index.
 
-    A student that was taught its teacher's vectors (not turned ones) can search
-    what the teacher indexed: the large model runs once a document on a server, the
-    small one once a query on a phone.
+    A student that was trained on the unchanged embeddings of its teacher (not
+    rotated or projected ones) can query an index that the teacher computed:
+    the large model runs once per document on a server, the small one once per
+    query on a device.
 
-    | figure | queries by | index by |
+    | metric | queries embedded by | index embedded by |
     |---|---|---|
-    | `{name}_asymmetric_accuracy` | the student | the teacher |
-    | `{name}_student_accuracy` | the student | the student |
-    | `{name}_teacher_accuracy` | the teacher | the teacher |
+    | `{name}_asymmetric_accuracy` | student | teacher |
+    | `{name}_student_accuracy` | student | student |
+    | `{name}_teacher_accuracy` | teacher | teacher |
 
-    Each is the share of queries whose document is the nearest of all; equal texts
-    and ties count as in `retrieval_accuracy`.
+    Each is the fraction of queries whose nearest neighbor is their document;
+    equal texts and ties count as in `retrieval_accuracy`.
 
     Args:
-        name: Start of the figures' names.
-        queries: Sentences that are looked for, e.g. of a foreign language.
-        documents: What is to be found, as many, row by row.
-        index: The teacher, or its vectors of `documents`, `(n, d)`.
-        teacher_queries: With vectors as `index`, the teacher's vectors of `queries`,
-            `(n, d)`; without them the third figure is left out.
+        name: Prefix of the metrics. Letters, digits and underscores.
+        queries: The queries, e.g. sentences of a foreign language.
+        documents: The documents, aligned with the queries.
+        index: The teacher, or its `(n, d)` embeddings of `documents`.
+        teacher_queries: If `index` is an array, the `(n, d)` embeddings of
+            `queries` by the teacher. Optional; without them, the third metric
+            is omitted.
 
     Raises:
-        InputError: If the name, the lengths or the vectors do not fit; while
-            evaluating, if the student's embeddings have another width than the index.
+        InputError: If the name is not valid, lengths differ, or embeddings
+            are not finite; when called, if the width of the student differs
+            from that of the index.
 
     References:
         Vujanic, Rückstieß (2025), LEAF, arXiv:2509.12539.
@@ -154,47 +229,67 @@ class AsymmetricRetrievalEvaluator:
         self.name = _checked_name(name)
         self.queries, self.documents = list(queries), list(documents)
         _check_lengths(name, len(self.queries), len(self.documents))
+        teacher = f"{name} (teacher)"
         if not isinstance(index, np.ndarray):
-            teacher_queries, index = _encode(
-                f"{name} (teacher)", index, self.queries, self.documents
-            )
+            teacher_queries, index = encode_all(teacher, index, self.queries, self.documents)
         for vectors in (index, *(() if teacher_queries is None else (teacher_queries,))):
-            _check_lengths(f"{name} (teacher)", len(vectors), len(self.documents))
-            _check_finite(f"{name} (teacher)", vectors)
+            _check_lengths(teacher, len(vectors), len(self.documents))
+            check_finite(teacher, vectors)
         self.index, self.teacher_queries = index, teacher_queries
 
+    @classmethod
+    def from_tsv(
+        cls, path: TsvPath, teacher: Encoder, name: str | None = None
+    ) -> AsymmetricRetrievalEvaluator:
+        """Reads a file of `foreign<TAB>English` rows.
+
+        The foreign sentences are the queries, the English ones the documents.
+
+        Args:
+            path: The file, as for `TranslationEvaluator.from_tsv`.
+            teacher: Embeds the documents, and the queries for comparison.
+            name: Name of the evaluator. Default: the name of the file.
+
+        Raises:
+            InputError: If the file cannot be read, has no rows, or has a row
+                of another form; the message states the line.
+        """
+        return cls(name or _name_of(path), *read_translations(path), teacher)
+
     def __call__(self, encoder: Encoder) -> dict[str, float]:
-        """Returns the figures of the table, in [0, 1]."""
-        queries, documents = _encode(self.name, encoder, self.queries, self.documents)
+        """Returns the metrics of the table, in [0, 1]."""
+        queries, documents = encode_all(self.name, encoder, self.queries, self.documents)
         if queries.shape[1] != self.index.shape[1]:
             raise InputError(
-                f"Evaluator {self.name}: queries must be as wide as the index. Received: "
+                f"Evaluator {self.name}: queries must have the width of the index. Received: "
                 f"{queries.shape[1]} and {self.index.shape[1]}. Use the student's own teacher, or "
-                "cut the index as the student was cut."
+                "truncate the index like the student."
             )
-        figures = {
+        accuracies = {
             "asymmetric": self._accuracy(queries, self.index),
             "student": self._accuracy(queries, documents),
         }
         if self.teacher_queries is not None:
-            figures["teacher"] = self._accuracy(self.teacher_queries, self.index)
-        return {f"{self.name}_{key}_accuracy": value for key, value in figures.items()}
+            accuracies["teacher"] = self._accuracy(self.teacher_queries, self.index)
+        return {f"{self.name}_{key}_accuracy": value for key, value in accuracies.items()}
 
     def _accuracy(self, queries: np.ndarray, documents: np.ndarray) -> float:
         return retrieval_accuracy(queries, documents, self.queries, self.documents).forward
 
 
 class TeacherMatchEvaluator:
-    """Measures how near the student's embeddings are to the teacher's.
+    """Measures the mean cosine between student and teacher embeddings.
 
     Args:
-        name: Start of the figure's name: `"held_out_en"` gives
-            `held_out_en_teacher_match`.
-        sentences: The sentences; in the teacher's language, or translations.
-        teacher_embeddings: `(len(sentences), d)`, what the teacher gave.
+        name: Prefix of the metric: `"held_out_en"` gives
+            `held_out_en_teacher_match`. Letters, digits and underscores.
+        sentences: Sentences of the teacher's language, or translations of
+            them.
+        teacher_embeddings: `(len(sentences), d)` embeddings by the teacher.
 
     Raises:
-        InputError: If the name or the lengths do not fit.
+        InputError: If the name is not valid, the lengths differ, or the
+            embeddings are not finite.
     """
 
     def __init__(self, name: str, sentences: Sequence[str], teacher_embeddings: np.ndarray) -> None:
@@ -202,11 +297,11 @@ class TeacherMatchEvaluator:
         self.sentences = list(sentences)
         self.teacher_embeddings = np.asarray(teacher_embeddings, np.float32)
         _check_lengths(name, len(self.sentences), len(self.teacher_embeddings))
-        _check_finite(f"{name} (teacher)", self.teacher_embeddings)
+        check_finite(f"{name} (teacher)", self.teacher_embeddings)
 
     def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Returns `{name}_teacher_match`, the mean cosine, in [-1, 1]."""
-        (embeddings,) = _encode(self.name, encoder, self.sentences)
+        (embeddings,) = encode_all(self.name, encoder, self.sentences)
         try:
             value = teacher_match(embeddings, self.teacher_embeddings)
         except InputError as error:
@@ -214,64 +309,69 @@ class TeacherMatchEvaluator:
         return {f"{self.name}_teacher_match": value}
 
 
-def evaluate_all(evaluators: Iterable[Evaluator], encoder: Encoder) -> dict[str, float]:
-    """Runs evaluators one after the other.
+def evaluate_all(
+    evaluators: Iterable[Evaluator], encoder: Encoder, progress: Progress = no_progress
+) -> dict[str, float]:
+    """Runs several evaluators.
+
+    Args:
+        evaluators: The evaluators.
+        encoder: The encoder to evaluate.
+        progress: Called as `progress(task, done, total)`, in evaluators.
 
     Returns:
-        All their figures in one dictionary, in order.
+        All metrics in one dictionary, in the order of the evaluators.
 
     Raises:
-        InputError: If two evaluators give a figure of the same name.
+        InputError: If two evaluators return a metric of the same name.
     """
+    evaluators = list(evaluators)
     results: dict[str, float] = {}
-    for evaluator in evaluators:
-        figures = evaluator(encoder)
-        repeated = sorted(results.keys() & figures.keys())
+    progress("Evaluating", 0, len(evaluators))
+    for done, evaluator in enumerate(evaluators, 1):
+        metrics = evaluator(encoder)
+        repeated = sorted(results.keys() & metrics.keys())
         if repeated:
             raise InputError(
                 "Evaluators must have different names. "
-                f"Received: {repeated[0]} twice. Rename one, with its language in the name."
+                f"Received: {repeated[0]} twice. Rename one, e.g. by its language."
             )
-        results.update(figures)
+        results.update(metrics)
+        progress(f"Evaluating, {evaluator.name}", done, len(evaluators))
     return results
 
 
-def _encode(name: str, encoder: Encoder, *sides: list[str]) -> list[np.ndarray]:
-    found = [np.asarray(encoder.encode(side)) for side in sides]
-    for side, embeddings in zip(sides, found, strict=True):
-        if embeddings.ndim != 2 or len(embeddings) != len(side):
-            raise InputError(
-                f"Evaluator {name}: an encoder must give one vector a sentence. "
-                f"Received: shape {embeddings.shape} for {len(side)} sentences. "
-                "Correct its `encode`."
-            )
-        _check_finite(name, embeddings)
-    return found
+def _name_of(path: TsvPath) -> str:
+    stem = re.sub(r"\.(tsv|txt)?(\.gz)?$", "", Path(path).name)
+    return re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_") or "file"
 
 
-def _check_finite(name: str, embeddings: np.ndarray) -> None:
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
+def _score(path: TsvPath, number: int, text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
         raise InputError(
-            f"Evaluator {name}: embeddings must be finite. Received: {len(bad)} of "
-            f"{len(embeddings)} with NaN or infinity, the first at sentence {bad[0]}. "
-            "Look at the training's losses; the encoder is broken."
+            f"A score must be a finite number. Received: {path}, line {number}: {text!r}. "
+            "Correct or remove the row."
         )
+    return score
 
 
 def _check_lengths(name: str, *lengths: int) -> None:
     if len(set(lengths)) != 1 or lengths[0] == 0:
         raise InputError(
-            f"Evaluator {name}: its lists must be equally long and not empty. "
+            f"Evaluator {name}: its lists must have equal lengths and not be empty. "
             f"Received: lengths {', '.join(map(str, lengths))}. Pass aligned lists."
         )
 
 
 def _checked_name(name: str) -> str:
-    # Figures become keys of Keras logs and columns of CSV files.
+    # Metrics become keys of Keras logs and columns of CSV files.
     if not re.fullmatch(r"[A-Za-z0-9_]+", name):
         raise InputError(
-            "An evaluator's name must be of letters, digits and underscores. "
+            "The name of an evaluator must consist of letters, digits and underscores. "
             f"Received: name={name!r}. Example: sts17_en_de."
         )
     return name

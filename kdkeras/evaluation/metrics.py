@@ -1,4 +1,4 @@
-"""What evaluators compute, as functions of arrays (NumPy only)."""
+"""Metrics of embeddings, as functions of arrays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from kdkeras.errors import InputError
 
@@ -17,62 +18,55 @@ __all__ = [
     "teacher_match",
 ]
 
-# Cosines of equal vectors differ by float32 rounding, which depends on where
-# a matrix product places them. Below this difference two cosines are tied.
+# Cosines of equal vectors differ by float32 rounding, which depends on their position in a
+# matrix product. Cosines that differ by less than this are tied.
 TIE = 1e-6
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Computes Spearman's rank correlation; ties take their average rank.
+    """Computes Spearman's rank correlation; tied values get their average rank.
+
+    It is `scipy.stats.spearmanr`, but rejects input without a correlation
+    instead of returning NaN.
 
     Args:
         x: `(n,)`, any real scale.
         y: `(n,)`, any real scale.
 
     Returns:
-        A number in [-1, 1]: the Pearson correlation of the ranks.
+        The correlation, in [-1, 1].
 
     Raises:
-        InputError: If the lengths differ, are below 2, a value is not finite,
-            or one side is constant (its correlation is not defined).
-
-    References:
-        Kendall (1945), The treatment of ties in ranking problems.
+        InputError: If the lengths differ or are below 2, a value is not
+            finite, or all values of one side are equal.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 1 or x.shape != y.shape or len(x) < 2:
         raise InputError(
-            "A rank correlation needs two equally long lists of at least 2 numbers. "
-            f"Received: shapes {x.shape} and {y.shape}. Pass one score a pair."
+            "A rank correlation needs two lists of equal length with at least 2 numbers. "
+            f"Received: shapes {x.shape} and {y.shape}. Pass one score per pair."
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError(
             "A rank correlation needs finite numbers. "
-            f"Received: {np.sum(~np.isfinite(x)) + np.sum(~np.isfinite(y))} that are not. "
-            "Remove them, or look for a broken encoder."
+            f"Received: {np.sum(~np.isfinite(x)) + np.sum(~np.isfinite(y))} NaN or infinite. "
+            "Remove them, or check the encoder."
         )
-    centred = [ranks - ranks.mean() for ranks in (_average_ranks(x), _average_ranks(y))]
-    if not all(ranks.any() for ranks in centred):
+    if not (np.ptp(x) and np.ptp(y)):
         raise InputError(
             "A rank correlation needs values that differ. "
             f"Received: {len(x)} equal values. Check the scores, or the encoder."
         )
-    norms = np.linalg.norm(centred[0]) * np.linalg.norm(centred[1])
-    return float(np.clip(centred[0] @ centred[1] / norms, -1.0, 1.0))
-
-
-def _average_ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float(stats.spearmanr(x, y).statistic)
 
 
 @dataclass(frozen=True)
 class RetrievalAccuracy:
-    """Shares of sentences whose translation is the nearest one, in [0, 1].
+    """Fraction of sentences whose nearest neighbor is their translation, in [0, 1].
 
     Attributes:
-        forward: Each query looks among the candidates.
-        backward: Each candidate looks among the queries.
+        forward: For queries, among the candidates.
+        backward: For candidates, among the queries.
     """
 
     forward: float
@@ -80,7 +74,7 @@ class RetrievalAccuracy:
 
     @property
     def mean(self) -> float:
-        """Mean of both directions."""
+        """Mean of both directions, in [0, 1]."""
         return (self.forward + self.backward) / 2
 
 
@@ -91,33 +85,36 @@ def retrieval_accuracy(
     candidate_texts: Sequence[str] | None = None,
     chunk_size: int = 512,
 ) -> RetrievalAccuracy:
-    """Computes how often row i finds row i of the other side by cosine.
+    """Computes how often row i is the nearest neighbor of row i of the other side.
 
-    Sentences that are equal as text are one sentence: finding any of its rows
-    is right. If the right sentence is tied with k others at the highest
-    cosine, it counts 1 / (k + 1), so that an encoder which maps everything to
-    one point gets the score of guessing.
+    Rows are compared by cosine. Rows with equal texts count as the same
+    sentence: each of them is a correct result. If the correct sentence is
+    tied with k others at the highest cosine, it counts 1 / (k + 1), so that
+    an encoder that maps all sentences to one point gets the score of random
+    guessing.
 
     Args:
         queries: `(n, d)` embeddings.
         candidates: `(n, d)` embeddings; row i translates row i of `queries`.
-        query_texts: The queries' `n` sentences. If left out, all are taken as
-            different.
-        candidate_texts: The candidates' `n` sentences.
-        chunk_size: Rows compared at once. Memory is `chunk_size * n`, linear
-            in the number of sentences.
+        query_texts: The `n` sentences of the queries. If omitted, all are
+            considered different.
+        candidate_texts: The `n` sentences of the candidates; see
+            `query_texts`.
+        chunk_size: Number of rows compared at once, default 512. Memory is
+            proportional to `chunk_size * n`.
 
     Returns:
-        Both directions.
+        The accuracy of both directions.
 
     Raises:
-        InputError: If sizes do not fit, or there is nothing to compare.
+        InputError: If the shapes or the numbers of texts differ, or there are
+            no rows.
     """
     left, right = np.asarray(queries, np.float32), np.asarray(candidates, np.float32)
     if left.ndim != 2 or left.shape != right.shape or not len(left):
         raise InputError(
-            "Retrieval needs two equally large sets of embeddings, at least one each. "
-            f"Received: shapes {left.shape} and {right.shape}. Pass one row a sentence."
+            "Retrieval needs two arrays of embeddings of equal shape with at least one row. "
+            f"Received: shapes {left.shape} and {right.shape}. Pass one row per sentence."
         )
     groups = [_text_groups(texts, len(left)) for texts in (query_texts, candidate_texts)]
     left, right = _unit(left), _unit(right)
@@ -128,13 +125,13 @@ def retrieval_accuracy(
 
 
 def _text_groups(texts: Sequence[str] | None, count: int) -> np.ndarray:
-    """Numbers the sentences; equal ones get the same number."""
+    """Returns a number per sentence; equal sentences get the same number."""
     if texts is None:
         return np.arange(count)
     if len(texts) != count:
         raise InputError(
-            "Retrieval needs one text an embedding. "
-            f"Received: {len(texts)} texts for {count} embeddings. Pass both in one order."
+            "Retrieval needs one text per embedding. "
+            f"Received: {len(texts)} texts for {count} embeddings. Pass aligned lists."
         )
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(text, len(numbers)) for text in texts])
@@ -151,7 +148,7 @@ def _one_direction(
 
 
 def _credit(scores: np.ndarray, gold: np.ndarray, groups: np.ndarray) -> float:
-    """Sums the credit of some rows; `gold` holds the right group of each."""
+    """Returns the total credit of a chunk; `gold` is the correct group of each row."""
     tied = scores >= scores.max(axis=1, keepdims=True) - TIE
     found = np.any(tied & (groups == gold[:, None]), axis=1)
     counts = tied.sum(axis=1)
@@ -162,14 +159,14 @@ def _credit(scores: np.ndarray, gold: np.ndarray, groups: np.ndarray) -> float:
 
 
 def teacher_match(student: np.ndarray, teacher: np.ndarray) -> float:
-    """Computes the mean cosine between a student's and its teacher's vectors.
+    """Computes the mean cosine between the embeddings of student and teacher.
 
     Args:
-        student: `(n, d)`.
-        teacher: `(n, d)`, row by row for the same sentences.
+        student: `(n, d)` embeddings.
+        teacher: `(n, d)` embeddings of the same sentences.
 
     Returns:
-        A number in [-1, 1]; 1 means equal directions.
+        The mean cosine, in [-1, 1]; 1 means equal directions.
 
     Raises:
         InputError: If the shapes differ or are empty.
@@ -179,13 +176,16 @@ def teacher_match(student: np.ndarray, teacher: np.ndarray) -> float:
         raise InputError(
             "The student's embeddings must have the teacher's shape. "
             f"Received: {student.shape} and {teacher.shape}. "
-            "Use the teacher whose embeddings the student learnt."
+            "Use the teacher that the student was trained with."
         )
     return float(np.mean(cosine_by_row(student, teacher)))
 
 
 def cosine_by_row(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Computes `(n,)` cosines of two `(n, d)` arrays; 0 at a zero vector."""
+    """Computes the `(n,)` cosines between the rows of two `(n, d)` arrays.
+
+    The cosine with a zero vector is 0.
+    """
     return np.sum(_unit(np.asarray(left)) * _unit(np.asarray(right)), axis=1)
 
 
