@@ -49,7 +49,7 @@ STUDENTS = {
 
 
 def pud_evaluators(data: Path) -> list[Any]:
-    from kdkeras.data.corpus_files import read_lines
+    from kdkeras.data.text_files import read_lines
     from kdkeras.evaluation import TranslationEvaluator
 
     texts = {}

@@ -56,7 +56,7 @@ def train(arguments: argparse.Namespace) -> None:
     times: list[float] = []
     if arguments.batch_size:
         options: dict[str, Any] = {"bucket_boundaries": [arguments.length]}
-        options.update(sequence_length=arguments.length, shuffle=arguments.batch_size)
+        options.update(sequence_length=arguments.length, shuffle_buffer_size=arguments.batch_size)
         batches = dataset.batches(arguments.batch_size, words, **options).repeat()
         step = tf.function(distiller.train_step, autograph=False)
         step = step.get_concrete_function(batches.element_spec)

@@ -49,7 +49,7 @@ def real_sentences(tokenize: Any) -> list[dict[str, Any]]:
     """Returns texts of exactly each length, `ROWS` of each: `{"text", "ids"}`."""
     from kdkeras import data
 
-    pairs = data.read_retrieval_pairs(data.sample_folder() / "held_out")
+    pairs = data.read_translation_pairs(data.sample_folder() / "held_out")
     texts = [text for sides in pairs.values() for side in sides for text in side]
     texts = [text for text in texts if " " in text]
     found: dict[int, list[dict[str, Any]]] = {length: [] for length in LENGTHS}

@@ -60,16 +60,20 @@ STS = TWELVE[:10]
 
 
 def evaluators(data: Path) -> list[Any]:
-    from kdkeras.evaluation import EmbeddingSimilarityEvaluator, read_retrieval, read_similarity
+    from kdkeras.evaluation import EmbeddingSimilarityEvaluator, TranslationEvaluator
 
     found: list[Any] = [
-        read_retrieval(data / f"bitext/tatoeba/{iso}-eng.tsv.gz", f"tatoeba_{language}")
+        TranslationEvaluator.from_tsv(
+            data / f"bitext/tatoeba/{iso}-eng.tsv.gz", f"tatoeba_{language}"
+        )
         for language, iso in LANGUAGES.items()
     ]
-    english = read_similarity(data / "sts/stsb/en.test.tsv.gz", "within_en")
+    english = EmbeddingSimilarityEvaluator.from_tsv(data / "sts/stsb/en.test.tsv.gz", "within_en")
     found.append(english)
     for language in STS:
-        own = read_similarity(data / f"sts/stsb/{language}.test.tsv.gz", f"within_{language}")
+        own = EmbeddingSimilarityEvaluator.from_tsv(
+            data / f"sts/stsb/{language}.test.tsv.gz", f"within_{language}"
+        )
         found.append(own)
         found.append(
             EmbeddingSimilarityEvaluator(
@@ -93,7 +97,9 @@ def write_targets(data: Path, teacher_folder: Path, output: Path) -> Any:
         teachers.load(teacher_folder),
         output / "set",
         exclude=exclude,
-        progress=lambda done, total: print(f"\rtargets {done:,} of {total:,}", end="", flush=True),
+        progress=lambda task, done, total: print(
+            f"\r{task}: {done:,} of {total:,}", end="", flush=True
+        ),
     )
     print(f"\ntargets: {time.perf_counter() - started:.0f} s")
     return dataset

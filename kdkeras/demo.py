@@ -164,7 +164,7 @@ def _open_sample() -> Sample:
     return Sample(
         dataset=data.DistillationSet(folder / "distillation_set"),
         vocabulary=data.load_vocabulary(folder / "vocabulary"),
-        pairs=data.read_retrieval_pairs(folder / "held_out"),
+        pairs=data.read_translation_pairs(folder / "held_out"),
     )
 
 

@@ -36,12 +36,12 @@ def main() -> None:
 
     import kdkeras
     from kdkeras import export
-    from kdkeras.evaluation import read_retrieval
+    from kdkeras.evaluation import TranslationEvaluator
     from kdkeras.export.model_card import TrainingData
 
     student = kdkeras.load(arguments.student)
     files = {lang: arguments.held_out / f"{iso}-eng.tsv.gz" for lang, iso in LANGUAGES.items()}
-    retrieval = {language: read_retrieval(path) for language, path in files.items()}
+    retrieval = {language: TranslationEvaluator.from_tsv(path) for language, path in files.items()}
     pairs = {language: (e.foreign, e.english) for language, e in retrieval.items()}
     folder = arguments.output / arguments.name
     export.export_student(

@@ -16,7 +16,7 @@ from kdkeras.data import (
     CachedTeacher,
     DistillationSet,
     load_vocabulary,
-    read_retrieval_pairs,
+    read_translation_pairs,
     sample_folder,
     train_vocabulary,
 )
@@ -105,4 +105,4 @@ def _texts(sentences, groups):
 
 @pytest.fixture(scope="session")
 def held_out():
-    return read_retrieval_pairs(sample_folder() / "held_out")
+    return read_translation_pairs(sample_folder() / "held_out")

@@ -6,7 +6,10 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import kdkeras
 
@@ -33,21 +36,36 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
-def imported_parts(path: Path) -> Iterator[tuple[str, int]]:
-    """Yields the part of kdkeras that each import statement names, and its line."""
+def imported_modules(path: Path) -> Iterator[tuple[str, int]]:
+    """Yields each kdkeras module that a file imports, and the line.
+
+    Imports inside functions and under `TYPE_CHECKING` count as well.
+    """
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        modules: list[str] = []
+        names: list[str] = []
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "kdkeras":
-            modules = [f"kdkeras.{alias.name}" for alias in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            modules = [node.module or ""]
-        for module in modules:
-            root, _, rest = module.partition(".")
-            # `import kdkeras` and `kdkeras.__version__` load nothing else.
-            if root == "kdkeras" and rest not in ("", "__version__"):
-                yield kdkeras._HOMES.get(rest, module).split(".")[1], node.lineno
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            # `import kdkeras` and `kdkeras.__version__` load no other module.
+            if name.startswith("kdkeras.") and name != "kdkeras.__version__":
+                yield home_of(name), node.lineno
+
+
+def home_of(name: str) -> str:
+    """Returns the module that defines `name`, the full name of a module or of an object."""
+    root, _, rest = name.partition(".")
+    name = f"{kdkeras._HOMES[rest]}.{rest}" if rest in kdkeras._HOMES else name
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    is_module = path.with_suffix(".py").exists() or path.is_dir()
+    return name if is_module else name.rpartition(".")[0]
+
+
+def imported_parts(path: Path) -> Iterator[tuple[str, int]]:
+    """Yields each part of kdkeras that a file imports, and the line."""
+    for module, line in imported_modules(path):
+        yield module.split(".")[1], line
 
 
 def sources() -> list[Path]:
@@ -84,6 +102,22 @@ def test_layers_of_one_rank_do_not_import_each_other():
         and part != "errors"
     ]
     assert sideways == []
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_modules_have_no_import_cycle():
+    graph = {
+        module_of(path): {module for module, _ in imported_modules(path)} for path in sources()
+    }
+    assert sum(map(len, graph.values())) > 300
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"These modules import each other: {' <- '.join(error.args[1])}")
 
 
 def test_importing_kdkeras_loads_nothing_heavy():

@@ -43,7 +43,7 @@ class MaskedRows:
 
 def read_english(data: Path) -> list[str]:
     """The English sides of the parallel sentences, each once, in an order of their own."""
-    from kdkeras.data.corpus_files import read_lines
+    from kdkeras.data.text_files import read_lines
 
     found = {
         line.split("\t", 1)[0]

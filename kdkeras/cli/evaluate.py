@@ -58,13 +58,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from kdkeras.cli.models import load_encoder
 
     evaluators: list[evaluation.Evaluator] = [
-        *(evaluation.read_similarity(path) for path in arguments.sts),
-        *(evaluation.read_retrieval(path) for path in arguments.bitext),
+        *(evaluation.EmbeddingSimilarityEvaluator.from_tsv(path) for path in arguments.sts),
+        *(evaluation.TranslationEvaluator.from_tsv(path) for path in arguments.bitext),
     ]
     if arguments.index_teacher:
         teacher = load_encoder(arguments.index_teacher)
         evaluators += [
-            evaluation.read_asymmetric_retrieval(path, teacher) for path in arguments.bitext
+            evaluation.AsymmetricRetrievalEvaluator.from_tsv(path, teacher)
+            for path in arguments.bitext
         ]
     encoder = load_encoder(arguments.model)
     return {

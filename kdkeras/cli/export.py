@@ -107,13 +107,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from kdkeras import export as exporting
     from kdkeras.cli.models import load_student
     from kdkeras.cli.progress import say
-    from kdkeras.evaluation import read_similarity
+    from kdkeras.evaluation import EmbeddingSimilarityEvaluator
     from kdkeras.export.parity import check_similarity
     from kdkeras.files import refuse_existing
 
     refuse_existing(arguments.output, arguments.overwrite)
-    pairs = data.read_retrieval_pairs(arguments.held_out) if arguments.held_out else None
-    similarity = [read_similarity(path) for path in arguments.sts]
+    pairs = data.read_translation_pairs(arguments.held_out) if arguments.held_out else None
+    similarity = [EmbeddingSimilarityEvaluator.from_tsv(path) for path in arguments.sts]
     check_similarity(similarity)  # Before the work.
     student = load_student(arguments.model)
     student, pairs, smaller = make_smaller(arguments, student, pairs)

@@ -230,11 +230,11 @@ def _plan(arguments: argparse.Namespace) -> Any:
 
 def _probe(path: Path | None) -> list[str]:
     from kdkeras import data
-    from kdkeras.data.corpus_files import read_lines
+    from kdkeras.data.text_files import read_lines
     from kdkeras.errors import InputError
 
     if path is None:
-        pairs = data.read_retrieval_pairs(data.sample_folder() / "held_out")
+        pairs = data.read_translation_pairs(data.sample_folder() / "held_out")
         each = -(-_PROBE // len(pairs))
         return [text for foreign, _ in pairs.values() for text in foreign[:each]]
     sentences = [line for _, line in read_lines(path) if line.strip()]

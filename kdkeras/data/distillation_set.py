@@ -249,9 +249,7 @@ class DistillationSet:
         # Otherwise a damaged shard would end the training within an epoch.
         if not self._verified:
             self.verify()
-        return training_batches(
-            self.shards, self.counts, self.embedding_dim, vocabulary, config
-        )
+        return training_batches(self.shards, self.counts, self.embedding_dim, vocabulary, config)
 
     def __repr__(self) -> str:
         return (

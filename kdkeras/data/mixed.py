@@ -78,7 +78,13 @@ def train_mixed(sentences: list[str], size: int) -> SentencePieceVocabulary:
     number = len(unigrams)
     if len(scores) < number:  # A small corpus has too few words.
         scores.update((p, s) for p, s in unigrams.items() if p not in scores)
-    _prune(model, scores, texts, number, _floors(words[: int(_FLOOR_CANDIDATES * size)], list(unigrams)))
+    _prune(
+        model,
+        scores,
+        texts,
+        number,
+        _floors(words[: int(_FLOOR_CANDIDATES * size)], list(unigrams)),
+    )
     return SentencePieceVocabulary({MODEL: _assembled(model, scores)})
 
 

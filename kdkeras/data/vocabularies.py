@@ -149,9 +149,7 @@ def _texts(sentences: Iterable[str] | DistillationSet, temperature: float) -> It
     return iter(sentences)
 
 
-def sample_sentences(
-    texts: Iterator[str], seed: int, max_sentences: int = 2_000_000
-) -> list[str]:
+def sample_sentences(texts: Iterator[str], seed: int, max_sentences: int = 2_000_000) -> list[str]:
     """Returns all texts, or a uniform sample of `max_sentences`, in order.
 
     Raises:

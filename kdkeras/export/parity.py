@@ -11,7 +11,7 @@ import numpy as np
 
 from kdkeras.errors import InputError
 from kdkeras.evaluation import EmbeddingSimilarityEvaluator
-from kdkeras.evaluation.metrics import cosine_by_row, retrieval_accuracy, spearman
+from kdkeras.evaluation.metrics import cosine_by_row, retrieval_accuracy
 from kdkeras.export.extras import require_runtime
 from kdkeras.export.formats import MANIFEST, PARITY, ExportFormat
 from kdkeras.export.gates import LEAST_SIMILARITY_PAIRS, Gates, check_gates, failures
@@ -55,7 +55,7 @@ def verify(
             translations.
         gates: Bounds; the defaults if None.
         enforce: Whether a failed gate raises (after `parity.json` is written).
-        similarity: STS pairs (`kdkeras.evaluation.read_similarity`), at least
+        similarity: STS evaluators (`EmbeddingSimilarityEvaluator.from_tsv`), at least
             `LEAST_SIMILARITY_PAIRS` each, of which no artifact may lose what
             the gates forbid.
         progress: Called with one line at each step.
@@ -225,11 +225,10 @@ def _spearman(
 ) -> float:
     """Spearman's correlation of cosines and scores; NaN for a broken artifact."""
     sides = (item.sentences1, item.sentences2)
-    left, right = (embeddings[[rows[text] for text in side]] for side in sides)
-    cosines = cosine_by_row(left, right)
-    if not np.isfinite(cosines).all() or not np.ptp(cosines):
+    try:
+        return item.correlation(*(embeddings[[rows[text] for text in side]] for side in sides))
+    except InputError:
         return float("nan")
-    return spearman(cosines, item.scores)
 
 
 def _accuracy(
@@ -242,7 +241,5 @@ def _accuracy(
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine of each row in float64; 1 for two zero vectors, 0 for one."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
-    return np.where(both_zero, 1.0, (a * b).sum(axis=1) / np.where(lengths == 0, 1.0, lengths))
+    return np.where(both_zero, 1.0, cosine_by_row(a.astype(np.float64), b.astype(np.float64)))

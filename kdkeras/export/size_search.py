@@ -14,7 +14,7 @@ import numpy as np
 
 from kdkeras.compression import token_counts
 from kdkeras.compression.rebuilding import vocabulary_of
-from kdkeras.data.vocabulary import sample_sentences
+from kdkeras.data.vocabularies import sample_sentences
 from kdkeras.errors import InputError
 from kdkeras.evaluation.metrics import retrieval_accuracy
 from kdkeras.export.candidates import Candidate, Compressor, tokenizer_file_bytes

@@ -335,7 +335,7 @@ class Student(FeatureModel):
 
     def load_assets(self, dir_path: str) -> None:
         """Keras hook: reads the vocabulary from the `.keras` file."""
-        from kdkeras.data.vocabulary import load_vocabulary
+        from kdkeras.data.vocabularies import load_vocabulary
 
         folder = Path(dir_path) / "vocabulary"
         if folder.exists():

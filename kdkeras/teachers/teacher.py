@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 import tokenizers
 
 from kdkeras.errors import InputError
+from kdkeras.progress import Progress, no_progress
 from kdkeras.teachers.sentence_encoder import SentenceEncoder
 from kdkeras.teachers.snapshot import Snapshot
 
 __all__ = ["Teacher"]
 
-Progress = Callable[[int, int], None]
-
+_TASK = "Embedding sentences"
 # Sentences are sorted by length within a window, so that a batch pads little
 # and memory does not grow with the number of sentences.
 _WINDOW = 16_384
@@ -91,15 +91,14 @@ class Teacher:
         return self._pad(ids, max((len(row) for row in ids), default=0))
 
     def encode(
-        self, texts: Sequence[str], batch_size: int = 64, progress: Progress | None = None
+        self, texts: Sequence[str], batch_size: int = 64, progress: Progress = no_progress
     ) -> np.ndarray:
         """Embeds sentences.
 
         Args:
             texts: The sentences; any order, any lengths.
             batch_size: Sentences in one forward pass.
-            progress: Called as `progress(done, total)` after each pass, in
-                sentences.
+            progress: Called as `progress(task, done, total)`, in sentences.
 
         Returns:
             `(len(texts), embedding_dim)` float32, in the order of `texts`.
@@ -114,14 +113,14 @@ class Teacher:
                 f"`batch_size` must be positive. Received: batch_size={batch_size}. Use 64."
             )
         vectors = np.zeros((len(texts), self.embedding_dim), np.float32)
+        progress(_TASK, 0, len(texts))
         for start in range(0, len(texts), _WINDOW):
             ids = self._ids(texts[start : start + _WINDOW])
             order = np.argsort([len(row) for row in ids], kind="stable")
             for first in range(0, len(ids), batch_size):
                 rows = order[first : first + batch_size]
                 vectors[start + rows] = self._embed([ids[row] for row in rows])
-                if progress is not None:
-                    progress(start + first + len(rows), len(texts))
+                progress(_TASK, start + first + len(rows), len(texts))
         return vectors
 
     def token_embeddings(self) -> tuple[list[str], np.ndarray]:

@@ -169,24 +169,24 @@ def test_mixed_precision_saves_a_float32_student(command, targets, vocabulary, t
 
 def test_evaluate_gives_the_evaluators_figures(command, student):
     import kdkeras
-    from kdkeras.data import read_retrieval_pairs
+    from kdkeras.data import read_translation_pairs
     from kdkeras.evaluation import TranslationEvaluator
 
     file = held_out_folder() / "de.tsv"
     metrics = command("evaluate", student[0], "--bitext", file)["metrics"]
-    pairs = read_retrieval_pairs(held_out_folder())["de"]
+    pairs = read_translation_pairs(held_out_folder())["de"]
     expected = TranslationEvaluator("de", *pairs)(kdkeras.load(student[0]))
     assert metrics == pytest.approx(expected)
 
 
 def test_evaluate_searches_the_teachers_index(command, student):
     import kdkeras
-    from kdkeras.data import read_retrieval_pairs
+    from kdkeras.data import read_translation_pairs
     from kdkeras.evaluation import AsymmetricRetrievalEvaluator
 
     file, teacher = held_out_folder() / "de.tsv", TEACHERS / "mean"
     metrics = command("evaluate", student[0], "--bitext", file, "--index-teacher", teacher)
-    pairs = read_retrieval_pairs(held_out_folder())["de"]
+    pairs = read_translation_pairs(held_out_folder())["de"]
     evaluator = AsymmetricRetrievalEvaluator("de", *pairs, kdkeras.teachers.load(teacher))
     expected = evaluator(kdkeras.load(student[0]))
     found = {name: metrics["metrics"][name] for name in expected}
@@ -313,7 +313,7 @@ def graded(tmp_path):
 def test_export_verifies_similarity_and_names_what_loses_it(
     command, student, graded, tmp_path, capsys
 ):
-    from kdkeras.evaluation import read_similarity
+    from kdkeras.evaluation import EmbeddingSimilarityEvaluator
     from kdkeras.export import LiteStudent
 
     arguments = ("export", student[0], "--output", tmp_path / "out", "--overwrite")
@@ -322,7 +322,9 @@ def test_export_verifies_similarity_and_names_what_loses_it(
     loose = ("--int4-cosine-mean", 0, "--int4-accuracy-loss", 100, "--int4-spearman-loss", 100)
     result = command(*arguments, "--format", "tflite_int4", *loose)
     figures = result["parity"]["artifacts"]["tflite_int4"]["similarity"]["de_en_test"]
-    expected = read_similarity(graded)(LiteStudent(tmp_path / "out"))["de_en_test_spearman"]
+    expected = EmbeddingSimilarityEvaluator.from_tsv(graded)(LiteStudent(tmp_path / "out"))[
+        "de_en_test_spearman"
+    ]
     assert figures["spearman"] == pytest.approx(expected)
     gate = ("--format", "tflite_int4", "--int4-cosine-mean", 1, *loose[2:])
     assert main([str(item) for item in (*arguments, *gate)]) == 1

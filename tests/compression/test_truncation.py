@@ -9,7 +9,7 @@ from contracts import assert_one_line
 import kdkeras
 from kdkeras.compression import truncate
 from kdkeras.errors import InputError
-from kdkeras.evaluation import retrieval_accuracy
+from kdkeras.evaluation.metrics import retrieval_accuracy
 from kdkeras.losses import principal_axes
 from kdkeras.students import TransformerStudent
 

@@ -145,7 +145,7 @@ def test_missing_exclude_file_is_named(tmp_path):
 
 def test_row_without_tab_is_named_with_its_line(tmp_path):
     path = tsv(tmp_path / "en-de.tsv", [*GERMAN, ("Hello!",)])
-    assert f"{path}, line 5, without a tab: 'Hello!'" in refusal(read, path)
+    assert f"{path}, line 5: 'Hello!'" in refusal(read, path)
 
 
 def test_wrong_encoding_is_named_with_its_line(tmp_path):
@@ -190,9 +190,9 @@ def test_moses_side_missing_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["german.tsv", "c.en-de.fr", "en-de.csv"])
 def test_name_without_languages_is_refused(tmp_path, name):
-    assert "must tell its languages" in refusal(read, tsv(tmp_path / name, GERMAN))
+    assert "must contain its languages" in refusal(read, tsv(tmp_path / name, GERMAN))
 
 
 def test_folder_without_corpus_and_no_files_are_refused(tmp_path):
-    assert "must hold files named like" in refusal(read, tmp_path)
+    assert "must contain files named like" in refusal(read, tmp_path)
     assert "needs at least one file" in refusal(read, [])

@@ -75,7 +75,7 @@ def test_corrupted_shard_is_named_before_training(copy, vocabulary):
 
 def test_corrupted_shard_is_named_while_reading(copy):
     flip_a_byte(copy / "shard-00000.tfrecord")
-    with pytest.raises(InputError, match=r"must be whole\. Received: .*shard-00000") as error:
+    with pytest.raises(InputError, match=r"must be complete\. Received: .*shard-00000") as error:
         list(DistillationSet(copy).sentences())
     assert "\n" not in str(error.value)
 

@@ -198,7 +198,9 @@ def signature(batches):
 
 
 def test_same_seed_gives_identical_batches(dataset, vocabulary):
-    first, second = (dataset.batches(B, vocabulary, seed=3, shuffle=500) for _ in range(2))
+    first, second = (
+        dataset.batches(B, vocabulary, seed=3, shuffle_buffer_size=500) for _ in range(2)
+    )
     # Two passes each, with everything in them.
     for _ in range(2):
         for one, other in zip(first, second, strict=True):
@@ -219,7 +221,7 @@ def test_workers_read_files_of_their_own(dataset, groups, vocabulary):
         owner.setdefault(ids, set()).add(number // 100)  # 100 groups a shard, in their order.
     files = []
     for worker in range(2):
-        options = {"language_temperature": 1.0, "shuffle": 1, "seed": 5}
+        options = {"language_temperature": 1.0, "shuffle_buffer_size": 1, "seed": 5}
         batches = dataset.batches(4, vocabulary, worker=worker, workers=2, **options)
         # Of a pass of 263 batches: no worker is in its next one yet.
         some = drawn(batches.take(180))
@@ -261,7 +263,7 @@ def test_order_does_not_follow_the_length(dataset, vocabulary):
         ({"batch_size": 10**6}, "batch_size=1000000"),
         ({"sequence_length": 2}, "sequence_length=2"),
         ({"language_temperature": 1.5}, "language_temperature=1.5"),
-        ({"shuffle": 0}, "shuffle=0"),
+        ({"shuffle_buffer_size": 0}, "shuffle_buffer_size=0"),
         ({"bucket_boundaries": [16, 8]}, r"bucket_boundaries=\(16, 8\)"),
         ({"bucket_boundaries": []}, r"bucket_boundaries=\(\)"),
         ({"worker": 2, "workers": 2}, "`worker` must be from 0 to 1. Received: worker=2"),

@@ -13,6 +13,7 @@ import pytest
 
 from kdkeras.data import CachedTeacher, DistillationSet, sample_folder, write_distillation_set
 from kdkeras.errors import InputError
+from kdkeras.progress import no_progress
 
 GROUPS, PER_SHARD = 200, 64
 
@@ -22,7 +23,7 @@ import sys, time
 from kdkeras.data import CachedTeacher, DistillationSet, sample_folder, write_distillation_set
 sample = DistillationSet(sample_folder() / "distillation_set")
 groups = [group for (group, _), _ in zip(sample.records(), range({GROUPS}))]
-def progress(done, total):
+def progress(task, done, total):
     print(done, flush=True)
     time.sleep(0.3)
 write_distillation_set(
@@ -50,7 +51,7 @@ class CountingTeacher(CachedTeacher):
 
     asked = 0
 
-    def encode(self, texts, batch_size=64, progress=None):
+    def encode(self, texts, batch_size=64, progress=no_progress):
         self.asked += len(texts)
         return super().encode(texts, batch_size, progress)
 
@@ -126,7 +127,7 @@ def test_killed_writer_goes_on_to_the_same_bytes(groups, sample_set, tmp_path):
     assert process.wait() == -9
     assert (folder / "shard-00000.tfrecord").exists()
     assert not (folder / "manifest.json").exists()
-    with pytest.raises(InputError, match="interrupted. Run the same command"):
+    with pytest.raises(InputError, match="interrupted. Run `kdkeras targets` or"):
         DistillationSet(folder)
 
     teacher = CountingTeacher(sample_set)
@@ -139,7 +140,7 @@ def test_killed_writer_goes_on_to_the_same_bytes(groups, sample_set, tmp_path):
 def interrupted(groups, teacher, folder):
     """A set whose writing stopped before its second shard."""
 
-    def stop(done, total):
+    def stop(task, done, total):
         if done > PER_SHARD:
             raise KeyboardInterrupt
 
@@ -183,19 +184,19 @@ def test_targets_by_another_teacher_are_refused(groups, sample_set, tmp_path, st
 
 def test_another_corpus_is_refused(groups, sample_teacher, tmp_path):
     write(groups, sample_teacher, tmp_path / "set")
-    with pytest.raises(InputError, match="written from one corpus"):
+    with pytest.raises(InputError, match="must come from one corpus"):
         write(groups[:-1], sample_teacher, tmp_path / "set")
 
 
 def test_other_shard_size_cannot_go_on(groups, sample_teacher, tmp_path):
     interrupted(groups, sample_teacher, tmp_path / "set")
-    with pytest.raises(InputError, match="groups_per_shard=10, begun with 64"):
+    with pytest.raises(InputError, match="groups_per_shard=10, started with 64"):
         write_distillation_set(groups, sample_teacher, tmp_path / "set", groups_per_shard=10)
 
 
 def test_folder_with_something_else_is_left_alone(groups, sample_teacher, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="a folder of its own"):
+    with pytest.raises(InputError, match="must be new or empty"):
         write(groups, sample_teacher, tmp_path)
     write(groups, sample_teacher, tmp_path, overwrite=True)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
@@ -223,18 +224,18 @@ def test_progress_counts_up_to_all_sentences(groups, sample_teacher, tmp_path):
         sample_teacher,
         tmp_path / "set",
         batch_size=16,
-        progress=lambda done, total: calls.append((done, total)),
+        progress=lambda *call: calls.append(call),
     )
-    done = [call[0] for call in calls]
-    assert done == sorted(done)
-    assert (16, GROUPS) in calls
-    assert calls[-1] == (GROUPS, GROUPS)
+    tasks, done, totals = zip(*calls, strict=True)
+    assert (set(tasks), set(totals)) == ({"Embedding sentences with the teacher"}, {GROUPS})
+    assert list(done) == sorted(done)
+    assert (done[0], done[-1]) == (0, GROUPS) and 16 in done
 
 
 class BrokenTeacher(CachedTeacher):
     """Overflows float16."""
 
-    def encode(self, texts, batch_size=64, progress=None):
+    def encode(self, texts, batch_size=64, progress=no_progress):
         return 1e6 * super().encode(texts, batch_size, progress)
 
 

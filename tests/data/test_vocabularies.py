@@ -194,14 +194,14 @@ def test_unknown_kind_bad_size_and_no_text_are_refused():
         train_vocabulary(["Tom"], 100, "bpe")
     with pytest.raises(InputError, match="size=2"):
         train_vocabulary(["Tom"], 2)
-    with pytest.raises(InputError, match="2 texts, none with any character"):
+    with pytest.raises(InputError, match="2 texts, all blank"):
         train_vocabulary(["", " "], 100)
 
 
 def test_missing_file_is_named(either, tmp_path):
     folder = either.save(tmp_path / "vocabulary")
     (folder / either.required_files[0]).unlink()
-    with pytest.raises(InputError, match=f"must hold `{either.required_files[0]}`"):
+    with pytest.raises(InputError, match=f"must contain `{either.required_files[0]}`"):
         load_vocabulary(folder)
 
 

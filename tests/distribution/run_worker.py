@@ -81,7 +81,7 @@ def sample():
         )
         distiller = build_distiller(student, {"embedding": 1.0, "ranking": 0.5})
         distiller.compile(build_optimizer(5e-3, 0, 8), jit_compile=False)
-    held_out = evaluation.read_retrieval(folder / "held_out" / "de.tsv", "de")
+    held_out = evaluation.TranslationEvaluator.from_tsv(folder / "held_out" / "de.tsv", "de")
     # Of its own, to see who writes.
     backup = Backup(FOLDER / ("chief" if CHIEF else "other"), every=3)
     history = distiller.fit(

@@ -56,7 +56,7 @@ def test_only_the_chief_writes(both, folder):
 def test_callbacks_see_the_same_on_both_workers(both, folder):
     assert both[0]["sample"] == both[1]["sample"]
     held_out = data.sample_folder() / "held_out" / "de.tsv"
-    evaluator = evaluation.read_retrieval(held_out, "de")
+    evaluator = evaluation.TranslationEvaluator.from_tsv(held_out, "de")
     expected = evaluator(kdkeras.load(folder / "student.keras"))
     for name, value in expected.items():
         assert both[0]["sample"][name][-1] == pytest.approx(value, abs=1e-6)

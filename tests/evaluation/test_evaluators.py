@@ -104,7 +104,7 @@ def test_embeddings_that_are_not_finite_are_refused_by_name(tiny_teacher, make):
     ("make", "message"),
     [
         (lambda: TranslationEvaluator("a_de", GERMAN[:3], ENGLISH), "a_de: .* lengths 3, 12"),
-        (lambda: TranslationEvaluator("a_de", [], []), "a_de: .* not empty"),
+        (lambda: TranslationEvaluator("a_de", [], []), "a_de: .* not be empty"),
         (lambda: EmbeddingSimilarityEvaluator("a_de", GERMAN, ENGLISH, [1.0]), "lengths 12, 12, 1"),
         (
             lambda: EmbeddingSimilarityEvaluator("a_de", GERMAN, ENGLISH, [1.0] * 12),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from kdkeras import InputError
-from kdkeras.evaluation import retrieval_accuracy, spearman, teacher_match
+from kdkeras.evaluation.metrics import retrieval_accuracy, spearman, teacher_match
 
 REFERENCE = Path(__file__).parents[1] / "teachers" / "reference_vectors.json"
 
@@ -68,9 +68,9 @@ def test_spearman_does_not_depend_on_the_scale():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        ([1.0, 2.0], [1.0], "equally long"),
+        ([1.0, 2.0], [1.0], "equal length"),
         ([1.0], [1.0], "at least 2"),
-        ([1.0, np.nan], [1.0, 2.0], "Received: 1 that are not"),
+        ([1.0, np.nan], [1.0, 2.0], "Received: 1 NaN or infinite"),
     ],
     ids=["lengths", "one value", "not finite"],
 )
@@ -159,7 +159,7 @@ def test_retrieval_memory_is_linear_in_the_sentences():
     ("arguments", "message"),
     [
         ((np.ones((2, 3)), np.ones((3, 3))), r"shapes \(2, 3\) and \(3, 3\)"),
-        ((np.ones((0, 3)), np.ones((0, 3))), "at least one"),
+        ((np.ones((0, 3)), np.ones((0, 3))), "at least one row"),
         ((np.ones((2, 3)), np.ones((2, 3)), ["Hi."]), "1 texts for 2 embeddings"),
     ],
     ids=["rows", "empty", "texts"],

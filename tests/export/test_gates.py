@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdkeras.errors import GateError, InputError
-from kdkeras.evaluation import spearman
+from kdkeras.evaluation.metrics import spearman
 from kdkeras.export.formats import ExportFormat
 from kdkeras.export.gates import LEAST_SIMILARITY_PAIRS, Gates, check_gates, failures
 

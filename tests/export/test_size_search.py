@@ -11,7 +11,7 @@ from contracts import assert_one_line
 
 from kdkeras.compression import factorize_table, prune_vocabulary, token_counts
 from kdkeras.errors import InputError
-from kdkeras.evaluation import retrieval_accuracy
+from kdkeras.evaluation.metrics import retrieval_accuracy
 from kdkeras.export import ExportFormat, LiteStudent, export_student, fit_size, write_report
 from kdkeras.export.candidates import Candidate, Compressor
 from kdkeras.students import StaticStudent, TransformerStudent, initialize_from_targets

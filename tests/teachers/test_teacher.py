@@ -38,8 +38,8 @@ def test_encode_traces_its_graph_once(tiny_teacher, sentences):
 
 def test_progress_counts_sentences(tiny_teacher, sentences):
     calls = []
-    tiny_teacher.encode(sentences, 4, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(4, 15), (8, 15), (12, 15), (15, 15)]
+    tiny_teacher.encode(sentences, 4, progress=lambda task, *counts: calls.append(counts))
+    assert calls == [(0, 15), (4, 15), (8, 15), (12, 15), (15, 15)]
 
 
 def test_no_sentences_give_no_vectors(tiny_teacher):

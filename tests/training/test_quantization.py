@@ -20,7 +20,7 @@ from small_models import (
 
 from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
-from kdkeras.evaluation import teacher_match
+from kdkeras.evaluation.metrics import teacher_match
 from kdkeras.students import TransformerStudent, build_student, initialize_from_targets
 from kdkeras.training import QuantizationAwareTraining
 from kdkeras.training.recipe import build_distiller, build_optimizer

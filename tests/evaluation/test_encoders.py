@@ -38,4 +38,4 @@ def test_widths_that_are_not_there_are_refused():
     assert_one_line(str(error.value), "`dim` must be at least 1", "dim=0")
     with pytest.raises(InputError) as error:
         TruncatedEncoder(Table(), 7).encode(GERMAN[:2])
-    assert_one_line(str(error.value), "width, 6", "dim=7")
+    assert_one_line(str(error.value), "width of the embeddings, 6", "dim=7")

@@ -6,14 +6,14 @@ import unicodedata
 
 import pytest
 
-from kdkeras.data import read_retrieval_pairs
+from kdkeras.data import read_translation_pairs
 from kdkeras.errors import InputError
 
 
 def test_pairs_are_read_by_language_in_order(tmp_path):
     (tmp_path / "de.tsv").write_text("Geh.\tGo.\nMir ist kalt.\tI'm cold.\n")
     (tmp_path / "fr.tsv").write_text(unicodedata.normalize("NFD", "Tom a gagné.") + "\tTom won.\n")
-    assert read_retrieval_pairs(tmp_path) == {
+    assert read_translation_pairs(tmp_path) == {
         "de": (["Geh.", "Mir ist kalt."], ["Go.", "I'm cold."]),
         "fr": (["Tom a gagné."], ["Tom won."]),
     }
@@ -23,12 +23,12 @@ def test_pairs_are_read_by_language_in_order(tmp_path):
 def test_half_a_row_is_named_with_its_line(tmp_path, row):
     (tmp_path / "de.tsv").write_text(f"Geh.\tGo.\n{row}\n")
     with pytest.raises(InputError, match=r"de\.tsv, line 2"):
-        read_retrieval_pairs(tmp_path)
+        read_translation_pairs(tmp_path)
 
 
 def test_no_file_and_empty_file_are_refused(tmp_path):
-    with pytest.raises(InputError, match="must hold files like"):
-        read_retrieval_pairs(tmp_path / "missing")
+    with pytest.raises(InputError, match="must contain files like"):
+        read_translation_pairs(tmp_path / "missing")
     (tmp_path / "de.tsv").touch()
     with pytest.raises(InputError, match=r"de\.tsv, empty"):
-        read_retrieval_pairs(tmp_path)
+        read_translation_pairs(tmp_path)
