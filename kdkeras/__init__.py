@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from kdkeras.distillation import Distiller
     from kdkeras.errors import GateError, InputError, MissingExtraError, NonFiniteLossError
-    from kdkeras.loading import load
+    from kdkeras.loading import from_preset, load
 
 __version__ = "0.1.0"
 
@@ -42,6 +42,7 @@ __all__ = [
     "distribution",
     "evaluation",
     "export",
+    "from_preset",
     "growth",
     "layers",
     "load",
@@ -59,6 +60,7 @@ _HOMES = {
     "InputError": "kdkeras.errors",
     "MissingExtraError": "kdkeras.errors",
     "NonFiniteLossError": "kdkeras.errors",
+    "from_preset": "kdkeras.loading",
     "load": "kdkeras.loading",
 }
 

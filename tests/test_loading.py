@@ -50,6 +50,16 @@ def test_load_gives_what_was_saved(saved, held_out):
     assert student.encode(texts).shape == (4, 3)
 
 
+def test_from_preset_gives_the_student_of_a_file_and_refuses_other_models(saved, tmp_path):
+    assert isinstance(kdkeras.from_preset(saved), StaticStudent)
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
+    with pytest.raises(InputError) as error:
+        kdkeras.from_preset(tmp_path / "other.keras")
+    assert_one_line(str(error.value), "a Sequential", "kdkeras.load")
+    with pytest.raises(InputError, match="no-such-student"):
+        kdkeras.from_preset("no-such-student")
+
+
 def test_a_missing_file_is_refused(tmp_path):
     refused(tmp_path / "nothing.keras", "existing file")
 

@@ -35,6 +35,18 @@ def test_released_vectors_have_length_one(name, held_out):
 
 
 @pytest.mark.parametrize("name", RELEASED)
+def test_from_preset_rebuilds_the_released_student(name, sentences_by_language):
+    student, lite = kdkeras.from_preset(name), kdkeras.load(name)
+    rounding = student.clone()
+    # The file rounds the inputs of the projection at run time.
+    rounding.fake_quantization = "int8"
+    for language, texts in sentences_by_language.items():
+        expected = lite.encode(texts[:20])
+        assert (student.encode(texts[:20]) * expected).sum(axis=1).mean() > 0.9999, language
+        assert (rounding.encode(texts[:20]) * expected).sum(axis=1).min() > 0.99999, language
+
+
+@pytest.mark.parametrize("name", RELEASED)
 def test_released_student_is_small_and_has_a_card(name):
     size = sum(path.stat().st_size for path in (FOLDER / name).rglob("*") if path.is_file())
     assert size <= 25e6

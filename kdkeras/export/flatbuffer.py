@@ -8,7 +8,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-__all__ = ["packed", "share_quantization"]
+__all__ = ["packed", "share_quantization", "unpacked"]
 
 _IDENTIFIER = b"TFL3"
 # Required by the schema; the generated packer forgets it.
@@ -29,11 +29,7 @@ def share_quantization(content: bytes) -> bytes:
     Returns:
         A TFLite file that computes the same bits.
     """
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    for buffer in model.buffers:
-        if buffer.offset > 1:  # ai-edge-quantizer puts weights behind the flatbuffer.
-            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
-            buffer.offset = buffer.size = 0
+    model = unpacked(content)
     seen: dict[tuple[Any, ...], _PackedOnce] = {}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
@@ -41,6 +37,16 @@ def share_quantization(content: bytes) -> bytes:
             if parameters is not None and parameters.scale is not None:
                 tensor.quantization = seen.setdefault(_key(parameters), _PackedOnce(parameters))
     return packed(model, len(content))
+
+
+def unpacked(content: bytes) -> Any:
+    """Returns the `ModelT` of a TFLite file, with the values of all buffers."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # ai-edge-quantizer puts weights behind the flatbuffer.
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def packed(model: Any, size: int) -> bytes:

@@ -14,7 +14,7 @@ from kdkeras.export.formats import MANIFEST, TOKENIZER, ExportFormat
 from kdkeras.export.manifest import check_files, read_manifest
 from kdkeras.export.tokenizer import load_tokenizer, padded
 
-__all__ = ["LiteStudent", "load_lite_student"]
+__all__ = ["LiteStudent", "find_exported", "load_lite_student"]
 
 
 class LiteStudent:
@@ -110,11 +110,23 @@ def load_lite_student(name_or_path: str | os.PathLike[str]) -> LiteStudent:
     """Opens an exported folder, or a released student by its name.
 
     Args:
+        name_or_path: As for `find_exported`.
+
+    Raises:
+        InputError: If there is none, or a checksum differs.
+    """
+    return LiteStudent(find_exported(name_or_path))
+
+
+def find_exported(name_or_path: str | os.PathLike[str]) -> Path:
+    """Finds an exported folder.
+
+    Args:
         name_or_path: A folder, or the name of one in `savedmodels/` (of the
             working directory, then of the checkout that kdkeras runs from).
 
     Raises:
-        InputError: If there is none, or a checksum differs.
+        InputError: If there is none.
     """
     checkout = Path(__file__).parents[2]
     places = [Path(name_or_path)]
@@ -122,7 +134,7 @@ def load_lite_student(name_or_path: str | os.PathLike[str]) -> LiteStudent:
         places += [root / "savedmodels" / name_or_path for root in (Path.cwd(), checkout)]
     for place in places:
         if (place / MANIFEST).is_file():
-            return LiteStudent(place)
+            return place
     raise InputError(
         "The model must be a `.keras` file, an exported folder, or a name out of "
         f"{_released(checkout)}. Received: {name_or_path}. "

@@ -22,13 +22,13 @@ from kdkeras.growth.maps import Width
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.sizes import sizes_of
 from kdkeras.layers import FactorizedEmbedding
-from kdkeras.layers.encoder_functions import set_encoder_functions
 from kdkeras.students import (
     MaskedTransformerStudent,
     StaticStudent,
     Student,
     TransformerStudent,
 )
+from kdkeras.teachers.bert import set_encoder_functions
 
 __all__ = [
     "assign_values",

@@ -1,6 +1,5 @@
 """Layers that students are made of."""
 
-from kdkeras.layers.dense import Dense
 from kdkeras.layers.embedding_table import EmbeddingTable
 from kdkeras.layers.factorized_dense import FactorizedDense
 from kdkeras.layers.factorized_embedding import FactorizedEmbedding
@@ -8,10 +7,11 @@ from kdkeras.layers.feature_model import FeatureModel
 from kdkeras.layers.masked_block import MaskedTransformerBlock
 from kdkeras.layers.masks import MaskedNorm, MaskLevel
 from kdkeras.layers.pooling import MeanPooling, UnitNorm
+from kdkeras.layers.quantizable_dense import QuantizableDense
 from kdkeras.layers.transformer_block import TransformerBlock
 
 __all__ = [
-    "Dense",
+    "QuantizableDense",
     "EmbeddingTable",
     "FactorizedDense",
     "FactorizedEmbedding",

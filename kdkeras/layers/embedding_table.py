@@ -1,4 +1,4 @@
-"""A table of token vectors whose lookup survives the conversion to LiteRT."""
+"""A table of token vectors that converts to an efficient lookup in LiteRT."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ __all__ = ["EmbeddingTable", "lookup"]
 
 def lookup(table: tf.Tensor, flat_ids: tf.Tensor) -> tf.Tensor:
     """Returns rows `(n, dim)` of a table for ids `(n,)`."""
-    # Outside a graph every other `n` would trace the function anew.
+    # In eager mode, each new `n` would trace the function again.
     return (tf.gather if tf.executing_eagerly() else _named_lookup)(table, flat_ids)
 
 
 @tf.function(experimental_implements="embedding_matmul")
 def _named_lookup(table: tf.Tensor, flat_ids: tf.Tensor) -> tf.Tensor:
-    # The converter recognises this named function and writes EMBEDDING_LOOKUP,
-    # which keeps one int8 scale a row. A plain gather becomes GATHER with one
+    # The converter recognizes this named function and writes EMBEDDING_LOOKUP,
+    # which has one int8 scale per row. A plain gather becomes GATHER with one
     # scale for the whole table.
     return tf.gather(table, flat_ids)
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class EmbeddingTable(keras.layers.Layer):
-    """Looks up one vector a token.
+    """Looks up one vector per token.
 
-    The same numbers as `keras.layers.Embedding`; the difference is what the
-    exported model is made of.
+    Computes the same values as `keras.layers.Embedding`, but is exported to
+    LiteRT as `EMBEDDING_LOOKUP` and can simulate quantization.
 
     Args:
-        vocabulary_size: Rows of the table.
-        dim: Columns of the table.
-        initializer: Initializer of the table.
+        vocabulary_size: Number of rows of the table.
+        dim: Number of columns of the table.
+        initializer: Initializer of the table. Default `"uniform"`.
 
     Call arguments:
         token_ids: `(B, L)` int32, each in `[0, vocabulary_size)`.
-        training: Whether the step is trained on: rows are then read one by
-            one, and the table as a whole is neither copied nor cast.
+        training: Whether the layer is called in a training step. Only the
+            requested rows are then read; the table is neither copied nor cast.
 
     Returns:
         `(B, L, dim)` in the layer's compute dtype.
 
     Attributes:
-        fake_quantization: A scheme by which rows are rounded as in an exported
-            file, or None (the start) for the rows as they are.
+        fake_quantization: Quantization scheme by which rows are rounded as in
+            an exported file, or None (the default) for no rounding.
     """
 
     fake_quantization: QuantizationScheme | None = None
@@ -71,7 +71,7 @@ class EmbeddingTable(keras.layers.Layer):
         self.table = self.add_weight(
             shape=(self.vocabulary_size, self.dim),
             initializer=self.initializer,
-            autocast=False,  # The rows are cast, not the table.
+            autocast=False,  # Rows are cast after the lookup.
             name="table",
         )
 
@@ -80,10 +80,10 @@ class EmbeddingTable(keras.layers.Layer):
         self.table.assign(vectors)
 
     def call(self, token_ids: Any, training: bool | None = None) -> Any:
-        """Returns the tokens' vectors."""
+        """Returns the vectors of the tokens."""
         flat = ops.reshape(token_ids, (-1,))
         table = self.table.value
-        # Only the plain float32 table is read by phones.
+        # Exported models always read the float32 table.
         plain = not training and self.compute_dtype == "float32"
         vectors = lookup(tf.convert_to_tensor(table), flat) if plain else tf.gather(table, flat)
         if self.fake_quantization is not None:

@@ -1,4 +1,4 @@
-"""A dense layer whose kernel is stored as a product of two narrow ones."""
+"""A dense layer whose kernel is stored as the product of two narrow matrices."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import keras
 import numpy as np
 
 from kdkeras.errors import InputError
-from kdkeras.layers.dense import Dense
 from kdkeras.layers.factorized_embedding import low_rank_factors
+from kdkeras.layers.quantizable_dense import QuantizableDense
 
 __all__ = ["FactorizedDense", "check_ranks", "dense"]
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class FactorizedDense(keras.layers.Layer):
-    """Multiplies by two narrow matrices in place of one.
+    """Multiplies by two narrow matrices instead of one kernel.
 
-    `rank * (in + units)` numbers and products in place of `in * units`: fewer
-    below the rank `in * units / (in + units)`.
+    Needs `rank * (in + units)` parameters and multiplications instead of
+    `in * units`, which is fewer if `rank < in * units / (in + units)`.
 
     Formula:
 
@@ -29,7 +29,7 @@ class FactorizedDense(keras.layers.Layer):
 
     Args:
         units: Width of the outputs.
-        rank: Columns of `left`.
+        rank: Number of columns of `left`.
         activation: As for `keras.layers.Dense`.
         kernel_initializer: Initializer of both matrices.
 
@@ -54,16 +54,16 @@ class FactorizedDense(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         policy = self.dtype_policy
-        self.contract = Dense(
+        self.contract = QuantizableDense(
             rank,
             use_bias=False,
             kernel_initializer=self.kernel_initializer,
             dtype=policy,
             name="contract",
         )
-        # Twice the same instance of an initializer would draw the same numbers.
+        # The same initializer instance would draw the same numbers twice.
         again = self.kernel_initializer.clone()
-        self.expand = Dense(
+        self.expand = QuantizableDense(
             units, self.activation, kernel_initializer=again, dtype=policy, name="expand"
         )
 
@@ -74,7 +74,7 @@ class FactorizedDense(keras.layers.Layer):
         self.built = True
 
     def product(self) -> np.ndarray:
-        """Returns the kernel that the two are, `(in, units)` float64."""
+        """Returns the product of both matrices, `(in, units)` float64."""
         left, right = (
             layer.kernel.value.numpy().astype(np.float64) for layer in (self.contract, self.expand)
         )
@@ -91,8 +91,9 @@ class FactorizedDense(keras.layers.Layer):
         Args:
             kernel: `(in, units)` float.
             bias: `(units,)` float.
-            moment: `(in, in)`, mean of `x x^T` over the layer's inputs: outputs on
-                these are then the nearest. None for the nearest kernel.
+            moment: `(in, in)`, mean of `x x^T` over the layer's inputs. With it,
+                the error of the outputs on these inputs is minimized; with None
+                (the default), the error of the kernel.
         """
         left, right = low_rank_factors(np.asarray(kernel), self.rank, moment)
         self.contract.assign(left)
@@ -117,21 +118,23 @@ class FactorizedDense(keras.layers.Layer):
         }
 
 
-def dense(units: int, rank: int | None, **arguments: Any) -> Dense | FactorizedDense:
-    """Makes a dense layer, as a product if there is a rank."""
-    return Dense(units, **arguments) if rank is None else FactorizedDense(units, rank, **arguments)
+def dense(units: int, rank: int | None, **arguments: Any) -> QuantizableDense | FactorizedDense:
+    """Creates a `FactorizedDense` of that rank, or a `QuantizableDense` if `rank` is None."""
+    if rank is None:
+        return QuantizableDense(units, **arguments)
+    return FactorizedDense(units, rank, **arguments)
 
 
 def check_ranks(ranks: dict[str, int], shapes: dict[str, tuple[int, int]], owner: str) -> None:
-    """Refuses ranks of kernels that do not exist, or above the kernel's own.
+    """Checks the ranks of factorized kernels.
 
     Args:
-        ranks: By kernel.
-        shapes: `(in, units)` of what can be factorised.
-        owner: Whose they are, for the error.
+        ranks: Rank by name of the kernel.
+        shapes: `(in, units)` of each kernel that can be factorized, by name.
+        owner: Owner of the kernels, for the error message.
 
     Raises:
-        InputError: If a name is unknown or a rank out of its range.
+        InputError: If a name is unknown or a rank is out of range.
     """
     for name, rank in ranks.items():
         if name not in shapes:
@@ -141,5 +144,5 @@ def check_ranks(ranks: dict[str, int], shapes: dict[str, tuple[int, int]], owner
         if not 1 <= rank <= min(shapes[name]):
             raise InputError(
                 f"The rank of {name!r} must be from 1 to {min(shapes[name])}, the smaller side "
-                f"of its kernel. Received: {name}={rank}. Leave it out for a whole kernel."
+                f"of its kernel. Received: {name}={rank}. Omit it for a full kernel."
             )

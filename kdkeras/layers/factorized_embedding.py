@@ -1,4 +1,4 @@
-"""A table of token vectors stored as a product of two narrow ones."""
+"""A table of token vectors stored as the product of two narrow matrices."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from kdkeras.layers.dense import Dense
 from kdkeras.layers.embedding_table import EmbeddingTable
+from kdkeras.layers.quantizable_dense import QuantizableDense
 
 __all__ = ["FactorizedEmbedding", "low_rank_factors"]
 
 
-# Share of the inputs' mean variance that every direction has at least.
-_LEAST_VARIANCE = 1e-6
+# Minimum variance of each direction, as a share of the mean variance of the inputs.
+_MIN_VARIANCE = 1e-6
 
 
 def low_rank_factors(
     matrix: np.ndarray, rank: int, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the product of two narrow matrices that is nearest to one matrix.
+    """Finds the product of two narrow matrices that is nearest to a matrix.
 
     Formula, for `difference = matrix - left @ right`:
 
@@ -31,19 +31,19 @@ def low_rank_factors(
             S = diag(weights) or weights
     ```
 
-    This is the truncated singular value decomposition of `S^(1/2) matrix`; no
-    inverse of `S` is needed. The columns of `left` are turned so that each says
-    about as much, which changes no product: one scale a row, of which int8 and
-    int4 tables have one, then fits all of them.
+    This is the truncated singular value decomposition of `S^(1/2) matrix`; it does
+    not need the inverse of `S`. The columns of `left` are rotated so that they have
+    about the same variance, which does not change the product: the single scale
+    that int8 and int4 tables have per row then fits all columns.
 
     Args:
         matrix: `(n, d)` float.
-        rank: Columns of `left`, from 1 to `d`; the product is `matrix` itself, to
-            rounding, from the rank of `matrix` on.
-        weights: `(n,)`, 0 or more, not all 0, of each row; or `(n, n)`, the second
-            moment of what is multiplied with the matrix, to which a millionth of
-            its mean variance is added, for inputs unlike those; None (the default)
-            for all alike.
+        rank: Number of columns of `left`, from 1 to `d`. If it is at least the rank
+            of `matrix`, the product equals `matrix` up to rounding.
+        weights: `(n,)`, one non-negative weight per row, not all 0; or `(n, n)`, the
+            second moment of the inputs of the matrix, to which a millionth of its
+            mean variance is added so that other inputs count too. None (the
+            default) gives all rows the same weight.
 
     Returns:
         `left` `(n, rank)` and `right` `(rank, d)`, float64. The rows of `right`
@@ -60,25 +60,25 @@ def low_rank_factors(
     else:
         weighted = matrix if weights is None else matrix * np.asarray(weights)[:, None]
         axes = np.linalg.eigh(weighted.T @ matrix)[1][:, ::-1]
-    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(rank, rank)))
-    axes = axes[:, :rank] @ turn
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(rank, rank)))
+    axes = axes[:, :rank] @ rotation
     return matrix @ axes, axes.T
 
 
 def _axes_of_outputs(matrix: np.ndarray, moment: np.ndarray) -> np.ndarray:
-    """The directions of `x @ matrix`, the largest first, in columns."""
+    """Principal directions of `x @ matrix` in columns, by decreasing variance."""
     variances, axes = np.linalg.eigh(moment)
-    least = _LEAST_VARIANCE * variances.mean()
-    root = np.sqrt(np.maximum(variances, 0.0) + least)[:, None] * axes.T
+    minimum = _MIN_VARIANCE * variances.mean()
+    root = np.sqrt(np.maximum(variances, 0.0) + minimum)[:, None] * axes.T
     return np.linalg.svd(root @ matrix)[2].T
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class FactorizedEmbedding(keras.layers.Layer):
-    """Looks up a narrow vector a token and widens it.
+    """Looks up one narrow vector per token and widens it.
 
-    A table of `vocabulary_size * rank` numbers in place of
-    `vocabulary_size * dim`; the rest is one small matrix.
+    Stores `vocabulary_size * rank` values instead of `vocabulary_size * dim`,
+    and one small matrix.
 
     Formula:
 
@@ -87,10 +87,10 @@ class FactorizedEmbedding(keras.layers.Layer):
     ```
 
     Args:
-        vocabulary_size: Rows of the table.
+        vocabulary_size: Number of rows of the table.
         dim: Width of the vectors.
-        rank: Columns of the table.
-        initializer: Initializer of the table.
+        rank: Number of columns of the table.
+        initializer: Initializer of the table. Default `"uniform"`.
 
     Call arguments:
         token_ids: `(B, L)` int32, each in `[0, vocabulary_size)`.
@@ -119,7 +119,7 @@ class FactorizedEmbedding(keras.layers.Layer):
         self.rows = EmbeddingTable(
             vocabulary_size, rank, self.initializer, dtype=policy, name="rows"
         )
-        self.expand = Dense(dim, use_bias=False, dtype=policy, name="expand")
+        self.expand = QuantizableDense(dim, use_bias=False, dtype=policy, name="expand")
 
     def build(self, input_shape: Any) -> None:
         """Creates both matrices."""
@@ -137,15 +137,15 @@ class FactorizedEmbedding(keras.layers.Layer):
 
         Args:
             vectors: `(vocabulary_size, dim)` float.
-            row_weights: How much each token counts, `(vocabulary_size,)`; None for
-                all alike.
+            row_weights: `(vocabulary_size,)`, weight of each token's error. None
+                (the default) gives all tokens the same weight.
         """
         table, kernel = low_rank_factors(vectors, self.rank, row_weights)
         self.rows.assign(table)
         self.expand.set_weights([kernel])
 
     def call(self, token_ids: Any) -> Any:
-        """Returns the tokens' vectors."""
+        """Returns the vectors of the tokens."""
         return self.expand(self.rows(token_ids))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

@@ -1,4 +1,4 @@
-"""Models that give by name what they are asked for."""
+"""Models with named outputs."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ __all__ = ["EMBEDDING", "FEATURES", "FeatureModel"]
 
 EMBEDDING = "embedding"
 FEATURES = ("attention", "hidden_states", "layer_embeddings")
-"""Outputs that are several tensors: a model that has not got one has nothing in its place."""
+"""Names of the outputs that consist of several tensors."""
 
 
 class FeatureModel(keras.Model):
-    """A sentence encoder whose one forward pass gives what is asked for by name.
+    """Base class of sentence encoders with several outputs, requested by name.
 
-    `model(inputs)` gives the embedding alone, and that is what is exported;
-    `model(inputs, outputs=("embedding", "hidden_states"))` gives a dict. Names:
+    `model(inputs)` returns the embedding only, which is what is exported.
+    `model(inputs, outputs=("embedding", "hidden_states"))` returns a dict,
+    computed in one forward pass. Names:
 
-    | name | what it is |
+    | name | value |
     |---|---|
     | `embedding` | `(B, d)` |
-    | `hidden_states` | a list: `[0]` what enters layer 1, `[k]` what layer `k` gives, `(B, L, h)` |
-    | `attention` | a list, layer 1 first, of dicts: `query`, `key`, `value`, `(B, L, h)` each |
-    | `layer_embeddings` | a list like `hidden_states`: the embedding, were that layer the last |
+    | `hidden_states` | list: `[0]` input of layer 1, `[k]` output of layer `k`, `(B, L, h)` |
+    | `attention` | list with one dict per layer: `query`, `key`, `value`, each `(B, L, h)` |
+    | `layer_embeddings` | list: `[k]` embedding of `hidden_states[k]`, `(B, d)` |
 
-    The heads of `attention` stand side by side. Subclasses implement `features`
-    and `output_specs`.
+    The heads of `attention` are concatenated along the last axis. Subclasses
+    implement `features` and `output_specs`.
     """
 
     vocabulary_size: int | None = None
-    """Token ids that the model can read, where that is known."""
+    """Number of token ids that the model accepts, or None if unknown."""
 
     def output_specs(self) -> dict[str, Any]:
-        """Returns what can be asked for: a `keras.KerasTensor` or a structure of them, by name."""
+        """Returns a `keras.KerasTensor`, or a structure of them, per available output."""
         raise NotImplementedError(f"{type(self).__name__} must implement `output_specs`.")
 
     def features(
         self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
     ) -> dict[str, Any]:
-        """Computes what is asked for, by name; called by `call`, with names that are offered."""
+        """Computes the requested outputs. `call` has checked that `names` are available."""
         raise NotImplementedError(f"{type(self).__name__} must implement `features`.")
 
     def call(
@@ -52,10 +53,10 @@ class FeatureModel(keras.Model):
         training: bool | None = None,
         outputs: Sequence[str] | None = None,
     ) -> Any:
-        """Returns the embedding; with `outputs` a dict of what they name.
+        """Returns the embedding, or with `outputs` a dict of the requested outputs.
 
         Raises:
-            InputError: For a name that the model does not offer.
+            InputError: If the model has no output of that name.
         """
         if outputs is None:
             return self.features(inputs, (EMBEDDING,), training)[EMBEDDING]
@@ -63,8 +64,8 @@ class FeatureModel(keras.Model):
         for name in outputs:
             if name not in offered:
                 raise InputError(
-                    f"`outputs` must be of {list(offered)}. Received: {name!r} asked of "
-                    f"{type(self).__name__} {self.name!r}. Leave it out, or take another model."
+                    f"`outputs` must be some of {list(offered)}. Received: {name!r} requested "
+                    f"from {type(self).__name__} {self.name!r}. Omit it, or use another model."
                 )
         return self.features(inputs, tuple(outputs), training)
 
@@ -74,6 +75,6 @@ class FeatureModel(keras.Model):
         training: bool | None = None,
         outputs: Sequence[str] | None = None,
     ) -> Any:
-        """Returns the shapes and types of what `call` returns."""
+        """Returns the shapes and dtypes of the outputs of `call`."""
         specs = self.output_specs()
         return specs[EMBEDDING] if outputs is None else {name: specs[name] for name in outputs}

@@ -1,4 +1,4 @@
-"""A Transformer block whose new units fade in."""
+"""A Transformer block that fades in its new units."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["MaskedTransformerBlock", "units_of_heads"]
 
 
 def units_of_heads(num_heads: int, head_size: int, masked: Mapping[str, int]) -> np.ndarray:
-    """Returns which units of all heads side by side are old, bool."""
+    """Returns `(num_heads * head_size,)` bool, True for old units of the concatenated heads."""
     heads = np.arange(num_heads) < masked.get("num_heads", num_heads)
     units = np.arange(head_size) < masked.get("head_size", head_size)
     return (heads[:, None] & units[None, :]).ravel()
@@ -24,21 +24,23 @@ def units_of_heads(num_heads: int, head_size: int, masked: Mapping[str, int]) ->
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class MaskedTransformerBlock(TransformerBlock):
-    """A `TransformerBlock` that counts its new units by a level from 0 to 1.
+    """A `TransformerBlock` that multiplies its new units by a level from 0 to 1.
 
-    At 0 it computes what a block of the old sizes does, at 1 what a plain one of
-    its own sizes does (see `kdkeras.growth.MaskedGrowth`).
+    At level 0 it computes the same as a block of the old sizes, at level 1 the
+    same as a `TransformerBlock` of its own sizes (see
+    `kdkeras.growth.MaskedGrowth`).
 
     Args:
         hidden_dim, num_heads, intermediate_dim: As for `TransformerBlock`.
         level: The `MaskLevel`.
-        masked: The old sizes of what is masked: `hidden_dim`, `num_heads`,
-            `head_size`, `intermediate_dim`.
-        whole: Whether the block itself is new: then its output is
-            `hidden + level * (block(hidden) - hidden)`.
+        masked: Old sizes of the axes with new units, by name: `hidden_dim`,
+            `num_heads`, `head_size`, `intermediate_dim`.
+        whole: Whether the whole block is new. Its output is then
+            `hidden + level * (block(hidden) - hidden)`. Default False.
         **kwargs: As for `TransformerBlock`.
 
-    Call arguments: as of `TransformerBlock`.
+    Call arguments:
+        As for `TransformerBlock`.
 
     References:
         Yao et al. (2023), arXiv:2305.02869.

@@ -1,4 +1,4 @@
-"""Masks that fade new units in."""
+"""Layers that fade in new units of a grown student."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ __all__ = ["MaskLevel", "MaskedNorm"]
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class MaskLevel(keras.layers.Layer):
-    """Holds how much new units count, from 0 to 1.
+    """Holds the mask level: the factor of new units, from 0 to 1.
 
-    One for all layers of a student, which makes it and them: layers that are loaded
-    by themselves have a level each.
+    All layers of a student share one level, which the student creates. A layer
+    that is loaded alone has its own level.
 
     Attributes:
-        level: The number, a weight that is not trained; 0 at first.
+        level: The factor, a scalar non-trainable weight. Initially 0.
     """
 
     def build(self, input_shape: Any = None) -> None:
-        """Creates the number."""
+        """Creates the weight."""
         self.level = self.add_weight(
             shape=(), initializer="zeros", trainable=False, autocast=False, name="level"
         )
         self.built = True
 
     def counts(self, old: np.ndarray, dtype: Any) -> Any:
-        """Returns 1 for old units and the level for new ones.
+        """Returns 1 for each old unit and the level for each new one.
 
         Args:
-            old: bool, which units are old.
-            dtype: Of the result.
+            old: `(units,)` bool, True for old units.
+            dtype: Dtype of the result.
         """
         kept = ops.convert_to_tensor(old.astype("float32"))
         return ops.cast(kept + ops.cast(self.level, "float32") * (1.0 - kept), dtype)
@@ -42,20 +42,21 @@ class MaskLevel(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class MaskedNorm(keras.layers.LayerNormalization):
-    """A layer norm over the units that are there.
+    """Layer normalization that weighs new units by the mask level.
 
-    Formula, with `c` 1 for the first `old_size` units and the level for the others:
+    Formula, with `c` = 1 for the first `old_size` units and the level for the others:
 
     ```
     mean = sum(c x) / sum(c),   variance = sum(c (x - mean)^2) / sum(c)
     outputs = ((x - mean) / sqrt(variance + epsilon) * gamma + beta) * c
     ```
 
-    At 0 it is the norm of the old units, and 0 for the new; at 1 that of all.
+    At level 0 this normalizes the old units and returns 0 for the new ones; at
+    level 1 it normalizes all units.
 
     Args:
         level: A `MaskLevel`.
-        old_size: Units that count from the start.
+        old_size: Number of old units.
 
     Call arguments:
         inputs: `(..., d)` float.
@@ -73,14 +74,14 @@ class MaskedNorm(keras.layers.LayerNormalization):
         self.old_size = int(old_size)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates scale and shift."""
+        """Creates `gamma` and `beta`."""
         if not self.level.built:
             self.level.build()
         super().build(input_shape)
 
     def call(self, inputs: Any) -> Any:
-        """Returns the normalised units."""
-        # Sums of squares do not fit into 16 bits.
+        """Returns the normalized units."""
+        # Sums of squares overflow in float16.
         wide = "float64" if self.compute_dtype == "float64" else "float32"
         x = ops.cast(inputs, wide)
         counts = self.level.counts(np.arange(x.shape[-1]) < self.old_size, wide)
@@ -101,7 +102,7 @@ class MaskedNorm(keras.layers.LayerNormalization):
 
 
 def as_level(level: Any) -> MaskLevel:
-    """Returns a level, also from its configuration."""
+    """Returns the `MaskLevel`, deserialized if `level` is its configuration."""
     if isinstance(level, dict):
         level = keras.saving.deserialize_keras_object(level)
     return level

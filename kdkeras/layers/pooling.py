@@ -1,4 +1,4 @@
-"""From token vectors to one sentence vector."""
+"""Pooling of token vectors into one sentence vector, and normalization."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from keras import ops
 
 __all__ = ["MeanPooling", "UnitNorm", "l2_normalize"]
 
-# Far below any useful sum of weights: a sentence without a token gives the
-# zero vector rather than a division by zero.
-_NO_TOKEN = 1e-6
+# Avoids division by zero: a row without tokens gives the zero vector.
+_MIN_TOKENS = 1e-6
 
 
 def l2_normalize(x: Any) -> Any:
-    """Scales every row of `x` to unit length; a zero row stays zero.
+    """Scales each vector along the last axis to length 1. Zero vectors stay zero.
 
     Args:
-        x: Float tensor `(..., dim)`.
+        x: `(..., dim)` float.
 
     Returns:
         Tensor of the same shape and dtype.
@@ -37,16 +36,16 @@ class MeanPooling(keras.layers.Layer):
     mean = sum(mask * weights * vectors) / max(sum(mask), 1e-6)
     ```
 
-    Dividing by the number of tokens, not by the sum of the weights, lets a
-    weight near zero remove a token while the padding never counts.
+    The sum is divided by the number of tokens, not by the sum of the weights, so
+    that a sentence of tokens with low weights has a short vector.
 
     Call arguments:
         vectors: `(B, L, d)` float.
         padding_mask: `(B, L)` int or bool, 1 = real token.
-        weights: `(B, L, 1)` float, optional; 1 if left out.
+        weights: `(B, L, 1)` float, optional. Default 1.
 
     Returns:
-        `(B, d)`; zeros for a row without a token.
+        `(B, d)`; zeros for a row without tokens.
     """
 
     def call(self, vectors: Any, padding_mask: Any, weights: Any = None) -> Any:
@@ -54,7 +53,7 @@ class MeanPooling(keras.layers.Layer):
         mask = ops.cast(ops.expand_dims(padding_mask, -1), vectors.dtype)
         share = mask if weights is None else mask * weights
         total = ops.sum(vectors * share, axis=1)
-        return total / ops.maximum(ops.sum(mask, axis=1), _NO_TOKEN)
+        return total / ops.maximum(ops.sum(mask, axis=1), _MIN_TOKENS)
 
     def compute_output_shape(
         self, vectors_shape: Any, padding_mask_shape: Any = None, weights_shape: Any = None
@@ -65,17 +64,17 @@ class MeanPooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class UnitNorm(keras.layers.Layer):
-    """Scales every vector to length 1 (a zero vector stays zero).
+    """Scales each vector to length 1. Zero vectors stay zero.
 
     Call arguments:
         vectors: `(B, d)` float.
 
     Returns:
-        `(B, d)` float32, whatever the precision of the layers before.
+        `(B, d)` float32 in every dtype policy.
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        # Half precision would leave lengths wrong by a part in a thousand.
+        # In half precision, lengths would be off by about 0.1 %.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
 

@@ -1,4 +1,4 @@
-"""A BERT block made for small devices."""
+"""A BERT encoder block for small devices."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ KERNELS = {
     "intermediate": "intermediate_dense",
     "feedforward": "feedforward_dense",
 }
-"""Attribute of each dense layer of a block, by the layer's name."""
+"""Attribute name of each dense layer of a block, by the layer's name."""
 
 
 def kernel_shapes(hidden_dim: int, intermediate_dim: int) -> dict[str, tuple[int, int]]:
-    """Returns `(in, units)` of a block's kernels."""
+    """Returns the shape `(in, units)` of each kernel of a block."""
     return {
         "qkv": (hidden_dim, 3 * hidden_dim),
         "attention_output": (hidden_dim, hidden_dim),
@@ -32,44 +32,44 @@ def kernel_shapes(hidden_dim: int, intermediate_dim: int) -> dict[str, tuple[int
     }
 
 
-# Subtracted from masked scores. exp(-120) is zero in float32, and unlike -1e9
-# the number stays finite in float16 on a phone's GPU, where inf * 0 is NaN.
-_MASKED = -120.0
+# Added to the scores of padding. exp(-120) is 0 in float32. Unlike -1e9 the number
+# is finite in float16, which GPUs of phones use; there, -inf * 0 would be NaN.
+_PADDING_SCORE = -120.0
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class TransformerBlock(keras.layers.Layer):
-    """Computes self-attention and a feed-forward net, each with a residual.
+    """Computes self-attention and a feed-forward network, each with a residual.
 
-    Post-normalised as in BERT, so that a teacher's layers can be copied into
-    it weight by weight. Query, key and value are one matrix product.
-    `keras_hub.layers.TransformerEncoder` computes the same; its mask is not
-    finite in float16 and its attention is slower in LiteRT.
+    Normalization follows each residual as in BERT, so that the weights of a BERT
+    teacher's layers can be copied. Query, key and value are computed by one
+    matrix product. `keras_hub.layers.TransformerEncoder` computes the same, but
+    its mask is not finite in float16 and its attention is slower in LiteRT.
 
     Args:
         hidden_dim: Width `d`.
         num_heads: Number of attention heads; must divide `hidden_dim`.
-        intermediate_dim: Width of the feed-forward net.
-        dropout: Share of values dropped after each half while training, in
-            [0, 1).
-        layer_norm_epsilon: Added to the variance.
-        kernel_ranks: Ranks of kernels that are stored as products, by name:
-            `qkv`, `attention_output`, `intermediate`, `feedforward`. None (the
-            default) for whole kernels.
+        intermediate_dim: Width of the feed-forward network.
+        dropout: Dropout rate after attention and after the feed-forward network,
+            in [0, 1). Default 0.1.
+        layer_norm_epsilon: Added to the variance. Default 1e-12.
+        kernel_ranks: Ranks of the kernels that are stored as products of two
+            matrices, by name: `qkv`, `attention_output`, `intermediate`,
+            `feedforward`. Default none.
 
     Call arguments:
         hidden: `(B, L, d)` float.
         padding_mask: `(B, L)` int or bool, 1 = real token.
-        training: Whether dropout is on.
-        return_attention: Whether query, key and value are returned, too.
+        training: Whether dropout is applied.
+        return_attention: Whether to return query, key and value as well.
 
     Returns:
-        `(B, L, d)`; with `return_attention` this and a dict of `query`, `key`
-        and `value`, each `(B, L, d)` with the heads side by side.
+        `(B, L, d)`; with `return_attention`, this and a dict of `query`, `key`
+        and `value`, each `(B, L, d)` with the heads concatenated.
 
     Raises:
         InputError: If `num_heads` does not divide `hidden_dim`, or a rank is
-            out of its range.
+            out of range.
 
     References:
         Vaswani et al. (2017), arXiv:1706.03762; Devlin et al. (2019),
@@ -154,7 +154,7 @@ class TransformerBlock(keras.layers.Layer):
         return hidden, dict(zip(("query", "key", "value"), parts, strict=True))
 
     def dense_inputs(self, hidden: Any, padding_mask: Any) -> dict[str, Any]:
-        """Returns what each dense layer reads, `(B, L, in)`, by its name in `KERNELS`."""
+        """Returns the inputs of each dense layer, `(B, L, in)`, by its name in `KERNELS`."""
         attended, _ = self._attend(hidden, padding_mask)
         middle = self.attention_norm(hidden + self.output_dense(attended))
         return {
@@ -175,21 +175,21 @@ class TransformerBlock(keras.layers.Layer):
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
         # (batch, heads, query, key)
         padding = 1.0 - ops.cast(padding_mask, scores.dtype)
-        scores = scores + _MASKED * ops.expand_dims(ops.expand_dims(padding, 1), 1)
+        scores = scores + _PADDING_SCORE * ops.expand_dims(ops.expand_dims(padding, 1), 1)
         attended = ops.matmul(ops.softmax(scores, axis=-1), value)
         attended = ops.transpose(attended, (0, 2, 1, 3))
         return ops.reshape(attended, (batch, length, self.hidden_dim)), qkv
 
     def _projected(self, qkv: Any) -> Any:
-        """Queries, keys and values; for a subclass to change."""
+        """Hook for subclasses: changes queries, keys and values."""
         return qkv
 
     def _score_scale(self, size: int, dtype: Any) -> Any:
-        """What scores are multiplied by, for heads of a size."""
+        """Returns the factor of the scores for heads of a size."""
         return size**-0.5
 
     def _activated(self, units: Any) -> Any:
-        """Units of the feed-forward net; for a subclass to change."""
+        """Hook for subclasses: changes the units of the feed-forward network."""
         return units
 
     def compute_output_shape(self, hidden_shape: Any, padding_mask_shape: Any = None) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from kdkeras.layers import Dense, EmbeddingTable, MeanPooling, UnitNorm
+from kdkeras.layers import EmbeddingTable, MeanPooling, QuantizableDense, UnitNorm
 from kdkeras.layers.fake_quantization import quantized_rows
 from kdkeras.students.student import Student
 
@@ -93,7 +93,7 @@ class StaticStudent(Student):
             else None
         )
         self.pooling = MeanPooling(dtype=policy, name="pooling")
-        self.projection = Dense(output_dim, dtype=policy, name="projection")
+        self.projection = QuantizableDense(output_dim, dtype=policy, name="projection")
         self.unit_norm = UnitNorm(name="unit_norm")
         self.build()
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kdkeras.errors import InputError
-from kdkeras.layers import Dense, EmbeddingTable, FeatureModel
+from kdkeras.layers import EmbeddingTable, FeatureModel, QuantizableDense
 from kdkeras.layers.fake_quantization import QuantizationScheme, read_scheme
 
 if TYPE_CHECKING:
@@ -90,11 +90,11 @@ class Student(FeatureModel):
         scheme = read_scheme(name)
         layers = self._quantizable_layers()
         for layer in layers:
-            if isinstance(layer, keras.layers.Dense) and not isinstance(layer, Dense):
+            if isinstance(layer, keras.layers.Dense) and not isinstance(layer, QuantizableDense):
                 raise InputError(
                     "Every dense layer of a student that rounds must be one of kdkeras. "
                     f"Received: {layer.name!r}, a {type(layer).__name__}. Make it a "
-                    "kdkeras.layers.Dense."
+                    "kdkeras.layers.QuantizableDense."
                 )
         for layer in layers:
             layer.fake_quantization = scheme

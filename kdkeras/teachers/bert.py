@@ -10,11 +10,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kdkeras.errors import InputError
-from kdkeras.layers.encoder_functions import set_encoder_functions
 from kdkeras.teachers.sentence_encoder import SentenceEncoder
 from kdkeras.teachers.snapshot import DenseStep, NormalizeStep, Snapshot
 
-__all__ = ["build_encoder"]
+__all__ = ["build_encoder", "set_encoder_functions"]
 
 
 def build_encoder(snapshot: Snapshot) -> SentenceEncoder:
@@ -45,6 +44,24 @@ def _match_reference(backbone: keras_hub.models.BertBackbone, config: dict[str, 
     """
     activation = _activation(config.get("hidden_act", "gelu"))
     set_encoder_functions(backbone, activation, float(config.get("layer_norm_eps", 1e-12)))
+
+
+def set_encoder_functions(backbone: Any, activation: Any, epsilon: float) -> None:
+    """Sets the feed-forward activation and the epsilon of all layer normalizations.
+
+    Args:
+        backbone: A backbone whose `transformer_layers` are
+            `keras_hub.layers.TransformerEncoder`.
+        activation: Function of a tensor.
+        epsilon: Added to the variance; positive.
+    """
+    backbone.embeddings_layer_norm.epsilon = epsilon
+    for layer in backbone.transformer_layers:
+        layer.activation = activation
+        layer._feedforward_intermediate_dense.activation = activation
+        layer.layer_norm_epsilon = epsilon
+        layer._self_attention_layer_norm.epsilon = epsilon
+        layer._feedforward_layer_norm.epsilon = epsilon
 
 
 def _activation(name: str) -> Any:

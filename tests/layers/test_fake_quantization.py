@@ -7,7 +7,7 @@ import tensorflow as tf
 from contracts import assert_one_line
 
 from kdkeras.errors import InputError
-from kdkeras.layers import Dense, EmbeddingTable
+from kdkeras.layers import EmbeddingTable, QuantizableDense
 from kdkeras.layers.fake_quantization import (
     quantized_activations,
     quantized_kernel,
@@ -81,7 +81,10 @@ def test_gradient_goes_straight_through(apply):
 
 
 def test_dense_with_the_switch_off_equals_keras():
-    layer, reference = Dense(5, activation="gelu"), keras.layers.Dense(5, activation="gelu")
+    layer, reference = (
+        QuantizableDense(5, activation="gelu"),
+        keras.layers.Dense(5, activation="gelu"),
+    )
     layer.build((None, 32))
     reference.build((None, 32))
     reference.set_weights(layer.get_weights())
@@ -89,7 +92,7 @@ def test_dense_with_the_switch_off_equals_keras():
 
 
 def test_dense_with_the_switch_on_rounds_kernel_and_inputs():
-    layer = Dense(5, activation="gelu", bias_initializer="ones")
+    layer = QuantizableDense(5, activation="gelu", bias_initializer="ones")
     inputs = random(2, 3, 32)
     layer.build(inputs.shape)
     layer.fake_quantization = "int8"

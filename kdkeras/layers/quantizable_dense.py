@@ -1,4 +1,4 @@
-"""A dense layer that can compute as its quantised export would."""
+"""A dense layer that can simulate its quantized export."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from kdkeras.layers.fake_quantization import (
     quantized_kernel,
 )
 
-__all__ = ["Dense"]
+__all__ = ["QuantizableDense"]
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class Dense(keras.layers.Dense):
-    """`keras.layers.Dense` with a switch for training with quantisation in the loop.
+class QuantizableDense(keras.layers.Dense):
+    """`keras.layers.Dense` with a switch for quantization-aware training.
 
-    With `fake_quantization` set, kernel and inputs are rounded to int8 as an
-    exported int8 or int4 file does it. The weights stay float32, and the
-    switch is in no file. The class has Keras' name, by which files of students
-    find the layer's weights.
+    With `fake_quantization` set, the kernel and the inputs are rounded to int8
+    in the same way as in an exported int8 or int4 file. The weights stay
+    float32. The switch is not saved.
+
+    Arguments are those of `keras.layers.Dense`.
 
     Attributes:
-        fake_quantization: A scheme, or None (the start) for the layer as it is.
+        fake_quantization: Quantization scheme, or None (the default) for no
+            rounding.
     """
 
     fake_quantization: QuantizationScheme | None = None
 
     def assign(self, kernel: Any, bias: Any = None) -> None:
-        """Sets kernel `(in, units)` and, where the layer has one, bias `(units,)`."""
+        """Sets the kernel `(in, units)` and, if the layer has one, the bias `(units,)`."""
         self.set_weights([kernel] if bias is None else [kernel, bias])
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
