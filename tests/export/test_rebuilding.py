@@ -39,10 +39,7 @@ def test_rebuilt_student_computes_the_embeddings_of_the_file(
     # The inputs of dense layers are rounded at run time in some files.
     assert (embeddings * LiteStudent(folder).encode(texts)).sum(1).min() > 0.9995
     assert (embeddings * static_student.encode(texts)).sum(1).min() > MIN_COSINE[item.precision]
-    assert (
-        len(student.trainable_weights) == 3
-        and student.vocabulary.size == static_student.vocabulary.size
-    )
+    assert len(student.trainable_weights) == 3
 
 
 def test_rebuilding_reads_the_most_precise_file(folders, static_student, few_pairs, tmp_path):
