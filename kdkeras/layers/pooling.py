@@ -48,6 +48,11 @@ class MeanPooling(keras.layers.Layer):
         `(B, d)`; zeros for a row without tokens.
     """
 
+    def build(
+        self, vectors_shape: Any, padding_mask_shape: Any = None, weights_shape: Any = None
+    ) -> None:
+        """Creates no weights. Names the shapes for `keras.Model.summary`."""
+
     def call(self, vectors: Any, padding_mask: Any, weights: Any = None) -> Any:
         """Returns the mean of the real tokens."""
         mask = ops.cast(ops.expand_dims(padding_mask, -1), vectors.dtype)

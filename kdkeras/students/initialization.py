@@ -1,4 +1,4 @@
-"""Starting a student from its teacher's weights."""
+"""Initialization of a student from its teacher's weights."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ __all__ = [
     "copy_block",
     "copy_embedding_layers",
     "initialize_from_teacher",
-    "project_token_embeddings",
     "teacher_pieces",
+    "token_vectors",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Initialization:
-    """What a student took from its teacher.
+    """Result of `initialize_from_teacher`.
 
     Attributes:
-        shared_tokens: Tokens that are the teacher's own.
-        composed_tokens: Tokens that start at the mean of the teacher's pieces.
-        num_tokens: All tokens of the student.
-        layers: Which of the teacher's layers became the student's blocks, from
-            0; empty if the widths differ.
+        shared_tokens: Number of tokens that the teacher has as well.
+        composed_tokens: Number of tokens whose vector is the mean of the vectors
+            of the teacher's subwords.
+        num_tokens: Number of all tokens of the student.
+        layers: Indices of the teacher's layers that were copied into the
+            student's blocks, from 0. Empty if the sizes differ.
     """
 
     shared_tokens: int
@@ -46,28 +47,40 @@ class Initialization:
 
 
 def initialize_from_teacher(student: Student, teacher: Teacher, seed: int = 0) -> Initialization:
-    """Copies into a student what its teacher can give.
+    """Initializes a student with the weights of its teacher.
 
-    Every student gets token vectors. A `TransformerStudent` with the teacher's
-    widths (hidden, heads, feed-forward) also gets positions and layers, evenly
-    dropped when it has fewer; its token vectors are then the teacher's own,
-    since its layers were trained for them.
+    Sets the token vectors of any student. If a `TransformerStudent` has the same
+    sizes as the teacher (`hidden_dim`, `num_heads`, `intermediate_dim`), positions
+    and layers are copied as well, evenly spaced layers if it has fewer; its token
+    vectors are then the teacher's without projection.
+
+    A token that the teacher has too, with the same text and word boundary, takes
+    the teacher's vector. Other tokens take the mean of the vectors of the subwords
+    into which the teacher splits them. Tokens that the teacher does not know, or
+    splits into single characters, stay random. If the widths differ, the vectors
+    are projected to the student's width by PCA of the centered table, or by a
+    random orthonormal matrix if the student is wider.
 
     Args:
-        student: An untrained student with a vocabulary.
-        teacher: A BERT teacher.
-        seed: Seed of the rows that stay random.
+        student: An untrained student with a vocabulary. It is changed.
+        teacher: A BERT teacher (`kdkeras.teachers.load`).
+        seed: Seed of the random rows. Default 0.
 
     Returns:
-        What was taken.
+        The numbers of initialized tokens, and the copied layers.
 
     Raises:
-        InputError: If the student has no vocabulary, or more layers of the
-            teacher's width than the teacher has.
+        InputError: If the student has no vocabulary, or has the teacher's sizes
+            but more layers.
+
+    References:
+        Tulkens, van Dongen (2024), Model2Vec; Mu, Viswanath (2018), All-but-
+        the-Top, arXiv:1702.01417; Sanh et al. (2019), DistilBERT,
+        arXiv:1910.01108.
     """
     if student.vocabulary is None:
         raise InputError(
-            "Initialisation from a teacher matches tokens by their text. "
+            "Initialization from a teacher matches tokens by their text. "
             "Received: a student without a vocabulary. Create it with vocabulary=...."
         )
     layers = teacher.model.backbone.transformer_layers
@@ -81,7 +94,7 @@ def initialize_from_teacher(student: Student, teacher: Teacher, seed: int = 0) -
         for block, layer in zip(student.blocks, chosen, strict=True):
             copy_block(layers[layer], block)
     scale = None if chosen else float(np.std(np.asarray(embedding.table)))
-    vectors, shared, composed = _token_vectors(
+    vectors, shared, composed = token_vectors(
         student.vocabulary, teacher, embedding.dim, seed, scale
     )
     embedding.assign(vectors)
@@ -93,50 +106,28 @@ def initialize_from_teacher(student: Student, teacher: Teacher, seed: int = 0) -
     )
 
 
-def project_token_embeddings(
+def token_vectors(
     vocabulary: Vocabulary,
     teacher: Teacher,
     dim: int,
     seed: int = 0,
-    scale: float | None = 0.05,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Makes a student's token table out of the teacher's.
-
-    A token whose surface (text, and whether it starts a word) or special name
-    is one of the teacher's takes that vector. Another takes the mean of the
-    pieces into which the teacher cuts its text, unless the teacher does not
-    know it or spells it letter by letter, which says nothing. The rest is
-    random.
-
-    Vectors are projected by PCA of the teacher's table, *centred*: subword
-    vectors share a large mean, which without centring would be the first
-    component, and in an averaging student a constant that tells no sentence
-    from another. Where `dim` exceeds the teacher's width they are embedded by
-    random orthonormal rows, which keep every inner product. Where `dim` is the
-    teacher's width and `scale` is None they are the teacher's, unchanged.
+    scale: float | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Computes a student's token table from the teacher's.
 
     Args:
         vocabulary: The student's vocabulary.
         teacher: The teacher.
         dim: Width of the student's table.
-        seed: Seed of the random rows and projection.
-        scale: Standard deviation of the table; None keeps the teacher's.
+        seed: Seed of the random rows and of the random projection.
+        scale: Standard deviation of the table. None keeps the teacher's; if `dim`
+            is the teacher's width as well, vectors are copied unchanged.
 
     Returns:
-        The table, `(vocabulary.size, dim)` float32, and `(vocabulary.size,)`
-        bool, true where the token is the teacher's own.
-
-    References:
-        Tulkens, van Dongen (2024), Model2Vec; Mu, Viswanath (2018), All-but-
-        the-Top, arXiv:1702.01417.
+        The table, `(vocabulary.size, dim)` float32; and two `(vocabulary.size,)`
+        bool arrays: tokens that the teacher has too, and tokens that are the mean
+        of the teacher's subwords.
     """
-    vectors, shared, _ = _token_vectors(vocabulary, teacher, dim, seed, scale)
-    return vectors, shared
-
-
-def _token_vectors(
-    vocabulary: Vocabulary, teacher: Teacher, dim: int, seed: int, scale: float | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     tokens, table = teacher.token_embeddings()
     table = _project(table, dim, scale, random)
@@ -152,17 +143,17 @@ def _token_vectors(
 def teacher_pieces(
     vocabulary: Vocabulary, teacher: Teacher, tokens: list[str]
 ) -> tuple[list[list[int]], np.ndarray]:
-    """Finds what a teacher reads in the place of each token.
+    """Finds the teacher's subwords for each token of a vocabulary.
 
     Args:
-        vocabulary: The tokens.
+        vocabulary: The vocabulary.
         teacher: The teacher.
-        tokens: Its own, as `teacher.token_embeddings()` gives them.
+        tokens: The teacher's tokens, as returned by `teacher.token_embeddings()`.
 
     Returns:
-        Rows of the teacher's table by token, none where it does not know the
-        text or spells it letter by letter, and `(vocabulary.size,)` bool, true
-        where the token is the teacher's own.
+        Per token, the rows of the teacher's table, empty if the teacher does not
+        know the text or splits it into single characters; and
+        `(vocabulary.size,)` bool, True for tokens that the teacher has too.
     """
     own = {_key(token, teacher.surface(token)): row for row, token in enumerate(tokens)}
     found, shared = [], np.zeros(vocabulary.size, bool)
@@ -176,76 +167,79 @@ def teacher_pieces(
 
 
 def _key(token: str, surface: tuple[str, bool]) -> tuple[str, bool] | str:
-    # Special tokens spell nothing and are known by their name.
+    # Special tokens have no text and are matched by name.
     return surface if surface[0] else token
 
 
 def _pieces(text: str, teacher: Teacher, tokens: list[str]) -> list[int] | None:
+    """Returns the teacher's subwords of a text, or None if they say nothing about it."""
     pieces = teacher.pieces(text) if text.strip() else None
     if pieces is None:
         return None
     surfaces = [teacher.surface(tokens[piece]) for piece in pieces]
-    letters = sum(len(spelt) == 1 and not starts for spelt, starts in surfaces)
+    letters = sum(len(text) == 1 and not starts for text, starts in surfaces)
     return None if 2 * letters > len(pieces) else pieces
 
 
 def _project(
     table: np.ndarray, dim: int, scale: float | None, random: np.random.Generator
 ) -> np.ndarray:
+    """Projects the teacher's table to a width and scale."""
     width = table.shape[1]
     if dim == width and scale is None:
         return table
-    centred = table.astype(np.float64) - table.mean(axis=0, dtype=np.float64)
+    # Without centering, the large mean that subword vectors share would be the first
+    # principal component, the same for all sentences of an averaging student.
+    centered = table.astype(np.float64) - table.mean(axis=0, dtype=np.float64)
     if dim <= width:
-        _, axes = np.linalg.eigh(centred.T @ centred)  # ascending
-        projected = centred @ axes[:, ::-1][:, :dim]
+        _, axes = np.linalg.eigh(centered.T @ centered)  # ascending
+        projected = centered @ axes[:, ::-1][:, :dim]
     else:
         orthonormal, _ = np.linalg.qr(random.normal(size=(dim, width)))
-        projected = centred @ orthonormal.T
+        projected = centered @ orthonormal.T
     spread = table.std() if scale is None else scale
     return (projected * (spread / projected.std())).astype(np.float32)
 
 
 def choose_layers(num_teacher: int, num_student: int) -> list[int]:
-    """Chooses evenly spaced layers, ending at the teacher's last.
+    """Chooses evenly spaced layers, including the teacher's last.
 
     Args:
-        num_teacher: Layers of the teacher.
-        num_student: Layers wanted.
+        num_teacher: Number of layers of the teacher.
+        num_student: Number of layers of the student.
 
     Returns:
-        Indices from 0, ascending: `choose_layers(6, 3)` is `[1, 3, 5]`.
+        Ascending indices from 0: `choose_layers(6, 3)` is `[1, 3, 5]`.
 
     Raises:
-        InputError: If the student has none or more than the teacher.
+        InputError: If the student has no layers or more than the teacher.
 
     References:
         Sanh et al. (2019), DistilBERT, arXiv:1910.01108.
     """
     if not 1 <= num_student <= num_teacher:
         raise InputError(
-            "A student can take from one to all of its teacher's layers. "
-            f"Received: {num_student} layers wanted of {num_teacher}. "
-            f"Use at most {num_teacher}."
+            f"`num_layers` must be from 1 to {num_teacher}, the teacher's layers, to copy them. "
+            f"Received: num_layers={num_student}. Use at most {num_teacher}."
         )
     return [(i + 1) * num_teacher // num_student - 1 for i in range(num_student)]
 
 
 def copy_embedding_layers(student: TransformerStudent, teacher: Teacher) -> None:
-    """Copies positions and the norm after them.
+    """Copies the position embeddings and the normalization that follows.
 
-    The teacher's first segment vector is added to every position: BERT adds
-    it to every token of a single sentence, and a student has no segments.
+    The teacher's first segment embedding is added to each position, because
+    students have no segments and BERT adds it to each token of a single sentence.
 
     Raises:
-        InputError: If the widths differ, or the student is longer.
+        InputError: If the widths differ, or the student reads longer sentences.
     """
     backbone = teacher.model.backbone
     positions = np.asarray(backbone.position_embedding.position_embeddings)
     target = student.position_embedding.position_embeddings
     if positions.shape[1] != target.shape[1] or len(positions) < target.shape[0]:
         raise InputError(
-            "To copy positions, the student needs the teacher's width and at most its length. "
+            "To copy positions, the student must have the teacher's width and at most its length. "
             f"Received: student {tuple(target.shape)}, teacher {positions.shape}. "
             f"Use hidden_dim={positions.shape[1]}, sequence_length<={len(positions)}."
         )
@@ -262,18 +256,18 @@ def copy_block(layer: Any, block: TransformerBlock) -> None:
         block: The block to overwrite.
 
     Raises:
-        InputError: If widths or heads differ.
+        InputError: If the sizes differ.
     """
     if _teacher_sizes(layer) != _sizes_of(block):
         raise InputError(
-            "A layer can be copied between equal widths only (hidden, heads, feed-forward). "
+            "Only a layer of the same hidden_dim, num_heads and intermediate_dim can be copied. "
             f"Received: teacher {_teacher_sizes(layer)}, student {_sizes_of(block)}. "
-            "Give the student the teacher's sizes, or start it from token vectors alone."
+            "Use the teacher's sizes for the student."
         )
     attention = layer._self_attention_layer
     width = block.hidden_dim
     parts = (attention.query_dense, attention.key_dense, attention.value_dense)
-    # (d, heads, key_dim) and (heads, key_dim) flatten heads first, as the block reads them.
+    # (d, heads, key_dim) and (heads, key_dim), flattened with heads first as in the block.
     kernels = [np.reshape(part.kernel, (width, width)) for part in parts]
     biases = [np.reshape(part.bias, (width,)) for part in parts]
     block.qkv_dense.assign(np.concatenate(kernels, axis=1), np.concatenate(biases))

@@ -1,4 +1,4 @@
-"""Starting a static student at the least squares solution of its cached targets."""
+"""Initialization of a static student by the least squares solution for cached targets."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ from kdkeras.data import DistillationSet
 from kdkeras.data.pipeline import copies_by_language
 from kdkeras.data.shards import read_shard
 from kdkeras.errors import InputError
+from kdkeras.progress import Progress, no_progress
 from kdkeras.students.static import StaticStudent
 
 __all__ = ["LeastSquaresStart", "initialize_from_targets"]
 
-# Arora et al.'s a: a token of this frequency counts half.
+# `a` of Arora et al.: a token of this relative frequency has the weight 0.5.
 _FREQUENT = 1e-3
-# Standard deviation of the table, against which Adam's rate of 4e-3 is small.
+# Standard deviation of the table. Updates at the default learning rate, 4e-3, are small
+# compared with it.
 _SPREAD = 0.1
 _RECORDS_AT_ONCE = 8_192
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeastSquaresStart:
-    """What a student's start was computed from.
+    """Result of `initialize_from_targets`.
 
     Attributes:
-        sentences: Sentences of both sides that were read.
-        iterations: Steps of the conjugate gradient.
-        explained: Share of the targets' weighted variance that the start
-            explains, from 0 to 1, before embeddings are scaled to length 1.
+        sentences: Number of sentences that were read, sources and translations.
+        iterations: Number of conjugate gradient steps.
+        explained: Share of the targets' weighted variance that the initialized
+            student explains, from 0 to 1, before embeddings are scaled to
+            length 1.
     """
 
     sentences: int
@@ -49,19 +52,19 @@ def initialize_from_targets(
     language_temperature: float = LANGUAGE_TEMPERATURE,
     iterations: int = 8,
     ridge: float = 4.0,
-    most: int = 2_000_000,
-    progress: Callable[[int, int], None] | None = None,
+    max_sentences: int = 2_000_000,
+    progress: Progress = no_progress,
 ) -> LeastSquaresStart:
-    """Fits an untrained static student to cached targets, in closed form.
+    """Fits an untrained static student to cached targets by least squares.
 
-    A static student is linear in its table, so that the table that pulls all
-    sentences to their teacher vectors follows from linear equations; training then
-    begins where its first thousands of steps would lead, and rare tokens, which
-    training seldom sees, have a vector. Takes about a minute for a million
-    sentences on two cores; of memory 8 bytes for every token of these, and a few
-    tables.
+    A static student is linear in its table, so the table whose embeddings are
+    nearest to the targets is the solution of linear equations. It replaces the
+    first thousands of training steps, and gives a useful vector to rare tokens,
+    which few training steps contain. A million sentences take about a minute on
+    two cores; the memory needed is 8 bytes per token of all sentences and a few
+    times the size of the table.
 
-    Formula, with token frequencies `p` and targets `e` around their mean:
+    Formula, with relative token frequencies `p` and centered targets `e`:
 
     ```
     w[i] = a / (a + p[i]),  a = 0.001                      (the token weights)
@@ -69,43 +72,45 @@ def initialize_from_targets(
     table = argmin_X sum_s(c_s * |mean_{i in s}(w[i] * X[i]) - U e_s|^2) + ridge * m * |X|^2
     ```
 
-    where `c_s` is how often training draws sentence s in one pass, and `m` the
-    median over the tokens of the diagonal of these equations. Solved by
-    the conjugate gradient, preconditioned by the diagonal. The projection's bias is
-    the targets' mean; 0 where embeddings are scaled to length 1, since the fit is
-    shorter than its targets and next to it the mean would weigh too much.
+    where `c_s` is the mean number of times that an epoch of training contains
+    sentence `s`, and `m` is the median of the diagonal of the normal equations.
+    They are solved by the conjugate gradient method, preconditioned by the
+    diagonal. The bias of the projection is the mean of the targets if the student
+    does not normalize. Otherwise it is 0: the fitted vectors are shorter than the
+    targets, so the mean would have too much weight.
 
     Args:
-        student: The student, with a vocabulary.
-        dataset: The targets, of the student's `output_dim`.
+        student: The static student, with a vocabulary. It is changed.
+        dataset: Distillation set with targets of width `output_dim`.
         language_temperature: As for `DistillationSet.batches`.
-        iterations: Steps of the conjugate gradient, 1 or more.
-        ridge: What keeps a rare token from fitting the few sentences it is in,
-            above 0.
-        most: Sentences that are read at most. They are stored in random order.
-        progress: Called with the sentences that were gone through, and how many
-            will be in all passes.
+        iterations: Number of conjugate gradient steps, at least 1. Default 8.
+        ridge: Strength of the regularization, which prevents rare tokens from
+            overfitting the few sentences that contain them. Positive, default 4.
+        max_sentences: Maximum number of sentences to read. They are stored in
+            random order, so this is a random sample. Default two million.
+        progress: Called as `progress(task, done, total)` with the number of
+            sentences processed in all passes; see `kdkeras.progress.Progress`.
 
     Returns:
-        What the start was computed from.
+        The number of sentences and the explained variance.
 
     Raises:
-        InputError: If the student is none of subword vectors, has no vocabulary
-            or another width than the targets, a number is out of its range, or
+        InputError: If the student is not static, has no vocabulary, or has
+            another width than the targets; if an argument is out of range; or if
             a shard is damaged.
 
     References:
         Arora et al. (2017), SIF; Hestenes, Stiefel (1952).
     """
     _refuse_unfit(student, dataset, iterations, ridge)
-    sentences = min(most, dataset.num_groups + dataset.num_pairs)
+    sentences = min(max_sentences, dataset.num_groups + dataset.num_pairs)
 
     def report(passes: float) -> None:
-        if progress is not None:
-            progress(int(passes * sentences), sentences * (1 + iterations))
+        progress("Fitting the table", int(passes * sentences), sentences * (1 + iterations))
 
+    report(0.0)
     equations = _Equations(student.token_embedding.table.shape[0], student.output_dim)
-    for batch in _batches(student, dataset, language_temperature, most):
+    for batch in _batches(student, dataset, language_temperature, max_sentences):
         equations.add(*batch)
         report(min(1.0, equations.sentences / sentences))
     axes = equations.axes(min(student.embedding_dim, student.output_dim))
@@ -121,7 +126,7 @@ def initialize_from_targets(
 def _refuse_unfit(student: Any, dataset: DistillationSet, iterations: int, ridge: float) -> None:
     if not isinstance(student, StaticStudent) or student.vocabulary is None:
         raise InputError(
-            "A start from targets needs a static student with its vocabulary. Received: "
+            "Initialization from targets needs a static student with a vocabulary. Received: "
             f"{type(student).__name__}. Use build_student('static_256', vocabulary=...), or "
             "initialize_from_teacher for a transformer."
         )
@@ -133,29 +138,32 @@ def _refuse_unfit(student: Any, dataset: DistillationSet, iterations: int, ridge
         )
     if iterations < 1:
         raise InputError(
-            f"`iterations` must be 1 or more. Received: iterations={iterations}. Use 8."
+            f"`iterations` must be at least 1. Received: iterations={iterations}. Use 8."
         )
     if not ridge > 0:
-        raise InputError(f"`ridge` must be above 0. Received: ridge={ridge}. Use 4.0.")
+        raise InputError(f"`ridge` must be positive. Received: ridge={ridge}. Use 4.0.")
 
 
 def _batches(
-    student: StaticStudent, dataset: DistillationSet, language_temperature: float, most: int
+    student: StaticStudent,
+    dataset: DistillationSet,
+    language_temperature: float,
+    max_sentences: int,
 ) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Yields token ids, row lengths, weight and target of many sentences at a time."""
+    """Yields token ids, row lengths, weights and targets of thousands of sentences."""
     copies = copies_by_language(dataset.counts, language_temperature)
     vocabulary: Any = student.vocabulary
     read = 0
     for path in dataset.shards:
         for records in read_shard(path, _RECORDS_AT_ONCE):
-            if read >= most:
+            if read >= max_sentences:
                 return
             translations = records["translations"]
             owner = translations.value_rowids().numpy()
             names = records["languages"].values.numpy()
             drawn = np.array([copies[name.decode()] for name in names])
             vectors = tf.io.decode_raw(records["embedding"], tf.float16).numpy()
-            # A source is drawn with each of its translations.
+            # Training pairs a source with each of its translations.
             weight = np.concatenate([np.bincount(owner, drawn, len(vectors)), drawn])
             texts = tf.concat([records["source"], translations.values], 0)
             tokens = vocabulary.tokenize(texts, student.sequence_length)
@@ -169,11 +177,11 @@ def _batches(
 
 
 class _Equations:
-    """The sums over sentences that the solution depends on; rows are sentences."""
+    """The sums over sentences that determine the solution."""
 
     def __init__(self, vocabulary_size: int, width: int) -> None:
         self.blocks: list[sparse.csr_matrix] = []
-        """`sqrt(c_s) / n_s` for every token of sentence s."""
+        """Rows are sentences, columns tokens: `sqrt(c_s) / n_s` per token of sentence s."""
         self.counts = np.zeros(vocabulary_size, np.int64)
         self.diagonal = np.zeros(vocabulary_size)
         self.cross = np.zeros((vocabulary_size, width), np.float32)
@@ -199,7 +207,7 @@ class _Equations:
 
     @property
     def sentences(self) -> int:
-        """Rows that were added."""
+        """Number of sentences added."""
         return sum(block.shape[0] for block in self.blocks)
 
     @property
@@ -224,12 +232,12 @@ class _Equations:
         return np.ascontiguousarray(vectors[:, ::-1][:, :width].T, np.float32)
 
     def right_side(self, axes: np.ndarray) -> np.ndarray:
-        """What the targets say to each token, `(V, width)`."""
-        centred = self.cross - np.outer(self.first, self.mean).astype(np.float32)
-        return self.token_weights * (centred @ axes.T)
+        """Right-hand side of the normal equations, `(V, width)`."""
+        centered = self.cross - np.outer(self.first, self.mean).astype(np.float32)
+        return self.token_weights * (centered @ axes.T)
 
     def product(self, table: np.ndarray) -> np.ndarray:
-        """The normal equations' matrix times a table, without the ridge."""
+        """Product of the normal equations' matrix, without the ridge, and a table."""
         weighted = self.token_weights * table
         result = np.zeros_like(table)
         for block in self.blocks:
@@ -237,7 +245,7 @@ class _Equations:
         return self.token_weights * result
 
     def explained(self, table: np.ndarray, axes: np.ndarray) -> float:
-        """Share of the targets' variance that a table explains."""
+        """Share of the variance of the targets that a table explains."""
         gained = 2 * np.vdot(table, self.right_side(axes)) - np.vdot(table, self.product(table))
         return float(gained / (self.weight * np.trace(self.covariance)))
 
@@ -249,7 +257,7 @@ def _solve(
     ridge: float,
     report: Callable[[float], None],
 ) -> np.ndarray:
-    """The table `(V, width)`, by the preconditioned conjugate gradient, column by column."""
+    """Solves for the table `(V, width)` by preconditioned conjugate gradients per column."""
     diagonal = equations.diagonal[:, None] * equations.token_weights**2
     added = np.float32(ridge * np.median(diagonal[diagonal > 0]))
     inverse = (1.0 / (diagonal + added)).astype(np.float32)
@@ -275,10 +283,10 @@ def _solve(
 def _assign(
     student: StaticStudent, table: np.ndarray, axes: np.ndarray, equations: _Equations
 ) -> None:
-    """Puts table, token weights and projection into the student.
+    """Sets table, token weights and projection of the student.
 
-    Random stay what the targets say nothing of: columns too many, and tokens in
-    no sentence, without which a sentence of such tokens would have no direction.
+    Superfluous columns and the rows of tokens in no sentence keep their random
+    values, so that a sentence of such tokens has an embedding other than zero.
     """
     width, seen = len(axes), equations.counts > 0
     scale = _SPREAD / max(float(table.std()), 1e-12)

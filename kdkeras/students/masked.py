@@ -1,4 +1,4 @@
-"""A student whose new units fade in while it trains."""
+"""A grown Transformer student whose new units fade in during training."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ __all__ = ["MaskedTransformerStudent"]
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class MaskedTransformerStudent(TransformerStudent):
-    """A `TransformerStudent` that counts its new units and layers by a mask from 0 to 1.
+    """A `TransformerStudent` that multiplies new units and layers by a mask from 0 to 1.
 
-    What `kdkeras.growth.grow` makes by `MaskedGrowth` and `MaskedLayers`. At 0 it
-    embeds as the student that it grew from, at 1 as a plain one of its own sizes,
-    which `kdkeras.growth.unmask` makes of it; `kdkeras.growth.MaskSchedule` moves the
-    mask in training.
+    `kdkeras.growth.grow` creates it for `MaskedGrowth` and `MaskedLayers`. With mask
+    0 its embeddings equal those of the student it was grown from. With mask 1 they
+    equal those of a `TransformerStudent` of its sizes, which
+    `kdkeras.growth.unmask` returns. `kdkeras.growth.MaskSchedule` changes the mask
+    during training.
 
     Args:
         *args: As for `TransformerStudent`.
-        masked: The old sizes of what is masked: `hidden_dim`, `num_heads`,
-            `head_size`, `intermediate_dim`.
-        masked_layers: Numbers of the layers that are masked, from 0.
+        masked: Old sizes of the axes with new units, by name: `hidden_dim`,
+            `num_heads`, `head_size`, `intermediate_dim`.
+        masked_layers: Indices of the new layers, from 0. Default none.
         **kwargs: As for `TransformerStudent`.
 
     Attributes:
-        mask: How much new units count, from 0, at first, to 1.
+        mask: Factor of new units and layers, from 0 (initially) to 1.
 
     Raises:
-        InputError: As `TransformerStudent`; if an old size is not below the new one or
-            unknown, or there is no such layer.
+        InputError: As for `TransformerStudent`; or if an old size is unknown or not
+            below the new size, or a layer does not exist.
 
     References:
         Yao et al. (2023), arXiv:2305.02869.
@@ -48,7 +49,7 @@ class MaskedTransformerStudent(TransformerStudent):
         masked_layers: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
-        # Read by the layers' makers, which the constructor calls.
+        # `_make_norm` and `_make_block`, which the constructor calls, read these.
         self.masked = {name: int(size) for name, size in masked.items()}
         self.masked_layers = [int(number) for number in masked_layers]
         super().__init__(*args, **kwargs)
@@ -64,21 +65,21 @@ class MaskedTransformerStudent(TransformerStudent):
         for name, size in self.masked.items():
             if not 1 <= size < sizes.get(name, 0):
                 raise InputError(
-                    f"`masked` holds old sizes of {sizes}, below these. "
-                    f"Received: {name}={size}. Let kdkeras.growth.grow make the student."
+                    f"`masked` must have old sizes, below the new sizes {sizes}. "
+                    f"Received: {name}={size}. Use kdkeras.growth.grow to create the student."
                 )
         if not set(self.masked_layers) <= set(range(self.num_layers)):
             raise InputError(
-                f"`masked_layers` must be below {self.num_layers}, the student's layers. "
-                f"Received: {list(self.masked_layers)}. Let kdkeras.growth.grow make the student."
+                f"`masked_layers` must be below {self.num_layers}, the number of layers. Received: "
+                f"{list(self.masked_layers)}. Use kdkeras.growth.grow to create the student."
             )
 
     @property
     def mask(self) -> float:
-        """How much new units count, from 0 to 1.
+        """Factor of new units and layers, from 0 to 1.
 
         Raises:
-            InputError: When set to something else.
+            InputError: When set to a value out of range.
         """
         return float(self.mask_level.level.value.numpy())
 
@@ -86,12 +87,12 @@ class MaskedTransformerStudent(TransformerStudent):
     def mask(self, level: float) -> None:
         if not 0 <= level <= 1:
             raise InputError(
-                f"`mask` must be from 0 to 1. Received: mask={level}. Use 1 to count all units."
+                f"`mask` must be from 0 to 1. Received: mask={level}. Use 1 for no mask."
             )
         self.mask_level.level.assign(level)
 
     def _make_norm(self) -> keras.layers.LayerNormalization:
-        # The first layer that needs it.
+        # Created here because this norm is the first layer that uses it.
         self.mask_level = MaskLevel(name="mask_level", dtype="float32")
         self.mask_level.build()
         if "hidden_dim" not in self.masked:
@@ -113,14 +114,14 @@ class MaskedTransformerStudent(TransformerStudent):
         )
 
     def truncated(self, num_layers: int) -> TransformerStudent:
-        """Refuses: masks are of the whole student.
+        """Not supported.
 
         Raises:
             InputError: Always.
         """
         raise InputError(
-            f"A student is cut when its masks are gone. Received: masks at {self.mask:g}. "
-            "Train them to 1, then kdkeras.growth.unmask(student)."
+            f"A masked student cannot be truncated. Received: masks at {self.mask:g}. "
+            "Train them to 1, then call kdkeras.growth.unmask(student)."
         )
 
     def get_config(self) -> dict[str, Any]:

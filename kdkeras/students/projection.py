@@ -1,4 +1,4 @@
-"""Starting a student's last layer from its teacher's vectors, in closed form."""
+"""Closed-form initialization and changes of a student's projection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class ProjectionMethod(StrEnum):
-    """How a projection is found."""
+    """Methods of `fit_projection`."""
 
     PROCRUSTES = "procrustes"
     WHITENING = "whitening"
@@ -34,13 +34,13 @@ class ProjectionMethod(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionFit:
-    """What a projection was fitted to, and how well.
+    """Result of `fit_projection`.
 
     Attributes:
-        rows: Vectors that were read.
-        cosine_before: Mean cosine of the student's embeddings with the
-            teacher's before; None without a teacher.
-        cosine_after: The same after.
+        rows: Number of vectors used.
+        cosine_before: Mean cosine similarity between the embeddings of student and
+            teacher before the fit; None without teacher embeddings.
+        cosine_after: The same after the fit.
     """
 
     rows: int
@@ -55,52 +55,54 @@ def fit_projection(
     *,
     method: str = ProjectionMethod.RIDGE,
     ridge: float = 1e-3,
-    limit: int = 50_000,
+    max_sentences: int = 50_000,
     batch_size: int = 256,
 ) -> ProjectionFit:
-    """Sets a student's last Dense (`student.projection`) in closed form.
+    """Fits the last layer of a student (`student.projection`) in closed form.
 
-    What the student says is a linear map of what it pools; the best one needs
-    no training. It is written into kernel and bias, so that the exported
-    student needs nothing more. The rest of the student stays as it is: start
-    its token vectors first (`initialize_from_teacher`).
+    The embedding is a linear function of the pooled vector, so the best projection
+    can be computed without training. All other weights are unchanged; initialize
+    the token vectors first (`initialize_from_teacher`).
 
-    Formula, with `H` the pooled vectors `(n, p)` and `T` the teacher's `(n, d)`,
-    both minus their means:
+    Formula, with the centered pooled vectors `H`, `(n, p)`, and teacher embeddings
+    `T`, `(n, d)`:
 
     ```
     procrustes: kernel = s * U @ V.T,  H.T @ T = U @ S @ V.T,  s = least squares
     ridge:      kernel = inverse(H.T @ H / n + ridge * mean variance * I) @ H.T @ T / n
     whitening:  kernel = E @ diag(variances ** -0.5),  H.T @ H / n = E @ diag(variances) @ E.T
-    bias = mean of the teacher (whitening: 0) - mean of the pooled @ kernel
+    bias = mean of teacher embeddings (whitening: 0) - mean of pooled vectors @ kernel
     ```
 
-    `"procrustes"` keeps all angles of the pooled vectors (where `p <= d`), so
-    it is for vectors that are already good. `"ridge"` comes nearest to the
-    teacher. `"whitening"` takes the `d` directions of largest variance and
-    gives each the variance 1; with a teacher the result is turned towards it,
-    which changes no variance. A student with unit norm scales it to length 1.
+    `"ridge"` comes nearest to the teacher. `"procrustes"` preserves all angles
+    between pooled vectors (if `p <= d`); use it if the pooled vectors are already
+    good. `"whitening"` takes the `d` directions of largest variance and scales
+    each to variance 1; with teacher embeddings, the result is rotated towards
+    them, which preserves the variances. If the student normalizes, embeddings are
+    scaled to length 1 as usual.
 
     Args:
-        student: A student with a projection; it is changed.
-        data: A distillation set, of which each sentence is compared with its
-            group's teacher vector; or sentences; or pooled vectors `(n, p)`,
-            what comes before the projection.
-        teacher_embeddings: `(n, output_dim)`, one a sentence or vector. None
-            with a distillation set, which has them, and allowed to be None
+        student: A student with a projection. It is changed.
+        data: A distillation set, in which each sentence is paired with the teacher
+            embedding of its group; or `n` sentences; or pooled vectors `(n, p)`,
+            the inputs of the projection (`student.encode_pooled`).
+        teacher_embeddings: `(n, output_dim)`, one embedding per sentence or
+            vector. Omit it for a distillation set, which contains them. Optional
             for `"whitening"`.
         method: `"ridge"` (the default), `"procrustes"` or `"whitening"`.
-        ridge: Share of the mean variance that is added to each, above 0.
-        limit: The most sentences read of a distillation set, its first ones.
-        batch_size: Sentences computed at once.
+        ridge: Share of the mean variance that is added to each variance.
+            Positive, default 1e-3.
+        max_sentences: Maximum number of sentences read from a distillation set,
+            from its beginning. Default 50,000.
+        batch_size: Number of sentences per forward pass.
 
     Returns:
-        What was fitted.
+        The number of vectors, and the mean cosine before and after.
 
     Raises:
-        InputError: If the student has no projection or a factorised one, an
-            argument is out of its range, the shapes do not fit, a number is not finite, or
-            whitening finds fewer directions than it needs.
+        InputError: If the student has no projection or a factorized one, an
+            argument is out of range, shapes do not match, a value is not finite,
+            or the pooled vectors have fewer directions than whitening needs.
 
     References:
         Schönemann (1966), A generalized solution of the orthogonal Procrustes
@@ -116,7 +118,7 @@ def fit_projection(
         raise InputError(
             f"`ridge` must be positive and finite. Received: ridge={ridge}. Use 1e-3 if in doubt."
         )
-    pooled, teacher = _vectors(student, data, teacher_embeddings, limit, batch_size)
+    pooled, teacher = _vectors(student, data, teacher_embeddings, max_sentences, batch_size)
     _check(student, pooled, teacher, method)
     before = _mean_cosine(pooled, student.projection.get_weights(), teacher)
     if method == ProjectionMethod.WHITENING or teacher is None:
@@ -131,56 +133,57 @@ def fit_projection(
 
 
 def rotate_projection(student: Student, rotation: np.ndarray) -> None:
-    """Turns a student's embeddings: `kernel @ rotation`, `bias @ rotation`.
+    """Rotates a student's embeddings: `kernel @ rotation`, `bias @ rotation`.
 
-    What was started in the teacher's space is then in that of
-    `principal_axes(teacher_vectors)`, which `Matryoshka` trains in. Cosines
-    between the student's own embeddings stay as they are.
+    Similarities between the student's embeddings do not change. Rotate by
+    `kdkeras.losses.principal_axes(teacher_embeddings)` to order the components by
+    variance, so that the leading components (`encode(..., dim=64)`) carry most of
+    it.
 
     Args:
-        student: A student with a projection; it is changed.
-        rotation: Orthonormal `(output_dim, output_dim)`.
+        student: A student with a projection. It is changed.
+        rotation: Orthonormal matrix, `(output_dim, output_dim)`.
 
     Raises:
-        InputError: If the student has no projection, or the rotation is of another width.
+        InputError: If the student has no projection, or `rotation` has another
+            shape.
     """
     require_projection(student)
     width = student.output_dim
     if np.shape(rotation) != (width, width):
         raise InputError(
-            f"`rotation` must be of the student's width, ({width}, {width}). Received: shape "
-            f"{np.shape(rotation)}. Fit principal_axes() on its own teacher's vectors."
+            f"`rotation` must have the student's width, ({width}, {width}). Received: shape "
+            f"{np.shape(rotation)}. Use principal_axes() of its teacher's embeddings."
         )
     student.projection.set_weights([w @ rotation for w in student.projection.get_weights()])
 
 
 def fold_projection(student: Student, kernel: Any) -> Student:
-    """Returns a student whose embeddings are those of `student`, times a matrix.
+    """Creates a student whose embeddings are multiplied by a matrix.
 
-    For the map of `EmbeddingDistillation(projection=...)`: after training the
-    student then gives vectors of the teacher's width, for an index of the
-    teacher's. The matrix is multiplied into the last Dense:
-    `W' = W @ kernel`, `b' = b @ kernel`.
-
-    Where the student normalises, the new one normalises after the map: its
-    embeddings have the direction of `embedding @ kernel`, and length 1.
+    Use it after training with `EmbeddingDistillation(projection=...)`: the
+    embeddings of the new student have the teacher's width and can be compared with
+    the teacher's. The matrix is multiplied into the last layer:
+    `kernel' = kernel @ matrix`, `bias' = bias @ matrix`. If the student normalizes,
+    the new student normalizes the result.
 
     Args:
-        student: A student with a projection; it is left as it is.
-        kernel: `(output_dim, d)`, e.g. `loss.kernel`.
+        student: A student with a projection. It is unchanged.
+        kernel: The matrix, `(output_dim, d)`, e.g. `loss.kernel`.
 
     Returns:
-        A student of `output_dim` `d`, with weights and vocabulary of its own.
+        A new student with `output_dim=d` and the same vocabulary.
 
     Raises:
-        InputError: If the student has no projection, or the kernel is of another width.
+        InputError: If the student has no projection, or `kernel` has another
+            number of rows.
     """
     require_projection(student)
     matrix = np.asarray(kernel, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != student.output_dim:
         raise InputError(
-            f"`kernel` must begin with the student's width, ({student.output_dim}, d). Received: "
-            f"shape {matrix.shape}. Give the `kernel` of the loss that it was trained with."
+            f"`kernel` must have the shape ({student.output_dim}, d), d being the new width. "
+            f"Received: shape {matrix.shape}. Pass the `kernel` of the loss of its training."
         )
     folded = student.clone(output_dim=matrix.shape[1], copy_weights=False)
     last = {id(weight) for weight in folded.projection.weights}
@@ -192,10 +195,10 @@ def fold_projection(student: Student, kernel: Any) -> Student:
 
 
 def require_projection(student: Student) -> None:
-    """Refuses a student without a projection of one kernel.
+    """Checks that a student has a projection with one kernel.
 
     Raises:
-        InputError: If there is none, or it is a product of two.
+        InputError: If it has none, or a factorized one.
     """
     if getattr(student, "projection", None) is None:
         raise InputError(
@@ -204,21 +207,21 @@ def require_projection(student: Student) -> None:
         )
     if isinstance(student.projection, FactorizedDense):
         raise InputError(
-            "The student's projection must be one kernel. Received: a product of two of rank "
-            f"{student.projection.rank}. Multiply them first: kdkeras.growth.merge(student)."
+            "The student's projection must have one kernel. Received: a factorized one of rank "
+            f"{student.projection.rank}. Call kdkeras.growth.merge(student) first."
         )
 
 
 def _vectors(
-    student: Student, data: Any, teacher: np.ndarray | None, limit: int, batch_size: int
+    student: Student, data: Any, teacher: np.ndarray | None, max_sentences: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     if isinstance(data, DistillationSet):
         if teacher is not None:
             raise InputError(
-                "A distillation set has its teacher's vectors. Received: a set and "
-                "teacher_embeddings. Leave them out, or pass the sentences."
+                "A distillation set contains teacher embeddings. Received: a set and "
+                "teacher_embeddings. Omit them, or pass the sentences instead of the set."
             )
-        data, teacher = _first_sentences(data, limit)
+        data, teacher = _first_sentences(data, max_sentences)
     if not isinstance(data, np.ndarray):
         data = student.encode_pooled(data, batch_size)
     return (
@@ -227,59 +230,59 @@ def _vectors(
     )
 
 
-def _first_sentences(dataset: DistillationSet, limit: int) -> tuple[list[str], np.ndarray]:
+def _first_sentences(dataset: DistillationSet, count: int) -> tuple[list[str], np.ndarray]:
     sentences: list[str] = []
     vectors: list[np.ndarray] = []
     for group, vector in dataset.records():
         sentences += [group.source, *group.translations]
         vectors += [vector] * (1 + len(group.translations))
-        if len(sentences) >= limit:
+        if len(sentences) >= count:
             break
-    return sentences[:limit], np.array(vectors[:limit])
+    return sentences[:count], np.array(vectors[:count])
 
 
 def _check(student: Student, pooled: np.ndarray, teacher: np.ndarray | None, method: str) -> None:
     width = student.projection.kernel.shape[0]
     if pooled.ndim != 2 or pooled.shape[1] != width or len(pooled) < 2:
         raise InputError(
-            f"A projection is fitted to two or more pooled vectors of width {width}. Received: "
-            f"shape {pooled.shape}. Pass sentences, or what comes before the projection."
+            f"`data` must be at least two pooled vectors of width {width}. Received: shape "
+            f"{pooled.shape}. Pass sentences, or the result of student.encode_pooled(sentences)."
         )
     if teacher is None and method != ProjectionMethod.WHITENING:
         raise InputError(
-            f"The method {str(method)!r} compares with the teacher. Received: no "
-            "teacher_embeddings. Pass them, or a distillation set."
+            f"The method {str(method)!r} needs teacher embeddings. Received: none. Pass "
+            "teacher_embeddings, or a distillation set."
         )
     if teacher is not None and teacher.shape != (len(pooled), student.output_dim):
         raise InputError(
-            "There must be one teacher vector of the student's width a row. Received: shape "
-            f"{teacher.shape}, expected {(len(pooled), student.output_dim)}. Set the student's "
-            "output_dim to the teacher's width, and pass aligned rows."
+            "`teacher_embeddings` must have one row of the student's width per sentence. "
+            f"Received: shape {teacher.shape}, expected {(len(pooled), student.output_dim)}. Set "
+            "the student's output_dim to the teacher's width, and pass aligned rows."
         )
     for name, values in (("pooled vectors", pooled), ("teacher_embeddings", teacher)):
         if values is not None and not np.isfinite(values).all():
             bad = int((~np.isfinite(values).all(axis=1)).sum())
             raise InputError(
                 f"The {name} must be finite. Received: {bad} rows with NaN or infinity. "
-                "Look for a broken encoder."
+                "Check the encoder that computed them."
             )
     if not np.ptp(pooled, axis=0).any():
         raise InputError(
-            f"The pooled vectors must differ. Received: {len(pooled)} equal ones. Initialise the "
+            f"The pooled vectors must differ. Received: {len(pooled)} equal ones. Initialize the "
             "student's token vectors, or pass more sentences."
         )
 
 
 def _procrustes(pooled: np.ndarray, teacher: np.ndarray) -> list[np.ndarray]:
-    (h, h_mean), (t, t_mean) = _centred(pooled), _centred(teacher)
-    turned = _rotation(h, t)
-    moved = h @ turned
-    kernel = turned * ((moved * t).sum() / (moved**2).sum())
+    (h, h_mean), (t, t_mean) = _centered(pooled), _centered(teacher)
+    rotated = _rotation(h, t)
+    moved = h @ rotated
+    kernel = rotated * ((moved * t).sum() / (moved**2).sum())
     return [kernel, t_mean - h_mean @ kernel]
 
 
 def _ridge(pooled: np.ndarray, teacher: np.ndarray, ridge: float) -> list[np.ndarray]:
-    (h, h_mean), (t, t_mean) = _centred(pooled), _centred(teacher)
+    (h, h_mean), (t, t_mean) = _centered(pooled), _centered(teacher)
     covariance = h.T @ h / len(h)
     covariance += ridge * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     kernel = np.linalg.solve(covariance, h.T @ t / len(h))
@@ -287,29 +290,29 @@ def _ridge(pooled: np.ndarray, teacher: np.ndarray, ridge: float) -> list[np.nda
 
 
 def _whitening(pooled: np.ndarray, dim: int, teacher: np.ndarray | None) -> list[np.ndarray]:
-    h, h_mean = _centred(pooled)
+    h, h_mean = _centered(pooled)
     variances, axes = np.linalg.eigh(h.T @ h / len(h))  # ascending
     variances, axes = variances[::-1], axes[:, ::-1]
     found = int((variances > 1e-9 * variances[0]).sum())
     if found < dim:
         raise InputError(
-            f"Whitening needs as many directions as the student's output_dim, {dim}. Received: "
-            f"{found} in which the {len(h)} pooled vectors of width {h.shape[1]} differ. Pass more "
+            f"Whitening needs pooled vectors of rank {dim} or more, the student's output_dim. "
+            f"Received: rank {found} of {len(h)} vectors of width {h.shape[1]}. Pass more "
             "sentences, or use 'ridge'."
         )
     kernel = axes[:, :dim] / np.sqrt(variances[:dim])
     if teacher is not None:
-        kernel = kernel @ _rotation(h @ kernel, _centred(teacher)[0])
+        kernel = kernel @ _rotation(h @ kernel, _centered(teacher)[0])
     return [kernel, -h_mean @ kernel]
 
 
 def _rotation(rows: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    """The orthonormal map, `(p, d)`, that agrees best with `towards`."""
+    """Returns the orthonormal `(p, d)` matrix that maps `rows` nearest to `towards`."""
     left, _, right = np.linalg.svd(rows.T @ towards, full_matrices=False)
     return left @ right
 
 
-def _centred(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _centered(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = rows.mean(axis=0)
     return rows - mean, mean
 

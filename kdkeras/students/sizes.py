@@ -1,4 +1,4 @@
-"""Students by size."""
+"""Untrained students of named sizes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZES: dict[str, tuple[Callable[..., Student], dict[str, Any]]] = {
         {"num_layers": 6, "hidden_dim": 384, "num_heads": 12, "intermediate_dim": 1536},
     ),
 }
-"""Class and arguments of each preset."""
+"""Class and constructor arguments of each size."""
 
 
 def build_student(
@@ -48,19 +48,22 @@ def build_student(
 
     Args:
         name: `"static_128"`, `"static_256"`, `"tiny"`, `"mini"` or `"small"`.
-        vocabulary: Vocabulary of the student; its size sets the table's rows.
-        output_dim: Width of the embedding, the teacher's.
-        normalize: Whether embeddings have length 1: what the teacher does.
-        table_rank: Columns of the stored token table, below the preset's width; None
-            (the default) for that. A static student's table and projection are
-            both linear, so that this is its `embedding_dim`.
-        **arguments: Override the preset's own; `name` names the model.
+        vocabulary: Vocabulary of the student. Its size is the number of rows of
+            the token table.
+        output_dim: Width of the embedding. Use the teacher's.
+        normalize: Whether embeddings are scaled to length 1. Use the teacher's
+            setting. Default True.
+        table_rank: Number of columns of the stored token table, below the width of
+            the size. For a static student this is its `embedding_dim`, because
+            its table and projection are both linear. Default the full width.
+        **arguments: Constructor arguments that override those of the size, e.g.
+            `num_layers`; `name` is the name of the model.
 
     Returns:
-        A built student.
+        The student, with random weights.
 
     Raises:
-        InputError: If the name is unknown, or `table_rank` out of its range.
+        InputError: If the name is unknown, or `table_rank` is out of range.
     """
     if name not in SIZES:
         raise InputError(
@@ -86,7 +89,7 @@ def _with_table_rank(
         return {**preset, "table_rank": rank}
     if not 1 <= rank < preset["embedding_dim"]:
         raise InputError(
-            f"`table_rank` must be from 1 to {preset['embedding_dim'] - 1}, below the preset's "
-            f"width. Received: table_rank={rank}. Leave it out for the preset's table."
+            f"`table_rank` must be from 1 to {preset['embedding_dim'] - 1}, below the full "
+            f"width. Received: table_rank={rank}. Omit it for a table of full width."
         )
     return {**preset, "embedding_dim": rank}

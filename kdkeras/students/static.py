@@ -1,4 +1,4 @@
-"""The smallest student: a table of subword vectors."""
+"""The smallest and fastest student: a table of subword vectors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ __all__ = ["StaticStudent"]
 class StaticStudent(Student):
     """Averages weighted subword vectors and projects the mean.
 
-    A few microseconds a sentence on a phone, and the best start for larger
-    students. Word order is not seen.
+    Takes a few microseconds per sentence on a phone. It ignores word order; use a
+    `TransformerStudent` if word order matters, which can also start from a trained
+    static student (`kdkeras.growth.grow`).
 
     Formula:
 
@@ -33,21 +34,23 @@ class StaticStudent(Student):
     ```
 
     Args:
-        vocabulary_size: Rows of the token table.
-        output_dim: Width of the embedding, the teacher's.
-        embedding_dim: Width of the table.
-        token_weights: Whether there are token weights beside the table. A finished
-            student needs none: they can be multiplied into the table
-            (`kdkeras.compression.factorize_table`).
-        normalize: Whether embeddings have length 1. Take it from the teacher.
-        sequence_length: Tokens read of a sentence.
-        vocabulary: The vocabulary, needed for strings.
+        vocabulary_size: Number of rows of the token table.
+        output_dim: Width of the embedding. Use the teacher's.
+        embedding_dim: Width of the table. Default 256.
+        token_weights: Whether each token has a trainable weight. They help
+            training. A trained student does not need them, because they can be
+            multiplied into the table (`kdkeras.compression.factorize_table`).
+            Default True.
+        normalize: Whether embeddings are scaled to length 1. Use the teacher's
+            setting. Default True.
+        sequence_length: Maximum number of tokens per sentence. Default 128.
+        vocabulary: The vocabulary, required to encode strings.
 
     Call arguments:
         inputs: `{"token_ids": (B, L) int32, "padding_mask": (B, L) int32}`,
-            1 = real token. Padding does not change the result. A row without a
-            token gives the projection's bias (scaled to length 1), one fixed
-            vector.
+            1 = real token. Padding does not change the result. The embedding of
+            a row without tokens is the bias of the projection (scaled to length
+            1).
 
     Returns:
         `(B, output_dim)` float32.
@@ -114,20 +117,20 @@ class StaticStudent(Student):
         vectors = self.token_embedding(token_ids)
         weights = None if self.token_weight is None else ops.exp(self.token_weight(token_ids))
         if self.fake_quantization is not None:
-            # Files hold the vectors with their weights multiplied in.
+            # Exported tables contain the weighted vectors.
             vectors = vectors if weights is None else vectors * weights
             vectors, weights = quantized_rows(vectors, self.fake_quantization), None
             vectors = ops.cast(vectors, self.compute_dtype)
         return self.pooling(vectors, inputs["padding_mask"], weights=weights)
 
     def _quantizable_layers(self) -> list[Any]:
-        """All but the tables: they are rounded together."""
+        """Returns the projection; `pooled` rounds the product of the two tables."""
         return [self.projection]
 
     def features(
         self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
     ) -> dict[str, Any]:
-        """Returns the sentences' embeddings."""
+        """Returns the embeddings of the sentences."""
         return {"embedding": self.embed_pooled(self.pooled(inputs, training=training))}
 
     def get_config(self) -> dict[str, Any]:

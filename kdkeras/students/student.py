@@ -1,4 +1,4 @@
-"""What every student can do: encode strings, save with its vocabulary."""
+"""The base class of students: encoding strings, cloning, saving with the vocabulary."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ __all__ = ["Student"]
 
 
 class Student(FeatureModel):
-    """Base class of sentence encoders that are built to be exported.
+    """Base class of sentence encoders that can be trained and exported.
 
-    A student maps `{"token_ids", "padding_mask"}` to one vector a sentence and
-    carries its vocabulary, which is saved inside the `.keras` file. What else
-    it can be asked for is in `output_specs()`.
+    A student maps `{"token_ids", "padding_mask"}` to one embedding per sentence.
+    Its vocabulary is saved inside the `.keras` file. `output_specs()` lists the
+    other outputs that can be requested.
 
     Args:
-        vocabulary_size: Rows of the token table.
-        output_dim: Width of the embedding, the teacher's.
-        normalize: Whether embeddings have length 1. Take it from the teacher.
-        sequence_length: Tokens read of a sentence; the rest is cut off.
-        vocabulary: The vocabulary, needed for strings.
+        vocabulary_size: Number of rows of the token table.
+        output_dim: Width of the embedding. Use the teacher's.
+        normalize: Whether embeddings are scaled to length 1. Use the teacher's
+            setting. Default True.
+        sequence_length: Maximum number of tokens per sentence; longer sentences
+            are truncated. Default 128.
+        vocabulary: The vocabulary, required to encode strings.
     """
 
     certificate: Any = None
-    """Of a grown student: the `kdkeras.growth.Certificate`. Not saved."""
+    """The `kdkeras.growth.Certificate` of a grown student. It is not saved."""
 
     def __init__(
         self,
@@ -72,16 +74,16 @@ class Student(FeatureModel):
 
     @property
     def fake_quantization(self) -> QuantizationScheme | None:
-        """How the student rounds as its exported file does: `"int8"`, `"int4"`, or None.
+        """The simulated quantization: `"int8"`, `"int4"`, or None (the default).
 
-        For training with quantisation in the loop
-        (`kdkeras.training.QuantizationAwareTraining` switches it on and off).
-        Setting it changes what the student computes, and nothing that is
-        saved or exported: weights stay float32.
+        If it is set, the student rounds weights and activations in the same way as
+        its exported file. `kdkeras.training.QuantizationAwareTraining` sets it
+        during training. The weights stay float32, and the setting is neither
+        saved nor exported.
 
         Raises:
-            InputError: When set, for an unknown scheme, or a student with a
-                dense layer that cannot be rounded.
+            InputError: When set to an unknown scheme, or if a dense layer of the
+                student does not support it.
         """
         return self._fake_quantization
 
@@ -92,7 +94,7 @@ class Student(FeatureModel):
         for layer in layers:
             if isinstance(layer, keras.layers.Dense) and not isinstance(layer, QuantizableDense):
                 raise InputError(
-                    "Every dense layer of a student that rounds must be one of kdkeras. "
+                    "Fake quantization needs dense layers that support it. "
                     f"Received: {layer.name!r}, a {type(layer).__name__}. Make it a "
                     "kdkeras.layers.QuantizableDense."
                 )
@@ -102,7 +104,7 @@ class Student(FeatureModel):
         self.__dict__.pop("_encode_functions", None)
 
     def _quantizable_layers(self) -> list[Any]:
-        """The layers that are rounded one by one."""
+        """Returns the layers to which fake quantization is applied."""
         kinds = (EmbeddingTable, keras.layers.Dense)
         layers = self._flatten_layers(include_self=False)
         return [layer for layer in layers if isinstance(layer, kinds)]
@@ -112,13 +114,13 @@ class Student(FeatureModel):
             raise InputError(
                 "The vocabulary must have as many tokens as the student's table has rows. "
                 f"Received: {vocabulary.size} tokens, {self.vocabulary_size} rows. "
-                "Use the vocabulary that the student was made with."
+                "Use the vocabulary that the student was created with."
             )
-        # Hidden from Keras, which would track it as a part of the model.
+        # The tuple prevents Keras from tracking the vocabulary as a part of the model.
         object.__setattr__(self, "_vocabulary_holder", (vocabulary,))
 
     def build(self, input_shape: Any = None) -> None:
-        """Creates every weight."""
+        """Creates all weights."""
         if self.built:  # type: ignore[has-type]
             return
         self._build_layers()
@@ -132,20 +134,20 @@ class Student(FeatureModel):
         return (input_shape["token_ids"][0], self.output_dim)
 
     def output_specs(self) -> dict[str, Any]:
-        """Returns what can be asked for by name: the embedding."""
+        """Returns the available outputs by name: the embedding."""
         return {"embedding": keras.KerasTensor((None, self.output_dim))}
 
     @property
     def pooled_dim(self) -> int:
-        """Width of what comes before the projection."""
+        """Width of the pooled vectors, which are the inputs of the projection."""
         raise NotImplementedError(f"{type(self).__name__} must implement `pooled_dim`.")
 
     def pooled(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
-        """Returns what comes before the projection, `(B, pooled_dim)`."""
+        """Returns the inputs of the projection, `(B, pooled_dim)`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `pooled`.")
 
     def embed_pooled(self, pooled: Any) -> Any:
-        """Returns the embeddings of what was pooled, `(B, output_dim)` float32."""
+        """Returns the embeddings of pooled vectors, `(B, output_dim)` float32."""
         embedding = pooled if self.projection is None else self.projection(pooled)
         embedding = keras.ops.cast(embedding, "float32")
         return self.unit_norm(embedding) if self.normalize else embedding
@@ -160,25 +162,25 @@ class Student(FeatureModel):
         """Embeds sentences.
 
         Args:
-            texts: Sentences, in any order.
-            batch_size: Sentences computed at once.
-            sequence_length: Tokens read of each, at most the student's, which
-                is the default.
-            dim: How many components to keep, the first ones, scaled to length
-                1 if the student's embeddings are; for students trained with
-                `Matryoshka`. Default all.
+            texts: `N` sentences.
+            batch_size: Number of sentences per forward pass.
+            sequence_length: Maximum number of tokens per sentence, at most the
+                student's `sequence_length`, which is the default.
+            dim: Number of leading components to keep, for students trained with
+                `Matryoshka`. The shorter vectors are scaled to length 1 if the
+                student normalizes. Default all components.
 
         Returns:
             `(N, dim)` float32, in the order of `texts`.
 
         Raises:
             InputError: If the student has no vocabulary, `texts` is a single
-                string, or a size is out of its range.
+                string, or an argument is out of range.
         """
         if dim is not None and not 1 <= dim <= self.output_dim:
             raise InputError(
                 f"`dim` must be between 1 and {self.output_dim}, the student's width. "
-                f"Received: dim={dim}. Leave it out for all."
+                f"Received: dim={dim}. Omit it for all components."
             )
         vectors = self._embed(texts, batch_size, sequence_length, self.output_dim, "call")
         if dim is None:
@@ -191,18 +193,18 @@ class Student(FeatureModel):
     def encode_pooled(
         self, texts: Sequence[str], batch_size: int = 256, sequence_length: int | None = None
     ) -> np.ndarray:
-        """Computes what comes before the projection, for `fit_projection`.
+        """Computes the inputs of the projection, for `fit_projection`.
 
         Args:
-            texts: Sentences, in any order.
-            batch_size: Sentences computed at once.
+            texts: `N` sentences.
+            batch_size: Number of sentences per forward pass.
             sequence_length: As for `encode`.
 
         Returns:
-            `(N, width)` float32, in the order of `texts`.
+            `(N, pooled_dim)` float32, in the order of `texts`.
 
         Raises:
-            InputError: As `encode`.
+            InputError: As for `encode`.
         """
         return self._embed(texts, batch_size, sequence_length, self.pooled_dim, "pooled")
 
@@ -226,15 +228,15 @@ class Student(FeatureModel):
         length = self.sequence_length if sequence_length is None else sequence_length
         if not 1 <= length <= self.sequence_length:
             raise InputError(
-                f"`sequence_length` must be between 1 and {self.sequence_length}, what the "
-                f"student reads. Received: sequence_length={length}. Leave it out for the most."
+                f"`sequence_length` must be between 1 and {self.sequence_length}, the student's. "
+                f"Received: sequence_length={length}. Omit it for the maximum."
             )
         if batch_size < 1:
             raise InputError(
                 f"`batch_size` must be at least 1. Received: batch_size={batch_size}. Use 256."
             )
         vectors = np.zeros((len(texts), width), np.float32)
-        # Sentences of about one length together: less padding, fewer shapes.
+        # Batches of sentences of similar length need less padding and fewer shapes.
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -244,7 +246,7 @@ class Student(FeatureModel):
         return vectors
 
     def _compiled(self, method: str) -> Callable[[dict[str, np.ndarray]], Any]:
-        """The method as a graph, made once; as a call of the model, so that its policy holds."""
+        """Returns a compiled method. Calling the model itself applies its dtype policy."""
         functions = self.__dict__.setdefault("_encode_functions", {})
         if method not in functions:
             apply = self if method == "call" else self.pooled
@@ -310,7 +312,7 @@ class Student(FeatureModel):
     def _copy_weights_to(
         self, copy: Student, vocabulary: Vocabulary | None, changes: dict[str, Any]
     ) -> None:
-        """Sets all weights of a clone, or refuses."""
+        """Copies all weights into a clone, if they fit."""
         if vocabulary and self.vocabulary and vocabulary.tokens != self.vocabulary.tokens:
             raise InputError(
                 "Weights can be copied only to a student with the same tokens. Received: "
@@ -329,12 +331,12 @@ class Student(FeatureModel):
         copy.set_weights(self.get_weights())
 
     def save_assets(self, dir_path: str) -> None:
-        """Keras hook: puts the vocabulary into the `.keras` file."""
+        """Keras hook: saves the vocabulary in the `.keras` file."""
         if self.vocabulary is not None:
             self.vocabulary.save(Path(dir_path) / "vocabulary", overwrite=True)
 
     def load_assets(self, dir_path: str) -> None:
-        """Keras hook: reads the vocabulary from the `.keras` file."""
+        """Keras hook: loads the vocabulary from the `.keras` file."""
         from kdkeras.data.vocabularies import load_vocabulary
 
         folder = Path(dir_path) / "vocabulary"
@@ -354,9 +356,9 @@ class Student(FeatureModel):
         }
 
 
-def _padded(batch: dict[str, np.ndarray], rows: int, most: int) -> dict[str, np.ndarray]:
-    """Rounds the length up to a multiple of 8 (or `most`); full batches keep their rows."""
+def _padded(batch: dict[str, np.ndarray], rows: int, max_length: int) -> dict[str, np.ndarray]:
+    """Pads lengths to multiples of 8 (at most `max_length`), and more than half full batches."""
     length = batch["token_ids"].shape[1]
-    columns = min(most, max(8, -(-length // 8) * 8)) - length
+    columns = min(max_length, max(8, -(-length // 8) * 8)) - length
     missing = rows - len(batch["token_ids"]) if len(batch["token_ids"]) > rows // 2 else 0
     return {key: np.pad(value, ((0, missing), (0, columns))) for key, value in batch.items()}

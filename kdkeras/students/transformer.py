@@ -1,4 +1,4 @@
-"""Students with attention."""
+"""The Transformer student."""
 
 from __future__ import annotations
 
@@ -29,46 +29,48 @@ __all__ = ["TransformerStudent"]
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class TransformerStudent(Student):
-    """Encodes a sentence with a small BERT and averages its tokens.
+    """Encodes a sentence with a small BERT and averages the token vectors.
+
+    More accurate than a `StaticStudent` where word order matters, but slower.
 
     Args:
-        vocabulary_size: Rows of the token table.
-        output_dim: Width of the embedding, the teacher's.
-        num_layers: Number of blocks.
-        hidden_dim: Width of the blocks.
-        num_heads: Attention heads; must divide `hidden_dim`.
-        intermediate_dim: Width of the feed-forward nets.
-        dropout: Share of values dropped while training, in [0, 1).
-        project: Whether a projection to `output_dim` follows the mean. Without
-            it `hidden_dim` must equal `output_dim`.
-        token_weights: Whether the mean weighs each token by `exp` of a number
-            of its own, 0 at first, as in a `StaticStudent`. A static student
-            that has grown layers needs it.
-        table_rank: Columns of the stored token table, below `hidden_dim`; a matrix
-            then widens the vectors. None (the default) for a table of `hidden_dim`.
-        kernel_ranks: Ranks of kernels that are stored as products of two, by name:
-            `qkv`, `attention_output`, `intermediate`, `feedforward` (in every
-            block) and `projection`; see `kdkeras.growth.factorize`. None (the
-            default) for whole kernels.
-        normalize: Whether embeddings have length 1. Take it from the teacher.
-        sequence_length: Tokens read of a sentence, and rows of the position
-            table.
-        vocabulary: The vocabulary, needed for strings.
+        vocabulary_size: Number of rows of the token table.
+        output_dim: Width of the embedding. Use the teacher's.
+        num_layers: Number of blocks. Default 4.
+        hidden_dim: Width of the blocks. Default 256.
+        num_heads: Number of attention heads; must divide `hidden_dim`. Default 4.
+        intermediate_dim: Width of the feed-forward networks. Default 1024.
+        dropout: Dropout rate, in [0, 1). Default 0.1.
+        project: Whether a projection to `output_dim` follows the pooling. Without
+            it, `hidden_dim` must equal `output_dim`. Default True.
+        token_weights: Whether each token has a trainable weight in the mean, as in
+            a `StaticStudent` (initially 1). Students grown from a static student
+            have token weights. Default False.
+        table_rank: Number of columns of the stored token table, below
+            `hidden_dim`; a matrix then widens the vectors. Default `hidden_dim`.
+        kernel_ranks: Ranks of the kernels that are stored as products of two
+            matrices, by name: `qkv`, `attention_output`, `intermediate`,
+            `feedforward` (in each block) and `projection`; see
+            `kdkeras.growth.factorize`. Default none.
+        normalize: Whether embeddings are scaled to length 1. Use the teacher's
+            setting. Default True.
+        sequence_length: Maximum number of tokens per sentence, and number of rows
+            of the position table. Default 128.
+        vocabulary: The vocabulary, required to encode strings.
 
     Call arguments:
         inputs: `{"token_ids": (B, L) int32, "padding_mask": (B, L) int32}`,
             1 = real token; L at most `sequence_length`. Padding does not
-            change the result. A row without a token gives one fixed vector.
-        outputs: Names of what to give in a dict: `embedding`,
-            `hidden_states`, `attention`, `layer_embeddings` (see
-            `kdkeras.layers.FeatureModel`). None (the default) for the
-            embedding alone.
+            change the result. All rows without tokens have the same embedding.
+        outputs: Names of requested outputs: `embedding`, `hidden_states`,
+            `attention`, `layer_embeddings` (see `kdkeras.layers.FeatureModel`).
+            Default the embedding only.
 
     Returns:
-        `(B, output_dim)` float32.
+        `(B, output_dim)` float32, or a dict if `outputs` is given.
 
     Raises:
-        InputError: For sizes that do not fit together.
+        InputError: If sizes do not fit together.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class TransformerStudent(Student):
         if table_rank is not None and not 1 <= table_rank < hidden_dim:
             raise InputError(
                 f"`table_rank` must be from 1 to {hidden_dim - 1}, below hidden_dim. "
-                f"Received: table_rank={table_rank}. Leave it out for a table of full width."
+                f"Received: table_rank={table_rank}. Omit it for a table of full width."
             )
         ranks = {name: int(rank) for name, rank in (kernel_ranks or {}).items()}
         shapes = kernel_shapes(hidden_dim, intermediate_dim)
@@ -182,7 +184,7 @@ class TransformerStudent(Student):
             self.projection.build((None, self.hidden_dim))
 
     def output_specs(self) -> dict[str, Any]:
-        """Returns what can be asked for by name."""
+        """Returns the available outputs by name."""
         dtype = self.compute_dtype
         token = keras.KerasTensor((None, None, self.hidden_dim), dtype)
         embedding = keras.KerasTensor((None, self.output_dim))
@@ -194,7 +196,7 @@ class TransformerStudent(Student):
         }
 
     def hidden_states(self, inputs: dict[str, Any], training: bool | None = None) -> list[Any]:
-        """Returns what enters the first block and what each gives, `(B, L, hidden_dim)` each."""
+        """Returns the input of the first block and the output of each, `(B, L, hidden_dim)`."""
         return self._run_blocks(inputs, training)[0]
 
     def _run_blocks(
@@ -219,7 +221,7 @@ class TransformerStudent(Student):
         return self.hidden_dim
 
     def pooled(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
-        """Returns the means of the last block's output, `(B, hidden_dim)`."""
+        """Returns the mean of the token vectors of the last block, `(B, hidden_dim)`."""
         return self._mean(self.hidden_states(inputs, training)[-1], inputs)
 
     def _mean(self, hidden: Any, inputs: dict[str, Any]) -> Any:
@@ -232,7 +234,7 @@ class TransformerStudent(Student):
     def features(
         self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
     ) -> dict[str, Any]:
-        """Returns what is asked for by name, from one pass through the blocks."""
+        """Returns the requested outputs, from one pass through the blocks."""
         states, attention = self._run_blocks(inputs, training, "attention" in names)
         every = states if "layer_embeddings" in names else states[-1:]
         embeddings = [self.embed_pooled(self._mean(hidden, inputs)) for hidden in every]
@@ -245,25 +247,25 @@ class TransformerStudent(Student):
         return {name: found[name] for name in names}
 
     def truncated(self, num_layers: int) -> TransformerStudent:
-        """Cuts the student after some of its blocks.
+        """Creates a student of the first blocks.
 
-        Worth doing for a student whose layers were all trained to embed
+        Its embeddings are useful if the embeddings of all layers were trained
         (`kdkeras.losses.PerLayer`).
 
         Args:
-            num_layers: Blocks that stay, from the first.
+            num_layers: Number of blocks to keep.
 
         Returns:
-            A student of its own with copies of the weights. Its embedding is
-            this one's `layer_embeddings[num_layers]`.
+            A new student with copies of the weights. Its embedding equals
+            `layer_embeddings[num_layers]` of this student.
 
         Raises:
-            InputError: If there are not so many blocks.
+            InputError: If `num_layers` is out of range.
         """
         if not 1 <= num_layers <= self.num_layers:
             raise InputError(
                 f"`num_layers` must be from 1 to {self.num_layers}, the student's blocks. "
-                f"Received: num_layers={num_layers}. Use {self.num_layers} for a whole copy."
+                f"Received: num_layers={num_layers}. Use {self.num_layers} for a full copy."
             )
         shallow = self.clone(
             num_layers=int(num_layers), name=f"{self.name}_{num_layers}", copy_weights=False

@@ -13,7 +13,7 @@ __all__ = ["Teacher", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # TensorFlow comes with a teacher, not with the refusal of a bad folder.
+    # TensorFlow is imported only when it is needed, so that bad folders fail fast.
     if name == "Teacher":
         from kdkeras.teachers.teacher import Teacher
 

@@ -1,4 +1,4 @@
-"""Building a BERT teacher's Keras model from its snapshot."""
+"""The Keras model of a BERT teacher."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["build_encoder", "set_encoder_functions"]
 
 
 def build_encoder(snapshot: Snapshot) -> SentenceEncoder:
-    """Loads the weights of `snapshot` into a frozen model.
+    """Creates the frozen Keras model of a snapshot, with its weights.
 
     Raises:
-        InputError: If a weight file is broken or lacks a tensor.
+        InputError: If a weight file is damaged or incomplete.
     """
     try:
         backbone = keras_hub.models.BertBackbone.from_preset(str(snapshot.folder), dtype="float32")
@@ -28,7 +28,7 @@ def build_encoder(snapshot: Snapshot) -> SentenceEncoder:
     except (SafetensorError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            "A teacher's safetensors must hold every weight its config.json describes. "
+            "A teacher's safetensors must contain all weights that its config.json describes. "
             f"Received: {snapshot.folder} ({reason}). Download the snapshot again."
         ) from error
     _match_reference(backbone, snapshot.config)
@@ -36,11 +36,10 @@ def build_encoder(snapshot: Snapshot) -> SentenceEncoder:
 
 
 def _match_reference(backbone: keras_hub.models.BertBackbone, config: dict[str, Any]) -> None:
-    """Gives the backbone what keras_hub fixes and the snapshot may not.
+    """Sets the activation and the epsilon of config.json.
 
-    BertBackbone always takes the tanh approximation of gelu and 1e-12 in its
-    layer norms; the reference takes both from config.json. The approximation
-    alone moves an embedding by about 1e-3.
+    `BertBackbone` always uses the tanh approximation of gelu and the epsilon
+    1e-12. The approximation alone changes an embedding by about 1e-3.
     """
     activation = _activation(config.get("hidden_act", "gelu"))
     set_encoder_functions(backbone, activation, float(config.get("layer_norm_eps", 1e-12)))
@@ -71,12 +70,12 @@ def _activation(name: str) -> Any:
 
 
 def exact_gelu(x: Any) -> Any:
-    """`x · Φ(x)` by the error function."""
+    """Returns `x · Φ(x)`, computed with the error function."""
     return keras.activations.gelu(x, approximate=False)
 
 
 def tanh_gelu(x: Any) -> Any:
-    """The tanh approximation of gelu."""
+    """Returns the tanh approximation of gelu."""
     return keras.activations.gelu(x, approximate=True)
 
 

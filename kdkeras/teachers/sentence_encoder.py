@@ -1,4 +1,4 @@
-"""The frozen Keras model inside a teacher."""
+"""The frozen Keras model of a teacher."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["SentenceEncoder", "pool"]
 
 
 def pool(hidden: Any, padding_mask: Any, mode: str) -> Any:
-    """Reduces token vectors to one vector a sentence.
+    """Pools token vectors into one vector per sentence.
 
     Args:
         hidden: `(batch, length, dim)`, float.
-        padding_mask: `(batch, length)`, 1 at real tokens.
+        padding_mask: `(batch, length)`, 1 = real token.
         mode: `"mean"`, `"cls"` (the first token) or `"max"`.
 
     Returns:
-        `(batch, dim)`. A row without real tokens gives zeros for `"mean"`.
+        `(batch, dim)`. With `"mean"`, rows without real tokens are zero.
     """
     if mode == "cls":
         return hidden[:, 0]
@@ -34,24 +34,24 @@ def pool(hidden: Any, padding_mask: Any, mode: str) -> Any:
 
 
 class SentenceEncoder(FeatureModel):
-    """A frozen BERT with pooling and what follows it.
+    """A frozen BERT with pooling and optional layers after it.
 
-    It never trains and never drops out, whatever `training` says, and no
-    gradient flows through it: a teacher that changed would not be one.
+    It has no trainable weights, ignores `training` (no dropout), and stops
+    gradients.
 
     Args:
-        backbone: A `keras_hub.models.BertBackbone` with its weights.
+        backbone: A `keras_hub.models.BertBackbone` with trained weights.
         pooling: `"mean"`, `"cls"` or `"max"`.
-        steps: Layers applied to the pooled vector, in order.
+        steps: Layers that are applied to the pooled vector, in order.
 
     Call arguments:
         inputs: `{"token_ids", "padding_mask"}`, each `(batch, length)` int32.
-        outputs: Names of what to give in a dict: `embedding`,
-            `hidden_states`, `attention` (see `kdkeras.layers.FeatureModel`).
-            None (the default) for the embedding alone.
+        outputs: Names of requested outputs: `embedding`, `hidden_states`,
+            `attention` (see `kdkeras.layers.FeatureModel`). Default the
+            embedding only.
 
     Returns:
-        `(batch, embedding_dim)` float32.
+        `(batch, embedding_dim)` float32, or a dict if `outputs` is given.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class SentenceEncoder(FeatureModel):
         self.steps = steps
         self.trainable = False
         self.vocabulary_size = int(backbone.vocabulary_size)
-        # Built here, so that the model is whole before its first batch.
+        # Calling the model once builds it and determines `embedding_dim`.
         ones = ops.ones((1, 2), "int32")
         vector = self({"token_ids": ones, "padding_mask": ones})
         self.embedding_dim = int(vector.shape[-1])
 
     def output_specs(self) -> dict[str, Any]:
-        """Returns what can be asked for by name."""
+        """Returns the available outputs by name."""
         layers = len(self.backbone.transformer_layers)
         token = keras.KerasTensor((None, None, self.backbone.hidden_dim))
         return {
@@ -85,7 +85,7 @@ class SentenceEncoder(FeatureModel):
     def features(
         self, inputs: dict[str, Any], names: Sequence[str], training: bool | None = None
     ) -> dict[str, Any]:
-        """Computes what is asked for, by name; `training` is accepted and ignored."""
+        """Computes the requested outputs. `training` is ignored."""
         del training
         found: dict[str, Any] = {}
         if set(names) <= {"embedding"}:
@@ -103,7 +103,7 @@ class SentenceEncoder(FeatureModel):
         return keras.tree.map_structure(ops.stop_gradient, {name: found[name] for name in names})
 
     def hidden_states(self, inputs: dict[str, Any]) -> list[Any]:
-        """What enters the first layer and what each gives, `(batch, length, hidden_dim)` each."""
+        """Returns the input of the first layer and the output of each, `(batch, length, dim)`."""
         backbone = self.backbone
         tokens = backbone.token_embedding(inputs["token_ids"])
         segments = backbone.segment_embedding(ops.zeros_like(inputs["token_ids"]))
@@ -120,17 +120,17 @@ class SentenceEncoder(FeatureModel):
         return outputs["sequence_output"]
 
     def embed(self, hidden: Any, padding_mask: Any) -> Any:
-        """Pools token vectors and applies the steps."""
+        """Returns the embeddings: pools token vectors and applies the steps."""
         vector = pool(hidden, padding_mask, self.pooling)
         for step in self.steps:
             vector = step(vector)
         return vector
 
     def get_config(self) -> dict[str, Any]:
-        """Refuses: a teacher is read from its snapshot, never saved again.
+        """Not supported, because teachers are always loaded from their snapshot.
 
-        A BertBackbone's config knows neither the activation nor the epsilon,
-        so that a reloaded copy would give other vectors without a word.
+        The configuration of a `BertBackbone` contains neither the activation nor
+        the epsilon, so a reloaded copy would compute other embeddings.
         """
         raise InputError(
             "A teacher's model cannot be saved. Received: a request for its config. "
@@ -139,7 +139,7 @@ class SentenceEncoder(FeatureModel):
 
 
 def _projections(layer: Any, hidden: Any) -> dict[str, Any]:
-    """What a keras_hub encoder layer's heads compare and mix, the heads side by side."""
+    """Query, key and value of a `TransformerEncoder` layer, with the heads concatenated."""
     attention = layer._self_attention_layer
     batch, length, width = ops.shape(hidden)[0], ops.shape(hidden)[1], hidden.shape[-1]
     parts = {

@@ -1,6 +1,6 @@
-"""Reading and checking a sentence-transformers snapshot folder.
+"""Reading and checking the files of a sentence-transformers snapshot.
 
-Nothing here imports TensorFlow: a bad folder is refused in milliseconds.
+This module does not import TensorFlow, so that bad folders fail fast.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SAFETENSORS_INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True, kw_only=True)
 class DenseStep:
-    """A Dense module after the pooling."""
+    """A Dense module after the pooling: its weight file and configuration."""
 
     weights: Path
     output_dim: int
@@ -39,23 +39,23 @@ class DenseStep:
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizeStep:
-    """Division by the Euclidean norm."""
+    """A Normalize module after the pooling."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What a sentence-transformers folder says about its encoder.
+    """The configuration of the encoder in a sentence-transformers folder.
 
     Attributes:
-        folder: Where it lies.
-        config: The transformer's `config.json`.
-        sequence_length: Longest input, in tokens with the special ones.
-        lowercase: Whether texts are lower-cased before the tokenizer.
-        prompt: Text put before every sentence (mostly empty).
+        folder: The folder.
+        config: Contents of the transformer's `config.json`.
+        sequence_length: Maximum number of tokens, including special tokens.
+        lowercase: Whether texts are lower-cased before tokenization.
+        prompt: Text that precedes each sentence (usually empty).
         pooling: `"mean"`, `"cls"` or `"max"`.
-        steps: What follows the pooling, in order.
-        fingerprint: SHA-256 (hex) of every file that defines the vectors;
-            the folder's place and name have no part in it.
+        steps: The modules after the pooling, in order.
+        fingerprint: SHA-256 (hex) of all files that determine the embeddings. It
+            does not depend on the path of the folder.
     """
 
     folder: Path
@@ -69,13 +69,13 @@ class Snapshot:
 
     @property
     def embedding_dim(self) -> int:
-        """Width of the vectors."""
+        """Width of the embeddings."""
         widths = [step.output_dim for step in self.steps if isinstance(step, DenseStep)]
         return widths[-1] if widths else int(self.config["hidden_size"])
 
     @property
     def normalized(self) -> bool:
-        """Whether the vectors have unit norm."""
+        """Whether embeddings have length 1."""
         return bool(self.steps) and isinstance(self.steps[-1], NormalizeStep)
 
 
@@ -83,13 +83,13 @@ def read_snapshot(folder: Path) -> Snapshot:
     """Reads the configuration files of a snapshot and checks them.
 
     Raises:
-        InputError: If the folder or one of its files is missing or broken, the
-            architecture or a module is not supported, or the weights exist
-            only as a pickle.
+        InputError: If the folder or one of its files is missing or damaged, the
+            architecture or a module is not supported, or the weights exist only
+            as a pickle.
     """
     if not folder.is_dir():
         raise InputError(
-            f"A teacher must be an existing folder or hf://organisation/name. Received: {folder}. "
+            f"A teacher must be an existing folder or hf://organization/name. Received: {folder}. "
             "Check the path, or download the snapshot first."
         )
     config = _read_json(folder, "config.json")
@@ -120,8 +120,8 @@ def _require(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
         raise InputError(
-            f"A teacher folder must hold `{name}`. Received: {folder}, which lacks it. "
-            "Download the whole sentence-transformers snapshot."
+            f"A teacher folder must contain `{name}`. Received: {folder} without it. "
+            "Download the complete sentence-transformers snapshot."
         )
     return path
 
@@ -143,7 +143,7 @@ def _check_architecture(folder: Path, config: dict[str, Any]) -> None:
     kind = config.get("model_type")
     if kind != "bert":
         raise InputError(
-            "A teacher folder must hold a model of BERT architecture (model_type 'bert'). "
+            "A teacher must have the BERT architecture (model_type 'bert'). "
             f"Received: model_type={kind!r} in {folder}. Choose a BERT sentence encoder, "
             "such as sentence-transformers/all-MiniLM-L6-v2 or sentence-transformers/LaBSE."
         )
@@ -162,7 +162,7 @@ def _check_architecture(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _read_modules(folder: Path) -> list[tuple[str, str]]:
-    """The modules as (class name, folder), checked for their first two."""
+    """Returns the class name and the folder of each module, after checking the first two."""
     entries = _read_json(folder, "modules.json")
     try:
         ordered = sorted(entries, key=lambda entry: entry["idx"])
@@ -175,7 +175,7 @@ def _read_modules(folder: Path) -> list[tuple[str, str]]:
     kinds = [kind for kind, _ in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or modules[0][1] not in ("", "."):
         raise InputError(
-            "A teacher's modules must start with a Transformer in the folder itself, then a "
+            "A teacher's modules must start with a Transformer in the folder itself and a "
             f"Pooling. Received: {', '.join(kinds) or 'none'} in {folder}. Choose another teacher."
         )
     return modules
@@ -194,8 +194,8 @@ def _weight_files(folder: Path) -> list[str]:
     if pickles:
         raise InputError(
             f"A teacher's weights must be in `{_SAFETENSORS}`; pickle files are refused, because "
-            f"loading one runs code. Received: {folder} with only {', '.join(pickles)}. "
-            "Choose a snapshot with safetensors, or convert it on a machine that trusts it."
+            f"loading them can run code. Received: {folder} with only {', '.join(pickles)}. "
+            "Choose a snapshot with safetensors, or convert the file if you trust its origin."
         )
     _require(folder, _SAFETENSORS)
     return [_SAFETENSORS]
@@ -213,7 +213,7 @@ def _pooling_mode(folder: Path, name: str, prompt: str) -> str:
     config = _read_json(folder, name)
     modes = config.get("pooling_mode")
     if modes is None:
-        # The form before sentence-transformers 6: one flag a mode.
+        # Before sentence-transformers 6: one flag per mode.
         flags = {"pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
         modes = [
             flags.get(key, key.removeprefix("pooling_mode_").removesuffix("_tokens"))

@@ -1,4 +1,4 @@
-"""A teacher: strings in, embeddings out."""
+"""Teachers: trained sentence encoders."""
 
 from __future__ import annotations
 
@@ -16,28 +16,58 @@ from kdkeras.teachers.snapshot import Snapshot
 __all__ = ["Teacher"]
 
 _TASK = "Embedding sentences"
-# Sentences are sorted by length within a window, so that a batch pads little
+# Number of sentences that are sorted by length at once. Batches then need little padding,
 # and memory does not grow with the number of sentences.
 _WINDOW = 16_384
-# Lengths are rounded up to one of these, so that compiled kernels and memory
-# blocks are used again.
+# Lengths are rounded up to one of these, so that few shapes are compiled and allocated.
 _LENGTHS = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512)
 
 
 class Teacher:
-    """A trained sentence encoder whose embeddings are the targets.
+    """A trained sentence encoder whose embeddings are the targets of a student.
 
-    Made by `kdkeras.teachers.load`. Its vectors do not depend on the order or
-    the number of the sentences (up to float32 rounding).
+    Use `kdkeras.teachers.load` to create it. The embedding of a sentence does not
+    depend on the other sentences (up to float32 rounding).
+
+    Any other encoder can be a teacher. Depending on its use, it needs a part of this
+    interface:
+
+    - `kdkeras.data.write_distillation_set` (cached embeddings): the attributes
+      `name`, `fingerprint`, `embedding_dim` and `normalized`, and the method
+      `encode(texts, batch_size, progress)`.
+    - `Distiller(student, teacher=...)` (targets computed in the training step): a
+      Keras model such as `model`, which maps `{"token_ids", "padding_mask"}` to
+      `(batch, embedding_dim)`; a `kdkeras.layers.FeatureModel` if losses request
+      other outputs.
+    - `kdkeras.evaluation`: the method `encode(texts)`.
+    - `kdkeras.students.initialize_from_teacher`: a `Teacher`.
+
+    `encode` returns `(len(texts), embedding_dim)` float32 in the order of `texts`.
+    It may report its progress by `progress(task, done, total)`. `fingerprint` is a
+    string that changes whenever the embeddings change, so that cached embeddings
+    of another version are not used by mistake.
 
     Attributes:
-        name: What it is called in reports.
-        fingerprint: SHA-256 (hex) of the files that define its vectors.
-        embedding_dim: Width of an embedding.
-        normalized: Whether embeddings have unit norm.
-        sequence_length: Longest input in tokens; longer ones are truncated.
-        model: The frozen Keras model, `{"token_ids", "padding_mask"}` ->
-            `(batch, embedding_dim)`.
+        name: Name of the teacher in reports.
+        fingerprint: SHA-256 (hex) of the files that determine the embeddings.
+        embedding_dim: Width of the embeddings.
+        normalized: Whether embeddings have length 1.
+        sequence_length: Maximum number of tokens; longer sentences are truncated.
+        model: The frozen Keras model, a `kdkeras.layers.FeatureModel` that maps
+            `{"token_ids", "padding_mask"}` to `(batch, embedding_dim)`.
+
+    Example:
+        ```python
+        class MyTeacher:
+            name, fingerprint = "my-encoder", "my-encoder, version 3"
+            embedding_dim, normalized = 768, True
+
+            def encode(self, texts, batch_size=64, progress=None):
+                return my_encoder.embed(list(texts)).astype("float32")
+
+
+        kdkeras.data.write_distillation_set(groups, MyTeacher(), "sets/mine")
+        ```
     """
 
     def __init__(
@@ -62,7 +92,7 @@ class Teacher:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.sequence_length)
         specification = tf.TensorSpec([None, None], tf.int32)
-        # One trace for every shape.
+        # One trace for all shapes.
         self._forward = tf.function(
             lambda token_ids, padding_mask: model(
                 {"token_ids": token_ids, "padding_mask": padding_mask}
@@ -78,11 +108,11 @@ class Teacher:
         )
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Turns sentences into ids, padded to the longest of them.
+        """Tokenizes sentences and pads them to the longest one.
 
         Returns:
             `{"token_ids", "padding_mask"}`, each `(len(texts), length)` int32
-            with `length <= sequence_length`; the mask is 1 at real tokens.
+            with `length <= sequence_length`; 1 = real token in the mask.
 
         Raises:
             InputError: If `texts` is not a sequence of strings.
@@ -96,8 +126,8 @@ class Teacher:
         """Embeds sentences.
 
         Args:
-            texts: The sentences; any order, any lengths.
-            batch_size: Sentences in one forward pass.
+            texts: The sentences.
+            batch_size: Number of sentences per forward pass.
             progress: Called as `progress(task, done, total)`, in sentences.
 
         Returns:
@@ -124,11 +154,11 @@ class Teacher:
         return vectors
 
     def token_embeddings(self) -> tuple[list[str], np.ndarray]:
-        """The subword table.
+        """Returns the subword table.
 
         Returns:
-            The tokens in the order of their ids, and `(len(tokens),
-            hidden_dim)` float32 input vectors (before positions and norm).
+            The tokens in the order of their ids, and their input vectors (before
+            positions and normalization), `(len(tokens), hidden_dim)` float32.
         """
         table = np.asarray(self.model.backbone.token_embedding.embeddings, np.float32)
         # A table may have more rows than the tokenizer has tokens.
@@ -137,9 +167,9 @@ class Teacher:
         return tokens, table[:size]
 
     def surface(self, token: str) -> tuple[str, bool]:
-        """Returns what a token spells, and whether it starts a word.
+        """Returns the text of a token, and whether the token starts a word.
 
-        A special token spells nothing: `("", False)`.
+        Special tokens have no text: `("", False)`.
         """
         if token in self._special_tokens:
             return "", False
@@ -149,7 +179,7 @@ class Teacher:
         return token.removeprefix("▁"), token.startswith("▁")
 
     def pieces(self, text: str) -> list[int] | None:
-        """Ids of the subwords of `text` alone, or None if one is unknown."""
+        """Returns the ids of the subwords of a text, or None if one is unknown."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         if not encoding.ids or unknown in encoding.tokens:

@@ -1,4 +1,4 @@
-"""Small students with random weights, so that every part of them counts."""
+"""Small students in which all weights are random."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = {
 
 
 def make_student(student_class, vocabulary_size=20, output_dim=5, **arguments):
-    """A student whose weights are all random: biases and norms too."""
+    """Creates a student with random weights, including biases and normalizations."""
     student = student_class(vocabulary_size, output_dim, **{**SIZES[student_class], **arguments})
     generator = np.random.default_rng(0)
     student.set_weights([w + generator.normal(0, 0.3, w.shape) for w in student.get_weights()])

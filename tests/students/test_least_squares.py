@@ -1,4 +1,4 @@
-"""The start at the least squares solution."""
+"""Initialization of a static student from cached targets by least squares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from contracts import assert_one_line
 from small_students import make_student
 
-from kdkeras.data import train_vocabulary
+from kdkeras.data import CachedTeacher, DistillationSet, train_vocabulary, write_distillation_set
 from kdkeras.data.pipeline import copies_by_language
 from kdkeras.errors import InputError
 from kdkeras.evaluation import TranslationEvaluator
@@ -17,9 +17,17 @@ WIDTH = 8
 
 
 @pytest.fixture(scope="module")
-def words(sample_groups):
-    texts = [text for group in sample_groups[:800] for text in (group.source, *group.translations)]
-    return train_vocabulary(texts, 3000, "sentencepiece")
+def small_set(sample_set, tmp_path_factory):
+    """A part of the sample, with real targets of several languages."""
+    folder = tmp_path_factory.mktemp("least_squares") / "set"
+    groups = [group for group, _ in sample_set.records()][:400]
+    write_distillation_set(groups, CachedTeacher(sample_set), folder)
+    return DistillationSet(folder)
+
+
+@pytest.fixture(scope="module")
+def words(small_set):
+    return train_vocabulary(list(small_set.sentences()), 1800, "sentencepiece")
 
 
 def new_student(words, **arguments):
@@ -29,7 +37,7 @@ def new_student(words, **arguments):
 
 
 def dense_equations(words, dataset, temperature):
-    """Rows of the least squares problem, sentence by sentence, in float64."""
+    """The least squares problem, one row per sentence, in float64."""
     copies = copies_by_language(dataset.counts, temperature)
     texts, weights, targets = [], [], []
     for group, vector in dataset.records():
@@ -51,20 +59,20 @@ def dense_equations(words, dataset, temperature):
 
 
 @pytest.fixture(scope="module")
-def solved(words, sample_set):
-    """A start after many iterations, and the same by a dense solver."""
+def solved(words, small_set):
+    """A student after many iterations, and the solution of a dense solver."""
     student = new_student(words)
     start = initialize_from_targets(
-        student, sample_set, language_temperature=0.3, iterations=150, ridge=0.02
+        student, small_set, language_temperature=0.3, iterations=150, ridge=0.02
     )
-    matrix, weight, targets, token_weight = dense_equations(words, sample_set, 0.3)
+    matrix, weight, targets, token_weight = dense_equations(words, small_set, 0.3)
     mean = weight @ targets / weight.sum()
     centred = targets - mean
     covariance = (centred.T * weight) @ centred / weight.sum()
     axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :WIDTH]
     normal = (matrix.T * weight) @ matrix
-    # The preconditioner's diagonal, whose median sets the ridge, counts repeated tokens apart.
-    rows = words.tokenize([t for g, _ in sample_set.records() for t in (g.source, *g.translations)])
+    # The diagonal whose median scales the ridge adds up repeated tokens one by one.
+    rows = words.tokenize([t for g, _ in small_set.records() for t in (g.source, *g.translations)])
     diagonal = np.zeros(words.size)
     for c, row in zip(weight, rows.to_list(), strict=True):
         np.add.at(diagonal, row, c / len(row) ** 2)
@@ -78,68 +86,69 @@ def solved(words, sample_set):
     return student, start, table @ axes.T, token_weight, within / spread
 
 
-def test_equals_a_dense_solver(solved):
+def test_table_and_projection_equal_the_dense_solution(solved):
     student, _, expected, weights, _ = solved
     found = np.asarray(student.token_embedding.table) @ np.asarray(student.projection.kernel)
     seen = weights < 1
     assert np.abs(found - expected)[seen].max() < 2e-3 * np.abs(expected).max()
-    assert not expected[~seen].any() and (np.linalg.norm(found[~seen], axis=1) > 0.01).all()
+    assert (~seen).any() and not expected[~seen].any()
+    assert (np.linalg.norm(found[~seen], axis=1) > 0.01).all()
 
 
-def test_token_weights_are_those_of_their_frequency(solved):
+def test_token_weights_follow_the_frequency_of_the_tokens(solved):
     student, _, _, expected, _ = solved
     np.testing.assert_allclose(
         np.exp(np.asarray(student.token_weight.table))[:, 0], expected, rtol=1e-4
     )
 
 
-def test_explained_variance_is_that_of_the_solution(solved):
+def test_explained_variance_equals_that_of_the_dense_solution(solved):
     _, start, _, _, expected = solved
     assert start.explained == pytest.approx(expected, abs=1e-4)
     assert 0.05 < start.explained < 1
 
 
-def test_few_iterations_find_translations_that_no_random_table_finds(
+def test_default_iterations_find_translations_that_a_random_table_does_not(
     sample_set, vocabulary, held_out
 ):
-    accuracy = []
-    student = StaticStudent(vocabulary.size, 384, vocabulary=vocabulary)
-    for _ in range(2):
-        evaluator = TranslationEvaluator("de", *held_out["de"])
-        accuracy.append(evaluator(student)["de_accuracy"])
-        initialize_from_targets(student, sample_set)
-    assert accuracy[0] < 0.2 and accuracy[1] > 0.6
+    student = StaticStudent(vocabulary.size, 384, 64, vocabulary=vocabulary)
+    evaluator = TranslationEvaluator("de", *held_out["de"])
+    assert evaluator(student)["de_accuracy"] < 0.2
+    initialize_from_targets(student, sample_set)
+    assert evaluator(student)["de_accuracy"] > 0.6
 
 
-def test_bias_is_the_mean_only_where_lengths_are_kept(words, sample_set):
+def test_bias_is_the_mean_target_unless_the_student_normalizes(words, small_set):
     unit, free = (new_student(words, normalize=value) for value in (True, False))
     for student in (unit, free):
-        initialize_from_targets(student, sample_set, iterations=1)
+        initialize_from_targets(student, small_set, iterations=1)
     assert not np.any(np.asarray(unit.projection.bias))
-    vectors = np.array([vector for _, vector in sample_set.records()])
+    vectors = np.array([vector for _, vector in small_set.records()])
     assert np.linalg.norm(vectors.mean(0) - np.asarray(free.projection.bias)) < 0.05
     assert np.linalg.norm(np.asarray(free.projection.bias)) > 0.1
 
 
-def test_most_limits_what_is_read_and_progress_ends_at_its_total(words, sample_set):
+def test_max_sentences_limits_reading_and_progress_ends_at_its_total(words, small_set, monkeypatch):
+    monkeypatch.setattr("kdkeras.students.least_squares._RECORDS_AT_ONCE", 100)
     calls = []
     start = initialize_from_targets(
         new_student(words),
-        sample_set,
+        small_set,
         iterations=2,
-        most=1000,
-        progress=lambda done, total: calls.append((done, total)),
+        max_sentences=500,
+        progress=lambda task, done, total: calls.append((task, done, total)),
     )
-    assert 1000 <= start.sentences < sample_set.num_pairs
-    assert calls[-1] == (3000, 3000) and calls == sorted(calls)
+    assert 500 <= start.sentences < small_set.num_pairs
+    assert calls[0] == ("Fitting the table", 0, 1500) and calls == sorted(calls)
+    assert calls[-1] == ("Fitting the table", 1500, 1500)
 
 
-def test_what_has_no_linear_table_is_refused(sample_set, vocabulary):
+def test_a_transformer_is_refused(small_set, vocabulary):
     student = make_student(
         TransformerStudent, vocabulary.size, vocabulary=vocabulary, output_dim=384
     )
     with pytest.raises(InputError) as error:
-        initialize_from_targets(student, sample_set)
+        initialize_from_targets(student, small_set)
     assert_one_line(str(error.value), "static student", "TransformerStudent")
 
 
@@ -152,16 +161,16 @@ def test_what_has_no_linear_table_is_refused(sample_set, vocabulary):
     ],
     ids=["width", "iterations", "ridge"],
 )
-def test_what_does_not_fit_is_refused(words, sample_set, student, arguments, parts):
+def test_arguments_that_do_not_fit_are_refused(words, small_set, student, arguments, parts):
     made = StaticStudent(words.size, embedding_dim=WIDTH, vocabulary=words, **student)
     with pytest.raises(InputError) as error:
-        initialize_from_targets(made, sample_set, **arguments)
+        initialize_from_targets(made, small_set, **arguments)
     assert_one_line(str(error.value), *parts)
 
 
-def test_without_token_weights_the_start_is_the_same_function(words, sample_set, held_out):
+def test_without_token_weights_the_embeddings_are_the_same(words, small_set, held_out):
     students = [new_student(words), new_student(words, token_weights=False)]
     for student in students:
-        initialize_from_targets(student, sample_set, iterations=2)
+        initialize_from_targets(student, small_set, iterations=2)
     one, other = (student.encode(held_out["de"][0]) for student in students)
     np.testing.assert_allclose(one, other, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Closed-form starts of the last layer: what is recovered, and what is refused."""
+"""Closed-form initialization and changes of the projection."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def outputs(student, pooled):
 
 
 @pytest.mark.parametrize("method", ["procrustes", "ridge"])
-def test_a_hidden_rotation_scale_and_shift_are_recovered(method):
+def test_fit_recovers_rotation_scale_and_shift(method):
     student, pooled = static(), rows()
     hidden, shift = 3.0 * rotation(6), np.arange(6)
     fit = fit_projection(student, pooled, pooled @ hidden + shift, method=method, ridge=1e-9)
@@ -62,7 +62,7 @@ def test_procrustes_into_a_wider_space_keeps_all_angles():
     np.testing.assert_allclose(student.projection.get_weights()[0], hidden, atol=1e-5)
 
 
-def test_procrustes_of_noisy_vectors_is_scipys():
+def test_procrustes_of_noisy_vectors_equals_scipy():
     student, pooled = static(), rows()
     teacher = pooled @ rotation(6) + np.random.default_rng(2).normal(size=pooled.shape)
     fit_projection(student, pooled, teacher, method="procrustes")
@@ -72,8 +72,8 @@ def test_procrustes_of_noisy_vectors_is_scipys():
     np.testing.assert_allclose(student.projection.get_weights()[0], expected, atol=1e-5)
 
 
-def test_ridge_is_least_squares_with_a_penalty():
-    # Rows that say "the kernel is 0", of the weight ridge * mean variance, stand for the penalty.
+def test_ridge_equals_least_squares_with_a_penalty():
+    # The penalty as additional rows with the target 0.
     student, pooled, teacher = static(output_dim=4), rows(), rows(width=4, seed=5)
     fit_projection(student, pooled, teacher, method="ridge", ridge=0.1)
     h, t = pooled - pooled.mean(0), teacher - teacher.mean(0)
@@ -98,7 +98,7 @@ def test_whitened_covariance_is_the_identity(output_dim, with_teacher):
 
 
 def test_whitening_takes_the_directions_of_largest_variance():
-    # Of independent columns: one direction each, the last two left out.
+    # The columns are uncorrelated: one direction each, without the last two.
     pooled = np.linalg.qr(rows() - rows().mean(0))[0] * [6, 5, 4, 3, 2, 1]
     student = static(output_dim=4)
     fit_projection(student, pooled, method="whitening")
@@ -108,7 +108,7 @@ def test_whitening_takes_the_directions_of_largest_variance():
     np.testing.assert_allclose(lengths, np.sqrt(200) / np.array([6, 5, 4, 3]), rtol=1e-4)
 
 
-def test_whitening_turned_towards_the_teacher_is_nearer_to_it():
+def test_whitening_with_a_teacher_is_rotated_towards_it():
     pooled = rows()
     white = (pooled - pooled.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(pooled.T))).T
     teacher = white @ rotation(6)
@@ -117,11 +117,9 @@ def test_whitening_turned_towards_the_teacher_is_nearer_to_it():
     assert fit.cosine_after == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("student_class", [StaticStudent, TransformerStudent])
 @pytest.mark.parametrize("method", METHODS)
-def test_folding_equals_applying_outside(student_class, method, vocabulary, texts):
-    arguments = {"vocabulary": vocabulary, "sequence_length": 20, "output_dim": 4}
-    student = make_student(student_class, vocabulary.size, **arguments)
+def test_fitted_student_embeds_as_its_pooled_vectors_predict(reading_student, method, texts):
+    student = reading_student.clone()
     teacher = np.random.default_rng(0).normal(size=(len(texts), 4))
     pooled = student.encode_pooled(texts)
     fit = fit_projection(student, texts, teacher, method=method)
@@ -133,29 +131,29 @@ def test_folding_equals_applying_outside(student_class, method, vocabulary, text
     )
 
 
-def test_a_rotated_projection_turns_the_embeddings(reading_student, texts):
+def test_rotate_projection_rotates_the_embeddings(reading_student, texts):
     before, turn = reading_student.encode(texts), rotation(reading_student.output_dim)
-    kernel, bias = reading_student.projection.get_weights()
-    rotate_projection(reading_student, turn)
-    after = reading_student.encode(texts)
-    reading_student.projection.set_weights([kernel, bias])
-    np.testing.assert_allclose(after, before @ turn, atol=1e-5)
+    student = reading_student.clone()
+    rotate_projection(student, turn)
+    np.testing.assert_allclose(student.encode(texts), before @ turn, atol=1e-5)
 
 
 def test_a_rotation_of_another_width_is_refused():
     with pytest.raises(InputError) as error:
         rotate_projection(static(), np.eye(5))
-    assert_one_line(str(error.value), "of the student's width, (6, 6)", "shape (5, 5)", "Fit ")
+    assert_one_line(
+        str(error.value), "the student's width, (6, 6)", "shape (5, 5)", "Use principal_axes"
+    )
 
 
-def test_pooled_vectors_are_what_the_projection_reads(reading_student, texts):
+def test_encode_pooled_returns_the_inputs_of_the_projection(reading_student, texts):
     pooled = reading_student.encode_pooled(texts, batch_size=7)
     assert pooled.shape == (len(texts), reading_student.pooled_dim)
     expected = oracles.unit(outputs(reading_student, pooled))
     np.testing.assert_allclose(reading_student.encode(texts), expected, atol=1e-5)
 
 
-def test_a_set_starts_a_student_near_its_teacher(sample_set, vocabulary, tmp_path):
+def test_fit_to_a_set_brings_a_student_near_its_teacher(sample_set, vocabulary, tmp_path):
     student = make_student(
         StaticStudent,
         vocabulary.size,
@@ -163,16 +161,16 @@ def test_a_set_starts_a_student_near_its_teacher(sample_set, vocabulary, tmp_pat
         output_dim=sample_set.embedding_dim,
         embedding_dim=64,
     )
-    fit = fit_projection(student, sample_set, limit=4000)
-    assert fit.rows == 4000
+    fit = fit_projection(student, sample_set, max_sentences=1500)
+    assert fit.rows == 1500
     assert fit.cosine_before < 0.1 and fit.cosine_after > fit.cosine_before + 0.3
-    # In a file as in memory: it is in kernel and bias.
+    # Kernel and bias are saved.
     student.save(tmp_path / "student.keras")
     copy, some = kdkeras.load(tmp_path / "student.keras"), list(sample_set.sentences())[:50]
     np.testing.assert_array_equal(copy.encode(some), student.encode(some))
 
 
-def test_the_rest_of_the_student_stays():
+def test_other_weights_are_unchanged():
     student = static()
     before = student.get_weights()
     fit_projection(student, rows(), rows(seed=2))
@@ -209,12 +207,15 @@ def test_a_ridge_that_is_not_positive_is_refused(ridge):
 
 @pytest.mark.parametrize("method", ["procrustes", "ridge"])
 def test_methods_that_need_a_teacher_say_so(method):
-    refused(f"'{method}' compares with the teacher", "teacher_embeddings", method=method)
+    refused(f"'{method}' needs teacher embeddings", "teacher_embeddings", method=method)
 
 
 def test_a_set_with_other_vectors_is_refused(sample_set):
     refused(
-        "A distillation set has its teacher's", "Leave them out", data=sample_set, teacher=rows()
+        "A distillation set contains teacher embeddings",
+        "Omit them",
+        data=sample_set,
+        teacher=rows(),
     )
 
 
@@ -242,8 +243,8 @@ def test_equal_vectors_are_refused():
 
 def test_whitening_of_too_few_directions_is_refused():
     flat = rows(width=3) @ np.random.default_rng(0).normal(size=(3, 6))
-    refused("output_dim, 6", "3 in which the 200", "'ridge'", data=flat, method="whitening")
-    refused("9", "6 in which", student=static(output_dim=9), method="whitening")
+    refused("rank 6 or more", "rank 3 of 200 vectors", "'ridge'", data=flat, method="whitening")
+    refused("rank 9 or more", "rank 6 of", student=static(output_dim=9), method="whitening")
 
 
 # ---- the map of a loss, in the student ------------------------------------

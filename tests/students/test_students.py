@@ -1,4 +1,4 @@
-"""What every student does with tokens, with strings, and on disk."""
+"""Calling, encoding, cloning and saving students."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_static_student_without_token_weights_averages_its_table():
     np.testing.assert_allclose(call(student, IDS, MASK), expected, atol=1e-6)
 
 
-def test_transformer_of_a_factorised_table_is_that_of_the_product():
+def test_transformer_with_a_factorized_table_equals_that_of_the_product():
     narrow, whole = make_student(TransformerStudent, table_rank=3), make_student(TransformerStudent)
     table, kernel, *others = narrow.get_weights()
     whole.set_weights([table @ kernel, *others])
@@ -50,13 +50,13 @@ def test_transformer_of_a_factorised_table_is_that_of_the_product():
     np.testing.assert_allclose(call(narrow, IDS, MASK), call(whole, IDS, MASK), atol=1e-5)
 
 
-def test_padding_does_not_change_embedding(student):
+def test_padding_does_not_change_the_embedding(student):
     padded = np.pad(IDS, ((0, 0), (0, 3)), constant_values=11)
     mask = np.pad(MASK, ((0, 0), (0, 3)))
     np.testing.assert_allclose(call(student, padded, mask), call(student, IDS, MASK), atol=1e-6)
 
 
-def test_neighbours_in_the_batch_do_not_change_embedding(student):
+def test_other_rows_of_the_batch_do_not_change_the_embedding(student):
     alone = [call(student, IDS[i : i + 1], MASK[i : i + 1])[0] for i in range(2)]
     np.testing.assert_allclose(alone, call(student, IDS, MASK), atol=1e-6)
 
@@ -70,7 +70,7 @@ def test_only_attention_sees_token_order(student_class, sees_order):
     assert (np.abs(change).max() > 1e-3) is np.bool_(sees_order)
 
 
-def test_sentence_without_tokens_has_one_fixed_embedding(student):
+def test_embedding_of_a_row_without_tokens_is_the_bias(student):
     nothing = np.zeros_like(MASK)
     embedding = call(student, IDS, nothing)
     np.testing.assert_allclose(embedding[0], embedding[1], atol=1e-6)
@@ -79,13 +79,13 @@ def test_sentence_without_tokens_has_one_fixed_embedding(student):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_normalize_decides_length(student_class, normalize):
+def test_normalize_scales_embeddings_to_length_one(student_class, normalize):
     embedding = call(make_student(student_class, normalize=normalize), IDS, MASK)
     assert np.allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-5) is normalize
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_gives_float32_near_the_full_precision(student_class, dtype):
+def test_mixed_precision_returns_float32_near_full_precision(student_class, dtype):
     half, full = make_student(student_class, dtype=dtype), make_student(student_class)
     half.set_weights(full.get_weights())
     embedding = half({"token_ids": IDS, "padding_mask": MASK})
@@ -111,10 +111,11 @@ def test_encode_keeps_order_and_equals_a_direct_call(reading_student, texts, voc
     np.testing.assert_allclose(vectors, direct, atol=1e-5)
 
 
-def test_encode_sees_later_training(reading_student, texts):
-    before = reading_student.encode(texts)
-    reading_student.projection.bias.assign_add([1.0, 0.0, 0.0, 0.0])
-    assert np.abs(reading_student.encode(texts) - before).max() > 0.01
+def test_encode_uses_the_current_weights(reading_student, texts):
+    student, before = reading_student.clone(), reading_student.encode(texts)
+    np.testing.assert_array_equal(student.encode(texts), before)
+    student.projection.bias.assign_add([1.0, 0.0, 0.0, 0.0])
+    assert np.abs(student.encode(texts) - before).max() > 0.01
 
 
 def test_encode_cuts_at_the_sequence_length(reading_student, texts, vocabulary):
@@ -127,18 +128,15 @@ def test_encode_cuts_at_the_sequence_length(reading_student, texts, vocabulary):
     )
 
 
-def test_encode_nothing_and_empty_strings(reading_student):
+def test_encode_accepts_an_empty_list_and_empty_strings(reading_student):
     assert reading_student.encode([]).shape == (0, 4)
     vectors = reading_student.encode(["", "  "])
     assert np.isfinite(vectors).all()
 
 
-def test_encode_longer_than_the_student_reads(vocabulary, texts):
-    student = make_student(
-        TransformerStudent, vocabulary.size, vocabulary=vocabulary, sequence_length=20
-    )
+def test_encode_refuses_a_length_above_the_students(reading_student, texts):
     with pytest.raises(InputError) as error:
-        student.encode(texts, sequence_length=40)
+        reading_student.encode(texts, sequence_length=40)
     assert_one_line(str(error.value), "`sequence_length`", "40", "20")
 
 
@@ -161,19 +159,19 @@ def test_encode_keeps_the_first_components(student_class, normalize, vocabulary,
 
 
 @pytest.mark.parametrize("dim", [0, 5])
-def test_encode_refuses_a_width_it_has_not(reading_student, texts, dim):
+def test_encode_refuses_a_dim_out_of_range(reading_student, texts, dim):
     with pytest.raises(InputError) as error:
         reading_student.encode(texts, dim=dim)
     assert_one_line(str(error.value), "`dim` must be between 1 and 4", f"dim={dim}")
 
 
-def test_encode_one_string_is_refused(reading_student):
+def test_encode_refuses_a_single_string(reading_student):
     with pytest.raises(InputError) as error:
         reading_student.encode("Tom")
     assert_one_line(str(error.value), "list of strings", "'Tom'", "[text]")
 
 
-def test_encode_without_vocabulary_is_refused(student):
+def test_encode_needs_a_vocabulary(student):
     with pytest.raises(InputError) as error:
         student.encode(["Tom"])
     assert_one_line(str(error.value), "vocabulary", "without one")
@@ -182,7 +180,7 @@ def test_encode_without_vocabulary_is_refused(student):
 # ---- arguments ----------------------------------------------------------
 
 
-def test_another_vocabulary_is_refused(student_class, vocabulary):
+def test_a_vocabulary_of_another_size_is_refused(student_class, vocabulary):
     with pytest.raises(InputError) as error:
         make_student(student_class, vocabulary.size + 1, vocabulary=vocabulary)
     assert_one_line(str(error.value), f"{vocabulary.size} tokens", f"{vocabulary.size + 1} rows")
@@ -196,13 +194,13 @@ def test_sizes_below_one_are_refused(student_class, argument):
 
 
 @pytest.mark.parametrize("table_rank", [0, 8])
-def test_a_table_rank_that_saves_nothing_is_refused(table_rank):
+def test_a_table_rank_out_of_range_is_refused(table_rank):
     with pytest.raises(InputError) as error:
         make_student(TransformerStudent, table_rank=table_rank)
     assert_one_line(str(error.value), "from 1 to 7", f"table_rank={table_rank}")
 
 
-def test_width_without_projection_must_be_the_teachers():
+def test_without_projection_hidden_dim_must_equal_output_dim():
     with pytest.raises(InputError) as error:
         make_student(TransformerStudent, project=False)
     assert_one_line(str(error.value), "hidden_dim=8", "output_dim=5", "project=True")
@@ -234,12 +232,12 @@ COMMON = {"vocabulary_size": 9, "output_dim": 6, "normalize": False, "sequence_l
     ],
     ids=["static", "transformer"],
 )
-def test_configuration_survives(make, arguments):
+def test_configuration_round_trips(make, arguments):
     copy = assert_config_round_trip(make, {**COMMON, **arguments})
     assert copy.vocabulary is None
 
 
-def test_saved_student_reads_strings_as_before(reading_student, texts, tmp_path):
+def test_saved_student_has_its_vocabulary_and_embeddings(reading_student, texts, tmp_path):
     before = reading_student.encode(texts)
     reading_student.save(tmp_path / "student.keras")
     copy = kdkeras.load(tmp_path / "student.keras")
@@ -248,7 +246,7 @@ def test_saved_student_reads_strings_as_before(reading_student, texts, tmp_path)
     np.testing.assert_array_equal(copy.encode(texts), before)
 
 
-def test_precision_survives_saving(student_class, tmp_path):
+def test_dtype_policy_is_saved(student_class, tmp_path):
     student = make_student(student_class, dtype="mixed_bfloat16")
     student.save(tmp_path / "student.keras")
     copy = kdkeras.load(tmp_path / "student.keras")
@@ -256,7 +254,7 @@ def test_precision_survives_saving(student_class, tmp_path):
     np.testing.assert_array_equal(call(copy, IDS, MASK), call(student, IDS, MASK))
 
 
-def test_weights_alone_survive(student_class, tmp_path):
+def test_weights_file_restores_the_embeddings(student_class, tmp_path):
     student = make_student(student_class)
     student.save_weights(tmp_path / "student.weights.h5")
     copy = student_class.from_config(student.get_config())
@@ -264,7 +262,7 @@ def test_weights_alone_survive(student_class, tmp_path):
     np.testing.assert_array_equal(call(copy, IDS, MASK), call(student, IDS, MASK))
 
 
-def test_copies_do_not_share_weights(student):
+def test_keras_clone_model_does_not_share_weights(student):
     copy = keras.models.clone_model(student)
     before = call(student, IDS, MASK)
     copy.set_weights([np.zeros_like(weight) for weight in copy.get_weights()])
@@ -280,7 +278,7 @@ def deep(**arguments):
     return make_student(TransformerStudent, num_layers=3, dropout=0.4, **arguments)
 
 
-def test_features_are_the_blocks_one_after_the_other():
+def test_features_are_the_outputs_of_the_blocks():
     student = deep()
     found = student({"token_ids": IDS, "padding_mask": MASK}, outputs=NAMES)
     states = found["hidden_states"]
@@ -296,7 +294,7 @@ def test_features_are_the_blocks_one_after_the_other():
     np.testing.assert_array_equal(found["embedding"], found["layer_embeddings"][-1])
 
 
-def test_dropout_reaches_the_features():
+def test_features_have_dropout_in_training():
     student = deep()
     inputs = {"token_ids": IDS, "padding_mask": MASK}
     still, trained = (
@@ -306,7 +304,7 @@ def test_dropout_reaches_the_features():
     assert all(np.abs(a - b).max() > 0.01 for a, b in zip(still, trained, strict=True))
 
 
-def test_a_plain_call_makes_the_graph_of_the_embedding_alone():
+def test_a_call_without_outputs_traces_the_embedding_only():
     student = deep()
 
     def by_hand(inputs):
@@ -321,40 +319,39 @@ def test_a_plain_call_makes_the_graph_of_the_embedding_alone():
     spec = {"token_ids": tokens, "padding_mask": tokens}
     graphs = [tf.function(f).get_concrete_function(spec) for f in (student, by_hand)]
     counts = [Counter(op.type for op in graph.graph.get_operations()) for graph in graphs]
-    # The dropout of the embeddings is an identity, or nothing.
+    # Without training, dropout may leave an identity.
     assert {**counts[0], "Identity": 0} == {**counts[1], "Identity": 0}
     assert [graph.structured_outputs.shape for graph in graphs] == [(None, 5)] * 2
 
 
-@pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("arguments", [{}, {"project": False, "output_dim": 8}, {"dtype": HALF}])
-def test_a_cut_student_is_the_embedding_of_its_last_layer(num_layers, arguments):
+def test_a_truncated_student_computes_the_embedding_of_its_last_layer(arguments):
     student = deep(**arguments)
     inputs = {"token_ids": IDS, "padding_mask": MASK}
-    expected = student(inputs, outputs=NAMES[3:])["layer_embeddings"][num_layers]
-    shallow = student.truncated(num_layers)
-    assert shallow.num_layers == len(shallow.blocks) == num_layers
-    np.testing.assert_array_equal(shallow(inputs), expected)
-    # A student of its own.
-    shallow.set_weights([np.zeros_like(w) for w in shallow.get_weights()])
-    np.testing.assert_array_equal(
-        student(inputs, outputs=NAMES[3:])["layer_embeddings"][num_layers], expected
-    )
+    expected = student(inputs, outputs=NAMES[3:])["layer_embeddings"]
+    for num_layers in (1, 2, 3):
+        shallow = student.truncated(num_layers)
+        assert shallow.num_layers == len(shallow.blocks) == num_layers
+        np.testing.assert_array_equal(shallow(inputs), expected[num_layers])
+        # Weights are not shared.
+        shallow.set_weights([np.zeros_like(w) for w in shallow.get_weights()])
+    np.testing.assert_array_equal(student(inputs), expected[3])
 
 
-def test_a_cut_student_reads_strings_and_survives_saving(vocabulary, texts, tmp_path):
+def test_a_truncated_student_can_be_saved_with_its_vocabulary(vocabulary, tmp_path):
     student = make_student(
         TransformerStudent, vocabulary.size, vocabulary=vocabulary, num_layers=2, sequence_length=20
     )
     shallow = student.truncated(1)
     shallow.save(tmp_path / "shallow.keras")
     copy = kdkeras.load(tmp_path / "shallow.keras")
-    np.testing.assert_array_equal(copy.encode(texts), shallow.encode(texts))
-    assert np.abs(shallow.encode(texts) - student.encode(texts)).max() > 0.01
+    assert copy.vocabulary.fingerprint == vocabulary.fingerprint
+    np.testing.assert_array_equal(call(copy, IDS, MASK), call(shallow, IDS, MASK))
+    assert np.abs(call(shallow, IDS, MASK) - call(student, IDS, MASK)).max() > 0.01
 
 
 @pytest.mark.parametrize("num_layers", [0, 4])
-def test_cutting_where_there_is_no_block_is_refused(num_layers):
+def test_truncated_refuses_a_number_out_of_range(num_layers):
     with pytest.raises(InputError) as error:
         deep().truncated(num_layers)
     assert_one_line(str(error.value), "from 1 to 3", f"num_layers={num_layers}", "Use 3")
@@ -368,7 +365,6 @@ def test_clone_has_own_copies_of_the_weights_and_the_same_vocabulary(reading_stu
     assert (clone.name, clone.compute_dtype, clone.normalize) == ("clone", "bfloat16", False)
     assert clone.vocabulary is reading_student.vocabulary
     expected = reading_student.encode(texts)
-    np.testing.assert_array_equal(reading_student.clone().encode(texts), expected)
     clone.set_weights([np.zeros_like(w) for w in clone.get_weights()])
     np.testing.assert_array_equal(reading_student.encode(texts), expected)
 
@@ -400,14 +396,21 @@ def test_clone_with_another_vocabulary_takes_its_size_and_no_weights():
         assert (clone.vocabulary, clone.vocabulary_size) == (other, other.size)
 
 
-def test_what_is_not_offered_is_refused(student):
+def test_summary_lists_the_layers(student, capsys):
+    call(student, IDS, MASK)
+    student.summary(line_length=120)
+    output = capsys.readouterr().out
+    assert "token_embedding" in output and "projection" in output
+
+
+def test_unavailable_outputs_are_refused(student):
     with pytest.raises(InputError) as error:
         student({"token_ids": IDS, "padding_mask": MASK}, outputs=("embedding", "logits"))
     assert_one_line(str(error.value), "'logits'", "'embedding'", type(student).__name__)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_features_are_what_is_offered(student_class, dtype):
+def test_features_have_the_shapes_of_output_specs(student_class, dtype):
     student = make_student(student_class, dtype=dtype)
     offered = student.output_specs()
     inputs = {n: keras.Input((None,), dtype="int32", name=n) for n in ("token_ids", "padding_mask")}

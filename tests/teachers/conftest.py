@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from kdkeras import teachers
-
 HERE = Path(__file__).parent
 
 
@@ -18,16 +16,11 @@ def tiny_folder():
 
 @pytest.fixture(scope="session")
 def tiny_reference():
-    """Real sentences, and what sentence-transformers gives for them."""
+    """Real sentences and their embeddings by sentence-transformers."""
     return json.loads((HERE / "tiny_vectors.json").read_text("utf-8"))
-
-
-@pytest.fixture(scope="session")
-def tiny_teacher(tiny_folder):
-    return teachers.load(tiny_folder / "mean")
 
 
 @pytest.fixture
 def snapshot(tiny_folder, tmp_path):
-    """A copy to spoil."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(tiny_folder / "mean", tmp_path / "snapshot"))

@@ -1,4 +1,4 @@
-"""What a loaded teacher does."""
+"""Embeddings, tokens and features of a loaded teacher."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_progress_counts_sentences(tiny_teacher, sentences):
     assert calls == [(0, 15), (4, 15), (8, 15), (12, 15), (15, 15)]
 
 
-def test_no_sentences_give_no_vectors(tiny_teacher):
+def test_encode_accepts_an_empty_list(tiny_teacher):
     assert tiny_teacher.encode([]).shape == (0, 32)
 
 
-def test_tokenize_is_the_reference_tokenizers(tiny_teacher, tiny_folder, sentences):
+def test_tokenize_equals_the_reference_tokenizer(tiny_teacher, tiny_folder, sentences):
     reference = tokenizers.Tokenizer.from_file(str(tiny_folder / "mean" / "tokenizer.json"))
     reference.no_padding()
     reference.no_truncation()
@@ -54,13 +54,13 @@ def test_tokenize_is_the_reference_tokenizers(tiny_teacher, tiny_folder, sentenc
     assert batch["token_ids"].shape == (15, 48)
     for text, ids, mask in zip(sentences, batch["token_ids"], batch["padding_mask"], strict=True):
         whole = reference.encode(text).ids
-        # The longest are cut to 48, and keep their [SEP].
+        # Truncated to 48 tokens, including the final [SEP].
         expected = whole if len(whole) <= 48 else [*whole[:47], whole[-1]]
         assert ids[: mask.sum()].tolist() == expected
         assert not ids[mask.sum() :].any()
 
 
-def test_model_gives_the_same_inside_a_graph(tiny_teacher, sentences):
+def test_model_computes_the_same_in_a_graph(tiny_teacher, sentences):
     batch = {key: tf.constant(value) for key, value in tiny_teacher.tokenize(sentences).items()}
     found = tf.function(tiny_teacher.model)(batch).numpy()
     np.testing.assert_allclose(found, tiny_teacher.encode(sentences), atol=1e-6)
@@ -72,7 +72,7 @@ def test_padding_does_not_change_a_vector(tiny_teacher, sentences):
     np.testing.assert_allclose(tiny_teacher.model(padded), tiny_teacher.model(batch), atol=1e-6)
 
 
-def test_model_neither_drops_out_nor_trains(tiny_teacher, sentences):
+def test_model_has_no_dropout_and_no_gradients(tiny_teacher, sentences):
     batch = {key: tf.constant(value) for key, value in tiny_teacher.tokenize(sentences).items()}
     assert not tiny_teacher.model.trainable_variables
     weights = [weight.value for weight in tiny_teacher.model.weights]
@@ -107,11 +107,11 @@ def test_token_embeddings_are_the_rows_of_the_ids(tiny_teacher):
     ("token", "surface"),
     [("tom", ("tom", True)), ("##ing", ("ing", False)), ("[CLS]", ("", False))],
 )
-def test_surface_tells_text_and_word_start(tiny_teacher, token, surface):
+def test_surface_is_text_and_word_start(tiny_teacher, token, surface):
     assert tiny_teacher.surface(token) == surface
 
 
-def test_pieces_are_none_where_the_text_is_unknown(tiny_teacher):
+def test_pieces_of_an_unknown_text_are_none(tiny_teacher):
     tokens, _ = tiny_teacher.token_embeddings()
     assert (
         "".join(tokens[i].removeprefix("##") for i in tiny_teacher.pieces("Hoffnung")) == "hoffnung"
@@ -120,7 +120,7 @@ def test_pieces_are_none_where_the_text_is_unknown(tiny_teacher):
 
 
 @pytest.mark.parametrize("texts", ["There's still hope.", [1, 2], ["Hi.", None]])
-def test_encode_refuses_what_is_not_a_list_of_strings(tiny_teacher, texts):
+def test_encode_refuses_anything_but_lists_of_strings(tiny_teacher, texts):
     with pytest.raises(InputError, match="must be a list of strings"):
         tiny_teacher.encode(texts)
 
@@ -131,7 +131,7 @@ def test_encode_refuses_an_empty_batch(tiny_teacher, sentences):
 
 
 def test_model_refuses_to_be_saved(tiny_teacher, tmp_path):
-    # Its config would lose the exact gelu, and the copy give other vectors.
+    # Its config lacks the activation, so a copy would compute other embeddings.
     with pytest.raises(InputError, match="cannot be saved.*teachers.load"):
         tiny_teacher.model.save(tmp_path / "teacher.keras")
 
@@ -139,11 +139,11 @@ def test_model_refuses_to_be_saved(tiny_teacher, tmp_path):
 # ---- features -----------------------------------------------------------
 
 
-def test_layers_are_those_of_the_backbone(tiny_teacher, sentences):
+def test_hidden_states_equal_the_outputs_of_the_backbones_layers(tiny_teacher, sentences):
     batch = tiny_teacher.tokenize(sentences)
     backbone = tiny_teacher.model.backbone
     layers = [backbone.embeddings_layer_norm, *backbone.transformer_layers]
-    # The backbone's own graph, cut open.
+    # The functional graph of the backbone with other outputs.
     opened = keras.Model(backbone.input, [layer.output for layer in layers])
     expected = opened({**batch, "segment_ids": np.zeros_like(batch["token_ids"])})
     found = tiny_teacher.model(batch, outputs=("hidden_states", "embedding"))
@@ -152,7 +152,7 @@ def test_layers_are_those_of_the_backbone(tiny_teacher, sentences):
     np.testing.assert_allclose(found["embedding"], tiny_teacher.encode(sentences), atol=1e-6)
 
 
-def test_attention_is_what_the_stored_weights_make_of_the_layers(
+def test_attention_follows_from_the_stored_weights(
     tiny_teacher, tiny_folder, sentences
 ):
     stored = load_file(tiny_folder / "mean" / "model.safetensors")
@@ -167,7 +167,7 @@ def test_attention_is_what_the_stored_weights_make_of_the_layers(
             np.testing.assert_allclose(values, before @ weight.T + bias, atol=1e-4)
 
 
-def test_features_never_drop_out_and_send_no_gradient(tiny_teacher, sentences):
+def test_features_have_no_dropout_and_no_gradients(tiny_teacher, sentences):
     batch = {key: tf.constant(value) for key, value in tiny_teacher.tokenize(sentences).items()}
     names = tuple(tiny_teacher.model.output_specs())
     weights = [weight.value for weight in tiny_teacher.model.weights]
@@ -181,7 +181,7 @@ def test_features_never_drop_out_and_send_no_gradient(tiny_teacher, sentences):
     assert all(slope is None for slope in slopes)
 
 
-def test_offered_shapes_are_those_of_the_features(tiny_teacher, sentences):
+def test_features_have_the_shapes_of_output_specs(tiny_teacher, sentences):
     offered = tiny_teacher.model.output_specs()
     found = tiny_teacher.model(tiny_teacher.tokenize(sentences), outputs=tuple(offered))
 
@@ -191,6 +191,6 @@ def test_offered_shapes_are_those_of_the_features(tiny_teacher, sentences):
     keras.tree.map_structure(assert_fits, dict(offered), dict(found))
 
 
-def test_a_feature_that_a_teacher_has_not_is_refused(tiny_teacher, sentences):
-    with pytest.raises(InputError, match="'logits' asked of SentenceEncoder 'teacher'"):
+def test_unavailable_outputs_are_refused(tiny_teacher, sentences):
+    with pytest.raises(InputError, match="'logits' requested from SentenceEncoder 'teacher'"):
         tiny_teacher.model(tiny_teacher.tokenize(sentences), outputs=("logits",))

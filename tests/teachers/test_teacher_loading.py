@@ -1,4 +1,4 @@
-"""Snapshots that cannot be used, and the fingerprint of those that can."""
+"""Refused snapshots, and the fingerprint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_missing_folder_is_named(tmp_path):
 )
 def test_a_missing_file_is_named(snapshot, name):
     (snapshot / name).unlink()
-    with pytest.raises(InputError, match=f"must hold `{name}`.*{snapshot}, which lacks it"):
+    with pytest.raises(InputError, match=f"must contain `{name}`.*{snapshot} without it"):
         teachers.load(snapshot)
 
 
@@ -62,13 +62,13 @@ def test_a_broken_tokenizer_is_refused(snapshot):
 def test_truncated_weights_are_refused(snapshot, kept):
     weights = snapshot / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
-    with pytest.raises(InputError, match=f"safetensors must hold every weight.*{snapshot}"):
+    with pytest.raises(InputError, match=f"safetensors must contain all weights.*{snapshot}"):
         teachers.load(snapshot)
 
 
 def test_weights_without_a_layer_are_refused(snapshot):
     edit(snapshot / "config.json", num_hidden_layers=3)
-    with pytest.raises(InputError, match="every weight its config.json describes"):
+    with pytest.raises(InputError, match="all weights that its config.json describes"):
         teachers.load(snapshot)
 
 
@@ -97,7 +97,7 @@ def test_a_pickle_of_a_dense_module_is_refused(tiny_folder, tmp_path):
     ],
     ids=["architecture", "positions", "activation", "two poolings", "pooling"],
 )
-def test_what_is_not_supported_is_refused(snapshot, name, changes, message):
+def test_an_unsupported_model_is_refused(snapshot, name, changes, message):
     edit(snapshot / name, **changes)
     with pytest.raises(InputError, match=message):
         teachers.load(snapshot)
@@ -128,7 +128,7 @@ def test_modules_without_a_pooling_are_refused(snapshot):
         teachers.load(snapshot)
 
 
-def test_a_dense_activation_that_is_not_known_is_refused(tiny_folder, tmp_path):
+def test_an_unknown_dense_activation_is_refused(tiny_folder, tmp_path):
     folder = tmp_path / "snapshot"
     shutil.copytree(tiny_folder / "cls", folder)
     edit(folder / "2_Dense" / "config.json", activation_function="torch.nn.SELU")
@@ -136,7 +136,7 @@ def test_a_dense_activation_that_is_not_known_is_refused(tiny_folder, tmp_path):
         teachers.load(folder)
 
 
-def test_fingerprint_does_not_depend_on_the_place(snapshot, tiny_teacher):
+def test_fingerprint_does_not_depend_on_the_path(snapshot, tiny_teacher):
     moved = snapshot.rename(snapshot.parent / "elsewhere")
     (moved / "README.md").write_text("A card.")
     assert read_snapshot(moved).fingerprint == tiny_teacher.fingerprint
@@ -178,7 +178,7 @@ def test_fingerprint_follows_the_norm(snapshot, tiny_teacher):
 
 @pytest.mark.parametrize("address", ["hf://", "hf://all-MiniLM-L6-v2", "hf://a/b/c", "hf://a/b c"])
 def test_a_malformed_hub_address_is_refused(address):
-    with pytest.raises(InputError, match="must be hf://organisation/name"):
+    with pytest.raises(InputError, match="must be hf://organization/name"):
         teachers.load(address)
 
 
@@ -200,5 +200,5 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
         [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, check=True
     )
     assert "Received: hf://sentence-transformers/all-MiniLM-L6-v2" in found.stdout
-    assert "Check the name and the network, or pass a folder." in found.stdout
+    assert "Check the name and the network connection, or pass a folder." in found.stdout
     assert found.stdout.count("\n") == 1

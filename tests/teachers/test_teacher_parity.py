@@ -1,4 +1,4 @@
-"""Teachers give what sentence-transformers gives.
+"""Teachers compute the embeddings of sentence-transformers.
 
 The stored vectors are its own (scripts/make_reference_vectors.py). The tiny
 encoders are shipped whole; of all-MiniLM-L6-v2 the vectors are shipped, and
@@ -36,7 +36,7 @@ def edit(path, **changes):
 @pytest.mark.parametrize(
     ("kind", "width"), [("mean", 32), ("cls", 24)], ids=["mean", "cls and dense, other epsilon"]
 )
-def test_tiny_teacher_gives_the_reference_vectors(tiny_folder, tiny_reference, kind, width):
+def test_tiny_teacher_computes_the_reference_embeddings(tiny_folder, tiny_reference, kind, width):
     teacher = teachers.load(tiny_folder / kind)
     assert (teacher.embedding_dim, teacher.normalized, teacher.sequence_length) == (width, True, 48)
     found = teacher.encode(tiny_reference["sentences"], batch_size=4)
@@ -44,7 +44,7 @@ def test_tiny_teacher_gives_the_reference_vectors(tiny_folder, tiny_reference, k
     assert_parity(found, tiny_reference["vectors"][kind])
 
 
-def test_max_pooling_without_norm_gives_the_reference_vectors(snapshot, tiny_reference):
+def test_max_pooling_without_norm_computes_the_reference_embeddings(snapshot, tiny_reference):
     edit(snapshot / "1_Pooling" / "config.json", pooling_mode="max")
     modules = json.loads((snapshot / "modules.json").read_text("utf-8"))
     (snapshot / "modules.json").write_text(json.dumps(modules[:2]))
@@ -118,7 +118,7 @@ def test_vectors_of_the_bundled_sample_are_those_of_sentence_transformers():
 
 
 @pytest.mark.network
-def test_minilm_gives_the_reference_vectors():
+def test_minilm_computes_the_reference_embeddings():
     reference = json.loads(REFERENCE.read_text("utf-8"))
     address = os.environ.get("KDKERAS_TEACHER", f"hf://{reference['model']}")
     teacher = teachers.load(address)
