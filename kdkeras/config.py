@@ -1,4 +1,4 @@
-"""Defaults of the recipe, readable without TensorFlow."""
+"""Default settings of training, in a module without TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = [
 ]
 
 BATCH_SIZE = 256
-"""Pairs a step."""
+"""Number of pairs per step."""
 LEARNING_RATE = 4e-3
-"""Highest rate of Adam for a static student."""
+"""Peak learning rate of Adam for a static student."""
 DIMS = (256, 128, 64, 32)
-"""Narrower widths that count in the training, besides the whole one."""
+"""Widths of the shorter embeddings that are trained besides the full one (Matryoshka)."""
 LANGUAGE_TEMPERATURE = 0.5
-"""Languages are drawn in proportion to pairs to this power."""
+"""Languages are sampled in proportion to their number of pairs to this power."""
 VOCABULARY_TEMPERATURE = 0.7
-"""Languages count in a vocabulary's training in proportion to sentences to this power."""
+"""Languages are sampled for vocabularies in proportion to their sentences to this power."""
 LOSS_WEIGHTS = {"embedding": 2.0, "similarity": 1.0, "ranking": 0.5}
-"""Weight of each loss; chosen by `benchmarks/static_student.py`."""
+"""Weight of each loss, chosen by `benchmarks/static_student.py`."""

@@ -70,11 +70,11 @@ class MaskedTransformerBlock(TransformerBlock):
             self.attention_norm = MaskedNorm(self.level, name="attention_norm", **norm)
             self.output_norm = MaskedNorm(self.level, name="output_norm", **norm)
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, hidden_shape: tuple[int | None, ...]) -> None:
         """Creates the weights."""
         if not self.level.built:
             self.level.build()
-        super().build(input_shape)
+        super().build(hidden_shape)
 
     def call(
         self,

@@ -124,7 +124,7 @@ class TransformerBlock(keras.layers.Layer):
         self.attention_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
         self.feedforward_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, hidden_shape: tuple[int | None, ...]) -> None:
         """Creates the weights."""
         hidden = (None, None, self.hidden_dim)
         for layer in (self.qkv_dense, self.output_dense, self.intermediate_dense):

@@ -177,6 +177,9 @@ class TransformerStudent(Student):
         if self.token_weight is not None:
             self.token_weight.build((None, None))
         self.position_embedding.build(hidden)
+        # keras_hub names this shape differently in `compute_output_shape`, with which
+        # `summary` would fail.
+        self.position_embedding._build_shapes_dict = None
         self.embedding_norm.build(hidden)
         for block in self.blocks:
             block.build(hidden)

@@ -118,10 +118,18 @@ def test_default_iterations_find_translations_that_a_random_table_does_not(
     assert evaluator(student)["de_accuracy"] > 0.6
 
 
-def test_bias_is_the_mean_target_unless_the_student_normalizes(words, small_set):
-    unit, free = (new_student(words, normalize=value) for value in (True, False))
-    for student in (unit, free):
-        initialize_from_targets(student, small_set, iterations=1)
+@pytest.fixture(scope="module")
+def variants(words, small_set):
+    """Initialized students: the default one, without normalization, without token weights."""
+    arguments = [{}, {"normalize": False}, {"token_weights": False}]
+    students = [new_student(words, **changes) for changes in arguments]
+    for student in students:
+        initialize_from_targets(student, small_set, iterations=2)
+    return students
+
+
+def test_bias_is_the_mean_target_unless_the_student_normalizes(variants, small_set):
+    unit, free, _ = variants
     assert not np.any(np.asarray(unit.projection.bias))
     vectors = np.array([vector for _, vector in small_set.records()])
     assert np.linalg.norm(vectors.mean(0) - np.asarray(free.projection.bias)) < 0.05
@@ -168,9 +176,6 @@ def test_arguments_that_do_not_fit_are_refused(words, small_set, student, argume
     assert_one_line(str(error.value), *parts)
 
 
-def test_without_token_weights_the_embeddings_are_the_same(words, small_set, held_out):
-    students = [new_student(words), new_student(words, token_weights=False)]
-    for student in students:
-        initialize_from_targets(student, small_set, iterations=2)
-    one, other = (student.encode(held_out["de"][0]) for student in students)
+def test_without_token_weights_the_embeddings_are_the_same(variants, held_out):
+    one, _, other = (student.encode(held_out["de"][0][:20]) for student in variants)
     np.testing.assert_allclose(one, other, atol=1e-4)

@@ -152,9 +152,7 @@ def test_hidden_states_equal_the_outputs_of_the_backbones_layers(tiny_teacher, s
     np.testing.assert_allclose(found["embedding"], tiny_teacher.encode(sentences), atol=1e-6)
 
 
-def test_attention_follows_from_the_stored_weights(
-    tiny_teacher, tiny_folder, sentences
-):
+def test_attention_follows_from_the_stored_weights(tiny_teacher, tiny_folder, sentences):
     stored = load_file(tiny_folder / "mean" / "model.safetensors")
     batch = tiny_teacher.tokenize(sentences)
     found = tiny_teacher.model(batch, outputs=("attention", "hidden_states"))
