@@ -1,4 +1,4 @@
-"""The command `kdkeras`: reads the arguments, runs a command, reports how it ended."""
+"""The command `kdkeras`: parses the arguments, runs a command and prints its result."""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ from kdkeras.errors import (
 __all__ = ["main"]
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_UNLIMITED = 10_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        argv: The arguments; those of the process if None.
+        argv: Arguments without the program's name. None (the default) is
+            `sys.argv[1:]`.
 
     Returns:
-        The exit status: 0 done, 1 a failed gate or a lost worker, 2 bad input
-        or a loss that is not finite, 130 interrupted.
+        Exit status: 0 for success, 1 for a failed check or a lost worker, 2 for
+        invalid input or a loss that is not finite, 130 if interrupted.
     """
     try:
         arguments = build_parser().parse_args(argv)
         _prepare_environment()
         with quiet_native_logs():
-            importlib.import_module("tensorflow_text")  # and TensorFlow with it
+            importlib.import_module("tensorflow_text")  # imports TensorFlow
         command = COMMANDS[arguments.command]
-        # Libraries print what they like; stdout is for the result alone.
+        # Stdout contains the result only, whatever libraries print.
         with contextlib.redirect_stdout(sys.stderr):
             result = command.run(arguments)
         _print_result(command, result, as_json=arguments.json)
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (GateError, WorkerLostError) as error:
         return _fail(str(error), FAILED)
     except BrokenPipeError:
-        # The reader of stdout left (`| head`): nothing to report, and nothing to flush.
+        # The reader of stdout has ended (`| head`): there is nothing to report or to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_environment() -> None:
-    # TensorFlow's C++ logs, which report a missing GPU as an error; errors that matter are raised.
+    # Hides TensorFlow's C++ logs, which report a missing GPU as an error. Real errors are raised.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
@@ -80,8 +82,8 @@ def _print_result(command: ModuleType, result: dict[str, Any], *, as_json: bool)
         return
     from rich.console import Console
 
-    # Piped output keeps whole paths in one line.
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    # Tables fit the terminal; piped output is not folded.
+    console = Console() if sys.stdout.isatty() else Console(width=_UNLIMITED)
     for part in command.show(result):
         if isinstance(part, str):
             sys.stdout.write(f"{part}\n")
@@ -97,8 +99,8 @@ def _fail(message: str, status: int) -> int:
 def _explain(error: OSError) -> str:
     where = f": {error.filename}" if error.filename else ""
     return (
-        f"A file or folder could not be used. Received{where} "
-        f"({error.strerror or error}). Check the path, its permissions and the disk's free space."
+        f"A file or folder cannot be used. Received{where} "
+        f"({error.strerror or error}). Check the path, its permissions and the free disk space."
     )
 
 

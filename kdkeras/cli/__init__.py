@@ -1,6 +1,6 @@
-"""The command line: one module a command.
+"""The command line: one module per command.
 
-A command's module declares `HELP`, `add_arguments(parser)`, `run(arguments)`, which returns
-the result as JSON-able data, and `show(result)`, which makes it readable. Whatever is slow to
-import (Keras, TensorFlow, Rich) is imported inside `run` and `show`.
+The module of a command defines `HELP`, `add_arguments(parser)`, `run(arguments)`, which returns
+the result as JSON-serializable data, and `show(result)`, which yields strings and tables to print.
+Slow imports (Keras, TensorFlow, Rich) are inside `run` and `show`, so that `--help` is fast.
 """

@@ -1,9 +1,9 @@
-"""Checks, without a TPU, whether the training step of what ships could run on one.
+"""Checks, without a TPU, whether the training step of a student can run on one.
 
-Every student, loss and optimizer path is traced and looked through for operations, types and
-shapes that a TPU has not; then XLA compiles it, and its program is looked through for
-dimensions that are not fixed. A finding names the operation, its shape and the line it comes
-from, and the command ends with status 1. Your own losses: kdkeras.distribution.check_tpu().
+The step is traced and searched for operations, types and shapes that a TPU does not support;
+then XLA compiles it, and its program is searched for dimensions that are not fixed. Each finding
+names the operation, its shape and the line of Python that created it. With a finding the command
+ends with status 1. For your own losses, use kdkeras.distribution.check_tpu() in Python.
 """
 
 from __future__ import annotations
@@ -12,76 +12,143 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from kdkeras.cli.options import positive_int
-from kdkeras.config import BATCH_SIZE
+from kdkeras.cli.options import add_losses, loss_weights, positive_int
+from kdkeras.config import BATCH_SIZE, LEARNING_RATE
+from kdkeras.errors import GateError, InputError
 
-HELP = "check that training steps could run on a TPU"
+HELP = "check whether a training step can run on a TPU"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "--precision",
-        nargs="+",
-        choices=["float32", "bfloat16"],
-        default=["float32", "bfloat16"],
-        help="types of the computation",
+        "student",
+        metavar="SIZE|FILE.keras",
+        help="a trained student; or static_128, static_256, tiny, mini or small, with --vocabulary "
+        "and --output-dim",
     )
     parser.add_argument(
-        "--batch-size", type=positive_int, default=BATCH_SIZE, metavar="PAIRS", help="pairs a step"
+        "--vocabulary", metavar="FOLDER", help="vocabulary of a student given by its size"
+    )
+    parser.add_argument(
+        "--output-dim",
+        type=positive_int,
+        metavar="N",
+        help="dimensions of the teacher's embeddings, for a student given by its size",
+    )
+    add_losses(parser)
+    parser.add_argument(
+        "--optimizer", choices=["adam", "lazy_adam"], default="adam", help="optimizer"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        default=BATCH_SIZE,
+        metavar="PAIRS",
+        help="pairs per step",
     )
     parser.add_argument(
         "--sequence-length",
         type=positive_int,
-        default=32,
+        default=64,
         metavar="TOKENS",
-        help="tokens of a sentence, the same in every batch",
+        help="tokens per sentence, the same in every batch",
     )
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="check only what has this text in its name"
+        "--precision",
+        nargs="+",
+        choices=["float32", "bfloat16"],
+        default=["float32", "bfloat16"],
+        help="types of the computation to check",
     )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Checks every case."""
-    import keras
-
-    from kdkeras import data
-    from kdkeras.cli.progress import bar
+    """Checks the training step in each precision."""
     from kdkeras.distribution import check_tpu
-    from kdkeras.distribution.tpu_cases import batch_spec, shipped_cases
-    from kdkeras.errors import GateError, InputError
 
-    vocabulary = data.load_vocabulary(data.sample_folder() / "vocabulary")
-    spec = batch_spec(arguments.batch_size, arguments.sequence_length)
-    cases = [
-        (f"{name}, {precision}", build)
-        for precision in arguments.precision
-        for name, build in shipped_cases(vocabulary, precision, arguments.sequence_length)
-        if arguments.only in name
-    ]
-    if not cases:
+    student = _student(arguments)
+    length = min(arguments.sequence_length, student.sequence_length)
+    spec = _batch_spec(arguments.batch_size, length, student.output_dim)
+    findings = {
+        precision: [
+            str(found) for found in check_tpu(_distiller(student, precision, arguments), spec)
+        ]
+        for precision in dict.fromkeys(arguments.precision)
+    }
+    for precision, found in findings.items():
+        if found:
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            raise GateError(
+                f"The training step cannot run on a TPU in {precision}. Received: "
+                f"{'; '.join(found[:5])}{more}. Use another loss or optimizer, or train on GPUs."
+            )
+    return {
+        "student": arguments.student,
+        "passed": list(findings),
+        "batch_size": arguments.batch_size,
+        "sequence_length": length,
+    }
+
+
+def _student(arguments: argparse.Namespace) -> Any:
+    from kdkeras.cli.models import load_student
+    from kdkeras.data import load_vocabulary
+    from kdkeras.students import build_student
+
+    details = {"--vocabulary": arguments.vocabulary, "--output-dim": arguments.output_dim}
+    if arguments.student.endswith(".keras"):
+        given = [name for name, value in details.items() if value is not None]
+        if given:
+            raise InputError(
+                f"A trained student has a vocabulary and an output dimension. Received: {given[0]} "
+                f"with {arguments.student}. Omit {given[0]}."
+            )
+        return load_student(arguments.student)
+    missing = [name for name, value in details.items() if value is None]
+    if missing:
         raise InputError(
-            f"`--only` must be in a case's name. Received: {arguments.only}. Leave it out."
+            "A student given by its size needs --vocabulary and --output-dim. Received: "
+            f"{arguments.student} without {' and '.join(missing)}. Add it, or pass a .keras file."
         )
-    findings: dict[str, list[str]] = {}
-    with bar("Compiling", "steps") as move:
-        for number, (name, build) in enumerate(cases, 1):
-            findings[name] = [str(finding) for finding in check_tpu(build(), spec)]
-            keras.backend.clear_session()
-            move(number, len(cases))
-    failed = {name: found for name, found in findings.items() if found}
-    if failed:
-        name, found = next(iter(failed.items()))
-        raise GateError(
-            f"A training step must run on a TPU. Received: {len(failed)} of {len(cases)} that "
-            f"cannot, among them {name!r}: {'; '.join(found[:5])}."
-        )
-    return {"passed": list(findings), "batch_size": arguments.batch_size}
+    return build_student(
+        arguments.student,
+        vocabulary=load_vocabulary(arguments.vocabulary),
+        output_dim=arguments.output_dim,
+        sequence_length=arguments.sequence_length,
+    )
+
+
+def _distiller(student: Any, precision: str, arguments: argparse.Namespace) -> Any:
+    """Returns the Distiller that `kdkeras distill` compiles with these arguments."""
+    import numpy as np
+
+    from kdkeras.training.recipe import build_distiller, build_optimizer, default_dims
+
+    dtype = precision if precision == "float32" else f"mixed_{precision}"
+    student = student.clone(dtype=dtype)
+    dims = default_dims(student)
+    # The teacher's principal axes do not change the operations.
+    axes = np.eye(student.output_dim, dtype="float32") if dims else None
+    distiller = build_distiller(student, loss_weights(arguments.losses), dims=dims, axes=axes)
+    distiller.compile(build_optimizer(LEARNING_RATE, 200, 10_000, arguments.optimizer))
+    return distiller
+
+
+def _batch_spec(batch_size: int, sequence_length: int, dim: int) -> Any:
+    """Returns the specification of a batch of pairs with cached embeddings, as in a training."""
+    import tensorflow as tf
+
+    tokens = tf.TensorSpec((batch_size, sequence_length), tf.int32)
+    names = ("token_ids", "padding_mask")
+    x = {f"{side}_{name}": tokens for side in ("source", "translation") for name in names}
+    x["source_id"] = tf.TensorSpec((batch_size,), tf.int64)
+    return x, {"embedding": tf.TensorSpec((batch_size, dim), tf.float32)}
 
 
 def show(result: dict[str, Any]) -> Iterator[Any]:
-    """Yields what passed."""
-    yield "\n".join(f"passed: {name}" for name in result["passed"])
-    count = len(result["passed"])
-    yield f"{count} training steps compile with nothing that a TPU lacks; none was run on one."
+    """Yields one line."""
+    yield (
+        f"The training step of {result['student']} compiles for a TPU in "
+        f"{' and '.join(result['passed'])}; it was not run on one."
+    )

@@ -1,6 +1,6 @@
-"""Embeds sentences: those given, or the lines of stdin.
+"""Embeds sentences from the arguments or from stdin.
 
-Without --output one JSON object a sentence is printed: {"text": ..., "embedding": [...]}.
+Without --output, one JSON object per sentence is printed: {"text": ..., "embedding": [...]}.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(folder or hf://NAME)",
     )
     parser.add_argument(
-        "texts", nargs="*", metavar="TEXT", help="sentences; without any, the lines of stdin"
+        "texts", nargs="*", metavar="TEXT", help="sentences; if there are none, the lines of stdin"
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE.npy",
-        help="write the embeddings here, float32 (sentences, dimensions)",
+        help="file for the embeddings, float32, of shape (sentences, dimensions)",
     )
     add_overwrite(parser)
 
@@ -69,24 +69,24 @@ def _npy(path: Path) -> Path:
 
 def _stdin_lines() -> list[str]:
     try:
-        # Not splitlines(), which ends lines at U+2028 and five other characters, too.
+        # splitlines() would also split at U+2028 and five other characters.
         text = sys.stdin.buffer.read().decode("utf-8").replace("\r\n", "\n")
         lines = [line for line in text.split("\n") if line]
     except UnicodeDecodeError as error:
         raise InputError(
             f"stdin must be UTF-8. Received: byte {error.object[error.start]:#04x} at offset "
-            f"{error.start}. Convert it first: iconv -t utf-8."
+            f"{error.start}. Convert it first, e.g. with iconv -t utf-8."
         ) from error
     if not lines:
         raise InputError(
-            "There must be a sentence to embed. Received: no TEXT and no line on stdin. "
-            "Pass sentences, or pipe them in, one a line."
+            "At least one sentence is required. Received: no TEXT and no line on stdin. "
+            "Pass sentences, or pipe them in, one per line."
         )
     return lines
 
 
 def show(result: dict[str, Any]) -> Iterator[str]:
-    """Yields one JSON line a sentence, or where the file is."""
+    """Yields one JSON line per sentence, or the path of the file."""
     if "output" in result:
         yield (
             f"{result['sentences']:,} embeddings of {result['dim']} dimensions: {result['output']}"

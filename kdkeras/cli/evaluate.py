@@ -1,4 +1,4 @@
-"""Evaluates a model: Spearman on STS pairs, retrieval accuracy on translations."""
+"""Evaluates a model: Spearman correlation on STS pairs, retrieval accuracy on translations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from kdkeras.errors import InputError
 
-HELP = "evaluate a model by language"
+HELP = "evaluate a model on similarity and translation pairs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,33 +25,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="`sentence<TAB>sentence<TAB>score` rows (.tsv, .tsv.gz); any scale of scores",
+        help="`sentence<TAB>sentence<TAB>score` rows (.tsv, .tsv.gz); scores on any scale",
     )
     parser.add_argument(
         "--bitext",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="`foreign<TAB>English` rows (.tsv, .tsv.gz); accuracy is the mean of both directions",
+        help="`foreign<TAB>English` rows (.tsv, .tsv.gz); mean accuracy of both directions",
     )
     parser.add_argument(
         "--index-teacher",
         metavar="TEACHER",
-        help="with --bitext: also search an index of this teacher's English vectors with the "
-        "model's foreign queries (a folder, hf://NAME, or any other model)",
+        help="also retrieve from an index of this teacher's English embeddings with the model's "
+        "foreign queries; a folder, hf://NAME or any other model; requires --bitext",
     )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Computes every figure."""
+    """Computes the metrics."""
     if not arguments.sts and not arguments.bitext:
         raise InputError(
-            "There must be something to evaluate on. Received: neither --sts nor --bitext. "
+            "An evaluation needs data. Received: neither --sts nor --bitext. "
             "Pass at least one file."
         )
     if arguments.index_teacher and not arguments.bitext:
         raise InputError(
-            "An index is made of translations. Received: --index-teacher without --bitext. "
+            "--index-teacher requires --bitext. Received: --index-teacher without --bitext. "
             "Pass at least one file of `foreign<TAB>English` rows."
         )
     from kdkeras import evaluation
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> Iterator[Any]:
-    """Yields a table of the figures."""
+    """Yields a table of the metrics."""
     from kdkeras.cli.tables import table
 
     rows = [[name, f"{100 * value:.1f}"] for name, value in result["metrics"].items()]

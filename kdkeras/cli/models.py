@@ -1,4 +1,4 @@
-"""Finding the encoder that a command is given."""
+"""Loading the models that commands receive by name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["load_encoder", "load_student"]
 
 
 def load_encoder(name: str) -> Any:
-    """Loads a student, or a teacher: anything with `.encode(texts)`.
+    """Loads a student or a teacher, which has a method `encode(texts)`.
 
     Raises:
-        InputError: If it is another kind of model.
+        InputError: If the model is of another kind.
     """
     if name.startswith("hf://") or (Path(name) / "modules.json").is_file():
         from kdkeras import teachers
@@ -27,11 +27,11 @@ def load_encoder(name: str) -> Any:
     with quiet_native_logs():
         model = load(name)
         if isinstance(model, LiteStudent):
-            model.encode([""])  # LiteRT tells which delegate it makes, at the first sentence.
+            model.encode([""])  # LiteRT logs its delegate when it first runs.
     if not hasattr(model, "encode"):
         raise InputError(
-            f"The model must embed texts. Received: {name}, a {type(model).__name__}. Pass a "
-            "student's .keras file, an exported folder, or a teacher."
+            f"The model must embed texts. Received: {name}, a {type(model).__name__}. Pass the "
+            ".keras file of a student, an exported folder or a teacher."
         )
     return model
 
@@ -40,7 +40,7 @@ def load_student(name: str) -> Any:
     """Loads a student that Keras can train and export.
 
     Raises:
-        InputError: If it is another kind of model.
+        InputError: If the model is of another kind.
     """
     from kdkeras import load
     from kdkeras.students import Student
@@ -48,7 +48,7 @@ def load_student(name: str) -> Any:
     model = load(name)
     if not isinstance(model, Student):
         raise InputError(
-            f"The model must be a student's .keras file. Received: {name}, "
-            f"a {type(model).__name__}. Pass the file that `kdkeras distill` wrote."
+            f"The model must be the .keras file of a student. Received: {name}, "
+            f"a {type(model).__name__}. Pass a file that `kdkeras distill` wrote."
         )
     return model

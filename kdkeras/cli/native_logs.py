@@ -1,4 +1,4 @@
-"""Keeping the logs of native libraries off the terminal."""
+"""Hiding the logs of native libraries."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ STDERR = 2
 
 @contextmanager
 def quiet_native_logs() -> Iterator[None]:
-    """Holds back what is written to file descriptor 2; shows it if the body fails.
+    """Hides output to file descriptor 2; prints it if the body raises.
 
-    While it loads, TensorFlow 2.21 logs before it reads
-    `TF_CPP_MIN_LOG_LEVEL`, so the variable alone does not silence it.
+    TensorFlow 2.21 logs during its import before it reads
+    `TF_CPP_MIN_LOG_LEVEL`, so the variable alone does not suffice.
     """
     terminal = os.dup(STDERR)
-    with tempfile.TemporaryFile() as held_back:
-        os.dup2(held_back.fileno(), STDERR)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), STDERR)
         try:
             yield
         except BaseException:
-            held_back.seek(0)
-            os.write(terminal, held_back.read())
+            hidden.seek(0)
+            os.write(terminal, hidden.read())
             raise
         finally:
             os.dup2(terminal, STDERR)

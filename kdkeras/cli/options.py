@@ -1,4 +1,4 @@
-"""Argument types and options that several commands share."""
+"""Types of arguments, and options of several commands."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import argparse
 import re
 from collections.abc import Callable
 
+from kdkeras.config import LOSS_WEIGHTS
+
 __all__ = [
+    "add_losses",
     "add_overwrite",
     "add_seed",
     "byte_size",
     "comma_separated",
     "fraction",
+    "loss_weights",
     "non_negative_int",
     "percentage",
     "positive_float",
@@ -47,7 +51,7 @@ _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2*
 
 
 def byte_size(text: str) -> int:
-    """Reads a size such as `8MB` (10^6), `800kB`, `4MiB` (2^20) or a number of bytes."""
+    """Parses a size such as `8MB` (10^6), `800kB`, `4MiB` (2^20) or a number of bytes."""
     form = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", text.strip())
     unit = _UNITS.get((form[2] or "b").lower()) if form else None
     size = int(float(form[1]) * unit) if form and unit else 0
@@ -59,32 +63,49 @@ def byte_size(text: str) -> int:
 
 
 def comma_separated(text: str) -> list[str]:
-    """Reads `de,fr,ja`."""
+    """Parses a list such as `de,fr,ja`."""
     items = [item.strip() for item in text.split(",")]
     if not all(items):
-        raise argparse.ArgumentTypeError(f"must be names between commas, received {text!r}")
+        raise argparse.ArgumentTypeError(f"must be names separated by commas, received {text!r}")
     return list(dict.fromkeys(items))
 
 
 def weight(text: str) -> tuple[str, float]:
-    """Reads `NAME=WEIGHT`."""
+    """Parses `NAME=WEIGHT`."""
     name, _, value = text.partition("=")
     number = _number(float, "a number of at least 0", lambda v: 0 <= v < float("inf"))(value)
     return name, number
 
 
 def scheme_and_start(text: str) -> tuple[str, float]:
-    """Reads `SCHEME[:FRACTION]`, the fraction 0.7 if left out."""
+    """Parses `SCHEME[:FRACTION]`; the default fraction is 0.7."""
     scheme, colon, start = text.partition(":")
     if scheme not in ("int4", "int8"):
         raise argparse.ArgumentTypeError(f"must be int4 or int8, received {text!r}")
     return scheme, fraction(start) if colon else 0.7
 
 
+def add_losses(parser: argparse._ActionsContainer) -> None:
+    """Adds `--losses`; `loss_weights` reads its value."""
+    parser.add_argument(
+        "--losses",
+        nargs="+",
+        type=weight,
+        default=[f"{name}={value:g}" for name, value in LOSS_WEIGHTS.items()],
+        metavar="NAME=WEIGHT",
+        help="losses with their weights; names: embedding, similarity, ranking",
+    )
+
+
+def loss_weights(items: list[str | tuple[str, float]]) -> dict[str, float]:
+    """Returns weights by name, from the value of `--losses` or its default."""
+    return dict(weight(item) if isinstance(item, str) else item for item in items)
+
+
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Adds `--overwrite`."""
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace an output that exists already"
+        "--overwrite", action="store_true", help="replace the output if it already exists"
     )
 
 
@@ -95,5 +116,5 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
         type=non_negative_int,
         default=0,
         metavar="N",
-        help="starting point of all randomness; equal seeds give equal results",
+        help="seed of all random numbers; equal seeds give equal results",
     )

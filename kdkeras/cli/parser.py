@@ -1,4 +1,4 @@
-"""The parser of `kdkeras`, made without importing anything heavy."""
+"""The argument parser of `kdkeras`, without slow imports."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ COMMANDS: dict[str, ModuleType] = {
     "embed": embed,
     "check-tpu": check_tpu,
 }
-"""Commands by name, in the order of a project."""
+"""Commands by name, in the order in which a project uses them."""
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except where there is none to show."""
+    """Shows defaults, except those that are None, False or empty."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, []) or not action.option_strings:
@@ -47,21 +47,21 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage as every other bad input: one line, status 2."""
+    """Reports invalid usage like other invalid input: one line, status 2."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. See: {self.prog} --help")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Returns the parser of all commands."""
+    """Returns the parser with all commands."""
     from kdkeras import __version__
 
     parser = _Parser(
         prog="kdkeras",
-        description="Distil a text encoder into a multilingual embedding model for phones.",
-        epilog="Exit status: 0 done; 1 a quality gate failed or a worker was lost; "
-        "2 bad input or a loss that is not finite; 130 interrupted.",
+        description="Distill a text encoder into a small multilingual embedding model.",
+        epilog="Exit status: 0 success; 1 failed check or lost worker; 2 invalid input or a "
+        "loss that is not finite; 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"kdkeras {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

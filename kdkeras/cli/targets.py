@@ -1,6 +1,6 @@
-"""Runs a teacher once over parallel sentences and keeps what it says: a distillation set.
+"""Embeds parallel sentences with a teacher and writes the embeddings to a distillation set.
 
-The work is kept in shards: after an interruption the same command goes on where it was.
+The set is written in shards. After an interruption the same command continues with the next shard.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from kdkeras.cli.options import add_overwrite, positive_int
 
-HELP = "write the teacher's embeddings of a corpus (a distillation set)"
+HELP = "write a distillation set: a corpus with the teacher's embeddings"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher",
         required=True,
         metavar="FOLDER|hf://NAME",
-        help="sentence-transformers snapshot, or its name on the hub",
+        help="folder of a sentence-transformers model, or its name on the Hugging Face Hub",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FOLDER", help="the distillation set"
@@ -39,36 +39,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="test set, TSV of any columns; a pair that shares either side with it is left "
-        "out; may be given several times",
+        help="test set, a TSV file with any columns; pairs with a sentence in it are excluded; "
+        "repeatable",
     )
     parser.add_argument(
         "--groups-per-shard",
         type=positive_int,
         default=4096,
         metavar="N",
-        help="source sentences a shard; what an interruption can cost at most",
+        help="source sentences per shard; an interruption loses at most one shard",
     )
     parser.add_argument(
         "--batch-size",
         type=positive_int,
         default=64,
         metavar="N",
-        help="sentences the teacher reads at once",
+        help="sentences per forward pass of the teacher",
     )
     parser.add_argument(
         "--max-characters",
         type=positive_int,
         default=1000,
         metavar="N",
-        help="rows with a longer side are dropped, and counted",
+        help="maximum length of a sentence; pairs with a longer one are dropped and counted",
     )
     parser.add_argument(
         "--min-pairs",
         type=positive_int,
         default=10,
         metavar="N",
-        help="pairs that every language must have at least",
+        help="minimum number of pairs of every language",
     )
     add_overwrite(parser)
 
@@ -76,11 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Writes the set."""
     from kdkeras import data, teachers
-    from kdkeras.cli.progress import bar
+    from kdkeras.cli.progress import show_progress
 
     teacher = teachers.load(arguments.teacher)
     try:
-        with bar("Teacher", unit="source sentences") as progress:
+        with show_progress() as progress:
             dataset = data.write_distillation_set(
                 arguments.corpus,
                 teacher,
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"Finished shards are kept in {arguments.output}; the same command goes on from them."
+            f"Finished shards are kept in {arguments.output}. The same command continues."
         ) from None
     return {
         "output": str(arguments.output),
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> Iterator[Any]:
-    """Yields the pairs by language, and where the set is."""
+    """Yields the number of pairs by language, and the path of the set."""
     from kdkeras.cli.tables import table
 
     yield table(

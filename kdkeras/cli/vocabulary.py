@@ -19,22 +19,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sentences",
         nargs="+",
         metavar="SET|CORPUS",
-        help="one distillation set (folder), or parallel files as `kdkeras targets` reads them",
+        help="a distillation set (folder), or parallel files as for `kdkeras targets`",
     )
     parser.add_argument(
         "--size",
         type=positive_int,
         default=32_000,
         metavar="TOKENS",
-        help="number of tokens; each costs one row of the student's table",
+        help="number of tokens; each is one row of the student's table",
     )
     parser.add_argument(
         "--kind",
         choices=["mixed", "sentencepiece", "wordpiece"],
         default="mixed",
-        help="mixed: words where they are spaced, unigram pieces elsewhere, in a SentencePiece "
-        "model; sentencepiece: unigram pieces everywhere; wordpiece: runs in every version of "
-        "MediaPipe",
+        help="mixed: whole words in languages with spaces, unigram pieces in others, in a "
+        "SentencePiece model; sentencepiece: unigram pieces only; wordpiece: runs in every version "
+        "of MediaPipe",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FOLDER", help="the vocabulary"
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=fraction,
         default=VOCABULARY_TEMPERATURE,
         metavar="ALPHA",
-        help="languages of a distillation set count in proportion to sentences^ALPHA: 1 as they "
-        "come, 0 all alike",
+        help="languages of a distillation set count in proportion to sentences^ALPHA: 1 is their "
+        "share of the set, 0 is equal shares",
     )
     add_seed(parser)
     add_overwrite(parser)
@@ -83,5 +83,5 @@ def _sentences(sources: list[str]) -> Any:
 
 
 def show(result: dict[str, Any]) -> Iterator[str]:
-    """Yields one line."""
+    """Yields the path of the vocabulary."""
     yield f"{result['kind']} vocabulary of {result['size']:,} tokens: {result['output']}"

@@ -1,4 +1,4 @@
-"""Training on several devices and machines."""
+"""Training on several devices and machines, and a check for TPUs."""
 
 from kdkeras.distribution.batches import distribute_batches
 from kdkeras.distribution.strategies import choose_strategy

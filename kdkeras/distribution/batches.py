@@ -14,11 +14,11 @@ __all__ = ["distribute_batches"]
 
 
 def one_length(options: dict[str, Any]) -> dict[str, Any]:
-    """Adds to the options of batches that all are of one length: a TPU knows no other.
+    """Returns options that give all batches the same length, which a TPU needs.
 
     Args:
-        options: Arguments of `DistillationSet.batches`; given
-            `bucket_boundaries` stay.
+        options: Arguments of `DistillationSet.batches`; `bucket_boundaries` is
+            not changed if it is given.
     """
     return {"bucket_boundaries": [options.get("sequence_length", 64)], **options}
 
@@ -30,36 +30,45 @@ def distribute_batches(
     vocabulary: Vocabulary,
     **options: Any,
 ) -> Any:
-    """Gives batches for `Distiller.fit`, of which every worker reads its own files only.
+    """Returns training batches for `Distiller.fit`; each worker reads its own files.
 
-    The order of all workers' batches together follows from the seed and the
-    number of workers.
+    The order of the batches is determined by the seed and the number of workers.
 
     Args:
-        strategy: From `choose_strategy`.
-        dataset: The distillation set, on every machine.
-        batch_size: Pairs in a step of all replicas together.
-        vocabulary: Tokenizes both sides.
-        **options: More of `DistillationSet.batches`' arguments.
+        strategy: A strategy from `choose_strategy`.
+        dataset: The distillation set, which every machine must be able to read.
+        batch_size: Number of pairs per step, on all replicas together.
+        vocabulary: The student's vocabulary, which tokenizes both sides.
+        **options: Further arguments of `DistillationSet.batches`, such as
+            `sequence_length` or `seed`.
 
     Returns:
-        `dataset.batches(...)` with one worker, on a TPU with rows of one
-        length. With several a distributed
-        dataset without end: pass `steps_per_epoch=dataset.num_pairs //
-        batch_size` to `fit`.
+        With one worker `dataset.batches(...)`; on a TPU all batches have the same
+        length. With several workers an infinite distributed dataset: pass
+        `steps_per_epoch=dataset.num_pairs // batch_size` to `fit`.
 
     Raises:
-        InputError: If the replicas cannot share the batch equally, and as
-            `DistillationSet.batches`.
+        InputError: If `batch_size` is not a multiple of the number of replicas of
+            several workers, or for arguments that `DistillationSet.batches` refuses.
+
+    Example:
+        >>> strategy = choose_strategy()  # doctest: +SKIP
+        >>> batches = distribute_batches(  # doctest: +SKIP
+        ...     strategy, dataset, 512, vocabulary
+        ... )
+        >>> distiller.fit(  # doctest: +SKIP
+        ...     batches, steps_per_epoch=dataset.num_pairs // 512, epochs=3
+        ... )
     """
     if isinstance(strategy, tf.distribute.TPUStrategy):
         options = one_length(options)
     if replicas.num_workers(strategy) == 1:
         return dataset.batches(batch_size, vocabulary, **options)
-    if batch_size % strategy.num_replicas_in_sync:
+    count = strategy.num_replicas_in_sync
+    if batch_size % count:
         raise InputError(
             "`batch_size` must be a multiple of the number of replicas of all workers. Received: "
-            f"batch_size={batch_size}, {strategy.num_replicas_in_sync} replicas. Round it."
+            f"batch_size={batch_size}, {count} replicas. Use {-(-batch_size // count) * count}."
         )
 
     def own(context: tf.distribute.InputContext) -> tf.data.Dataset:

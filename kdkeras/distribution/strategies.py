@@ -1,4 +1,4 @@
-"""One `tf.distribute` strategy a process, chosen by argument or environment."""
+"""The `tf.distribute` strategy of the process, chosen by name or by environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["StrategyName", "choose_strategy"]
 
 
 class StrategyName(StrEnum):
-    """Ways to train."""
+    """Names of strategies."""
 
     NONE = "none"
     MIRRORED = "mirrored"
@@ -25,7 +25,7 @@ class StrategyName(StrEnum):
 
 @dataclass
 class _Chosen:
-    """The process's strategy: a second MirroredStrategy would poison the first."""
+    """The strategy of the process; a second MirroredStrategy would break the first one."""
 
     key: tuple[StrategyName, int | None] | None = None
     strategy: tf.distribute.Strategy | None = None
@@ -35,27 +35,29 @@ _chosen = _Chosen()
 
 
 def choose_strategy(name: str | None = None, replicas: int | None = None) -> tf.distribute.Strategy:
-    """Returns the process's strategy, made at the first call.
+    """Returns the strategy of the process, which the first call creates.
 
-    Build the student, the Distiller and the optimizer inside its scope; with
-    `"none"` the scope changes nothing, so that one script serves all.
+    Build the student, the Distiller and the optimizer inside its scope. The scope
+    of `"none"` has no effect, so the same script runs on one device and on several.
 
     Args:
-        name: `"none"`, `"mirrored"` (the devices of this machine),
-            `"multi_worker"` (the machines that `TF_CONFIG` names) or `"tpu"`
-            (the TPU that `TPU_NAME` names, or the local one). None chooses:
-            `TF_CONFIG` with several workers, then `TPU_NAME`, then several
-            GPUs, else none.
-        replicas: Devices of `"mirrored"`, default all GPUs. Without a GPU as
-            many virtual CPUs are made, which is for testing.
+        name: `"none"` (one device), `"mirrored"` (the GPUs of this machine),
+            `"multi_worker"` (the machines in the environment variable `TF_CONFIG`)
+            or `"tpu"` (the TPU in the environment variable `TPU_NAME`, or a local
+            one). None (the default) chooses by environment: `"multi_worker"` if
+            `TF_CONFIG` has several workers, `"tpu"` if `TPU_NAME` is set,
+            `"mirrored"` if there are several GPUs, otherwise `"none"`.
+        replicas: Number of devices of `"mirrored"`; None (the default) for all
+            GPUs. Without a GPU, this many virtual CPUs are created, for tests.
 
     Returns:
-        The strategy.
+        The strategy: of type `MirroredStrategy`, `MultiWorkerMirroredStrategy` or
+        `TPUStrategy`, or TensorFlow's default strategy for `"none"`.
 
     Raises:
-        InputError: For an unknown name, another strategy than the process
-            already has, more replicas than GPUs, or a missing `TF_CONFIG` or
-            TPU.
+        InputError: For an unknown name, a strategy other than the one that the
+            process already has, more replicas than GPUs, or if `TF_CONFIG` or the
+            TPU is missing.
 
     Example:
         >>> strategy = choose_strategy("none")
@@ -65,16 +67,16 @@ def choose_strategy(name: str | None = None, replicas: int | None = None) -> tf.
     chosen = _from_environment() if name is None else _known(name)
     if replicas is not None and chosen is not StrategyName.MIRRORED:
         raise InputError(
-            f"`replicas` belongs to the strategy 'mirrored'. Received: replicas={replicas} with "
-            f"{chosen.value!r}. Leave it out, or choose 'mirrored'."
+            f"`replicas` is an argument of the strategy 'mirrored'. Received: replicas={replicas} "
+            f"with {chosen.value!r}. Omit it, or choose 'mirrored'."
         )
     key = (chosen, replicas)
     if _chosen.strategy is None:
         _chosen.strategy, _chosen.key = _make(chosen, replicas), key
     elif _chosen.key != key and name is not None:
         raise InputError(
-            f"A process can have one strategy. Received: {chosen.value!r}, replicas={replicas}, "
-            f"after {_chosen.key}. Start another process."
+            f"A process can use only one strategy. Received: {chosen.value!r}, "
+            f"replicas={replicas}, after {_chosen.key}. Start another process."
         )
     return _chosen.strategy
 
@@ -90,7 +92,7 @@ def _known(name: str) -> StrategyName:
 
 
 def _workers() -> int:
-    """Machines that `TF_CONFIG` names."""
+    """Returns the number of machines in `TF_CONFIG`."""
     text = os.environ.get("TF_CONFIG", "")
     try:
         cluster = json.loads(text or "{}").get("cluster", {})
@@ -121,7 +123,7 @@ def _make(name: StrategyName, replicas: int | None) -> tf.distribute.Strategy:
             raise InputError(
                 "The strategy 'multi_worker' needs several workers in the environment variable "
                 f"TF_CONFIG. Received: {os.environ.get('TF_CONFIG') or 'none'}. "
-                'Set it on every machine: {"cluster": {"worker": ["host:port", '
+                'Set it on every machine, e.g. to {"cluster": {"worker": ["host:port", '
                 '...]}, "task": {"type": "worker", "index": 0}}.'
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -129,20 +131,20 @@ def _make(name: StrategyName, replicas: int | None) -> tf.distribute.Strategy:
 
 
 def _grow_gpu_memory() -> None:
-    """Takes GPU memory as it is needed instead of all at once."""
+    """Allocates GPU memory as needed instead of all at once."""
     for gpu in tf.config.list_physical_devices("GPU"):
         if not tf.config.experimental.get_memory_growth(gpu):
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _mirrored(replicas: int | None) -> tf.distribute.Strategy:
-    # Not the logical ones: to list them starts TensorFlow, and fixes the CPUs.
+    # Listing logical devices would initialize TensorFlow and fix the number of CPUs.
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         if replicas is not None and not 1 <= replicas <= len(gpus):
             raise InputError(
                 f"`replicas` must be from 1 to the number of GPUs, {len(gpus)}. Received: "
-                f"replicas={replicas}. Use fewer, or leave it out."
+                f"replicas={replicas}. Use fewer, or omit it for all GPUs."
             )
         return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(len(gpus[:replicas]))])
     count = replicas or 1
@@ -154,8 +156,8 @@ def _mirrored(replicas: int | None) -> tf.distribute.Strategy:
             )
         except RuntimeError as error:
             raise InputError(
-                "Virtual CPUs must be made before TensorFlow runs anything. Received: "
-                f"replicas={count} after that. Call choose_strategy() first in the script."
+                "Virtual CPUs must be created before the first TensorFlow operation. Received: "
+                f"replicas={count} after it. Call choose_strategy() at the start of the script."
             ) from error
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
 
@@ -169,6 +171,6 @@ def _tpu() -> tf.distribute.Strategy:
     except (ValueError, tf.errors.OpError, RuntimeError) as error:
         raise InputError(
             f"The strategy 'tpu' needs a TPU. Received: TPU_NAME={name} "
-            f"({str(error).splitlines()[0]}). Set TPU_NAME, or choose another strategy."
+            f"({str(error).splitlines()[0]}). Set TPU_NAME, or use another strategy."
         ) from error
     return tf.distribute.TPUStrategy(resolver)

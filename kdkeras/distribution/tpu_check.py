@@ -1,9 +1,9 @@
-"""Whether a training step can run on a TPU, found out without one.
+"""A check, without a TPU, that a training step can run on one.
 
-Two checks, because each sees what the other does not. The traced graph is
-walked for operations, types and shapes that a TPU cannot have, and tells the
-line of Python they come from. Then XLA compiles the step, and its program is
-read for dimensions that are not fixed and for calls out of the program.
+Two checks complement each other. The traced graph is searched for operations,
+types and shapes that a TPU does not support, and gives the line of Python that
+created them. Then XLA compiles the step, and its program is searched for
+dimensions that are not fixed and for calls that leave the program.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kdkeras.distillation import Distiller
 
 __all__ = ["TpuFinding", "check_tpu"]
 
-# Kernels that a TPU has not, or whose result has a shape that depends on values.
+# Operations without a TPU kernel, or whose result has a shape that depends on values.
 DENIED = {
     "EagerPyFunc",
     "LookupTableFindV2",
@@ -35,8 +35,8 @@ DENIED = {
 }
 DENIED_PREFIXES = ("Ragged", "Sparse", "String", "Regex", "Decode", "Encode", "Lookup")
 DENIED_TYPES = {tf.string: "string", tf.float64: "float64", tf.complex128: "complex128"}
-# What XLA leaves out (assertions) or computes from shapes while it compiles.
-LEFT_OUT = {"Assert", "BroadcastGradientArgs", "NoOp", "Placeholder"}
+# Operations that XLA omits (assertions) or computes from shapes during compilation.
+OMITTED = {"Assert", "BroadcastGradientArgs", "NoOp", "Placeholder"}
 
 _FOREIGN = re.compile(r"[/\\](tensorflow|keras|kdkeras[/\\]distribution)[/\\]")
 _HLO = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>\S+) (?P<op>[\w-]+)\(")
@@ -45,13 +45,14 @@ _METADATA = re.compile(r'op_type="(?P<type>[^"]*)" op_name="(?P<op>[^"]*)"')
 
 @dataclasses.dataclass(frozen=True)
 class TpuFinding:
-    """One thing in a training step that a TPU cannot do.
+    """A part of a training step that cannot run on a TPU.
 
     Attributes:
-        op: Type of the operation.
-        shape: Its result's type and shape.
-        source: File and line of Python that made it, if known.
-        reason: What is wrong with it.
+        op: Type of the operation, e.g. `"Where"`.
+        shape: Type and shape of its result, e.g. `"float32(8, 3)"`.
+        source: File and line of the Python code that created it, e.g.
+            `"losses.py:42"`; `"an unknown line"` if TensorFlow does not know.
+        reason: Why it cannot run on a TPU.
     """
 
     op: str
@@ -64,21 +65,28 @@ class TpuFinding:
 
 
 def check_tpu(distiller: Distiller, batch: Any) -> list[TpuFinding]:
-    """Looks for what a TPU could not run in a Distiller's training step.
+    """Checks whether a Distiller's training step can run on a TPU.
 
-    Nothing is trained. What a strategy adds for several TPU cores is not in
-    the step that is checked here.
+    The step is traced and compiled by XLA on this machine, without a TPU.
+    Nothing is trained: weights and optimizer state stay as they are. Operations
+    that a strategy adds for several TPU cores are not part of the check.
 
     Args:
-        distiller: Compiled, made outside any strategy.
+        distiller: A compiled Distiller, created outside any strategy.
         batch: `(x, y)` or `(x, y, sample_weight)` of tensors or
-            `tf.TensorSpec`s with static shapes.
+            `tf.TensorSpec`s with static shapes, as in the training. Batches
+            from `DistillationSet.batches` have static shapes if
+            `bucket_boundaries` is a single length.
 
     Returns:
-        What was found; nothing if the step can run.
+        One `TpuFinding` for each operation that cannot run on a TPU; an empty
+        list if there is none.
 
     Example:
-        >>> check_tpu(distiller, batches.element_spec)  # doctest: +SKIP
+        >>> x, y = dataset.batches(  # doctest: +SKIP
+        ...     256, vocabulary, sequence_length=32, bucket_boundaries=[32]
+        ... ).element_spec
+        >>> check_tpu(distiller, (x, y))  # doctest: +SKIP
         []
     """
     specs = tf.nest.map_structure(
@@ -88,12 +96,12 @@ def check_tpu(distiller: Distiller, batch: Any) -> list[TpuFinding]:
     step = tf.function(distiller.train_step, autograph=False).get_concrete_function(specs)
     ops = list(_all_ops(step.graph, set()))
     found = list(dict.fromkeys(finding for op in ops for finding in _in_graph(op)))
-    # XLA would end in an error at the first of them, without its line.
+    # With unsupported operations XLA stops at the first one and does not name its line.
     return found or list(dict.fromkeys(_in_program(distiller, specs, ops)))
 
 
 def _all_ops(graph: Any, seen: set[str]) -> Iterator[Any]:
-    """The operations of a graph and of the functions that it calls."""
+    """Yields the operations of a graph and of the functions that it calls."""
     yield from graph.get_operations()
     for name, function in graph._functions.items():
         if name not in seen and getattr(function, "graph", None) is not None:
@@ -102,7 +110,7 @@ def _all_ops(graph: Any, seen: set[str]) -> Iterator[Any]:
 
 
 def _in_graph(op: Any) -> Iterator[TpuFinding]:
-    reason = None if op.type in LEFT_OUT or _only_for_assert(op) else _objection(op)
+    reason = None if op.type in OMITTED or _only_for_assert(op) else _objection(op)
     if reason:
         shape = ", ".join(f"{t.dtype.name}{t.shape}" for t in op.outputs)
         yield TpuFinding(op.type, shape, _source(op), reason)
@@ -115,18 +123,18 @@ def _only_for_assert(op: Any) -> bool:
 
 def _objection(op: Any) -> str | None:
     if op.type in DENIED or op.type.startswith(DENIED_PREFIXES):
-        return "no operation of a TPU"
+        return "a TPU does not support this operation"
     for tensor in (*op.inputs, *op.outputs):
         if tensor.dtype in DENIED_TYPES:
-            return f"{DENIED_TYPES[tensor.dtype]} is no type of a TPU"
+            return f"a TPU does not support the type {DENIED_TYPES[tensor.dtype]}"
     for tensor in op.outputs:
         if tensor.dtype != tf.resource and not tensor.shape.is_fully_defined():
-            return "its shape is not known before it runs"
+            return "its shape is not known before the step runs"
     return None
 
 
 def _source(op: Any) -> str:
-    """The innermost line that is neither TensorFlow's nor Keras' nor this check's."""
+    """Returns the innermost line outside TensorFlow, Keras and this check."""
     for frame in reversed(op.traceback or ()):
         if not _FOREIGN.search(frame.filename):
             return f"{Path(frame.filename).name}:{frame.lineno}"
@@ -150,9 +158,9 @@ def _in_program(distiller: Distiller, specs: Any, ops: list[Any]) -> Iterator[Tp
         if dynamic or match["op"] == "custom-call":
             made_by = _METADATA.search(line)
             name = made_by["op"] if made_by else match["name"]
-            # XLA writes the path of calls before the name that the operation has in its function.
+            # XLA prefixes the operation's name with the path of function calls.
             op = next((by_name[n] for n in _ends(name) if n in by_name), None)
-            reason = "a dimension is not fixed" if dynamic else "a call out of the program"
+            reason = "a dimension is not fixed" if dynamic else "it calls code outside the program"
             source = name if op is None else f"{_source(op)} ({op.type})"
             yield TpuFinding(match["op"], match["shape"], source, reason)
 

@@ -1,4 +1,4 @@
-"""Choosing a strategy, and what is refused in one line."""
+"""A strategy is chosen by name or environment; invalid choices are refused in one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdkeras.errors import InputError
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    """Each test sees a process without a strategy."""
+    """Each test starts in a process without a strategy."""
     monkeypatch.setattr(strategies, "_chosen", strategies._Chosen())
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("TPU_NAME", raising=False)
@@ -28,7 +28,7 @@ def refused(pattern, *arguments):
     assert "\n" not in str(error.value)
 
 
-def test_without_devices_and_environment_there_is_none():
+def test_the_default_is_no_strategy():
     strategy = choose_strategy()
     assert strategy.num_replicas_in_sync == 1
     with strategy.scope():
@@ -39,51 +39,51 @@ def test_the_same_choice_gives_the_same_strategy():
     assert choose_strategy("none") is choose_strategy("none") is choose_strategy()
 
 
-def test_another_choice_in_one_process_is_refused():
+def test_a_second_strategy_in_a_process_is_refused():
     choose_strategy("none")
-    refused(r"can have one strategy. Received: 'mirrored', replicas=2", "mirrored", 2)
+    refused(r"can use only one strategy. Received: 'mirrored', replicas=2", "mirrored", 2)
 
 
 @pytest.mark.parametrize("name", ["parameter_server", "Mirrored", ""])
-def test_unknown_name_is_refused(name):
+def test_an_unknown_name_is_refused(name):
     refused(f"Received: {name!r}.*ParameterServerStrategy and keras.distribution", name)
 
 
-def test_replicas_without_mirrored_are_refused():
+def test_replicas_of_another_strategy_than_mirrored_are_refused():
     refused("replicas=2 with 'none'", "none", 2)
 
 
-def test_virtual_devices_after_tensorflow_began_are_refused():
+def test_virtual_devices_after_the_first_operation_are_refused():
     tf.constant(1.0) + 1.0
-    refused(r"before TensorFlow runs anything. Received: replicas=2", "mirrored", 2)
+    refused(r"before the first TensorFlow operation. Received: replicas=2", "mirrored", 2)
 
 
-def test_several_workers_need_tf_config():
+def test_multi_worker_needs_tf_config():
     refused("TF_CONFIG. Received: none", "multi_worker")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"cluster": 3}'])
-def test_broken_tf_config_is_refused(monkeypatch, text):
+def test_an_invalid_tf_config_is_refused(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     refused("`TF_CONFIG` must be JSON with a cluster")
 
 
-def test_tf_config_of_one_worker_chooses_none(monkeypatch):
+def test_tf_config_with_one_worker_chooses_no_strategy(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["localhost:1"]}}))
     assert choose_strategy().num_replicas_in_sync == 1
 
 
-def test_missing_tpu_is_refused():
+def test_a_missing_tpu_is_refused():
     refused(r"needs a TPU. Received: TPU_NAME=local \(", "tpu")
 
 
-def test_untested_keras_is_refused():
+def test_an_untested_version_of_keras_is_refused():
     require_tested_keras(keras.__version__)
     with pytest.raises(InputError, match=r"needs Keras 3.15. Received: keras 4.0.1"):
         require_tested_keras("4.0.1")
 
 
-def test_student_made_outside_the_scope_is_refused():
+def test_a_student_built_outside_the_scope_is_refused():
     student = make_student()
     with (
         tf.distribute.OneDeviceStrategy("/cpu:0").scope(),
@@ -92,7 +92,7 @@ def test_student_made_outside_the_scope_is_refused():
         make_distiller(student)
 
 
-def test_optimizer_made_outside_the_scope_is_refused():
+def test_an_optimizer_built_outside_the_scope_is_refused():
     optimizer = keras.optimizers.SGD()
     with (
         tf.distribute.OneDeviceStrategy("/cpu:0").scope(),

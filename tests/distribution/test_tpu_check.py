@@ -1,4 +1,4 @@
-"""What a TPU could not run is named, with its line; what ships passes."""
+"""Operations that a TPU does not support are named with their line; the package has none."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+import tpu_cases
 from small_models import every_loss, make_distiller, make_student, make_tagger, pairs
 
-from kdkeras.__main__ import main
 from kdkeras.distribution import check_tpu
 from kdkeras.distribution.batches import one_length
 from kdkeras.losses import EmbeddingDistillation, TokenCrossEntropy
@@ -23,12 +23,12 @@ def batch(rows=8):
 
 
 def open_batch():
-    """Batches of any number of rows."""
+    """Specification of batches with any number of rows."""
     return tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), batch())
 
 
 class Loss(EmbeddingDistillation):
-    """The usual loss, plus zero times something."""
+    """A usual loss plus zero times the value of a function."""
 
     def __init__(self, extra):
         super().__init__()
@@ -56,7 +56,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("op", UNFIT)
-def test_what_a_tpu_has_not_is_named_with_its_line(op):
+def test_an_unsupported_operation_is_named_with_its_line(op):
     distiller = make_distiller(distillation_losses={"own": Loss(UNFIT[op])})
     found = check_tpu(distiller, batch())
     assert any(one.op == op for one in found), found
@@ -66,16 +66,16 @@ def test_what_a_tpu_has_not_is_named_with_its_line(op):
     assert name == "test_tpu_check.py" and first <= int(line) <= first + 3
 
 
-def test_shapes_that_are_not_fixed_are_named():
+def test_a_shape_that_is_not_fixed_is_named():
     found = check_tpu(make_distiller(**every_loss()), open_batch())
-    assert {one.reason for one in found} == {"its shape is not known before it runs"}
+    assert {one.reason for one in found} == {"its shape is not known before the step runs"}
     assert any(one.shape.startswith("float32(None, ") for one in found)
 
 
-def test_a_call_out_of_the_program_is_named_by_its_line():
+def test_a_call_outside_the_program_is_named_with_its_line():
     distiller = make_distiller(distillation_losses={"own": Loss(outside)})
     found = check_tpu(distiller, batch())
-    assert [one.reason for one in found] == ["a call out of the program"]
+    assert [one.reason for one in found] == ["it calls code outside the program"]
     assert re.match(rf"test_tpu_check.py:{line_of(outside) + 1} ", found[0].source)
 
 
@@ -84,7 +84,7 @@ def outside(x):
 
 
 @pytest.mark.parametrize("options", [{}, {"sequence_length": 24}])
-def test_batches_for_a_tpu_have_one_length(options, sample_set, vocabulary):
+def test_batches_of_one_length_pass(options, sample_set, vocabulary):
     student = build_student(
         "static_128", vocabulary=vocabulary, output_dim=sample_set.embedding_dim
     )
@@ -94,10 +94,10 @@ def test_batches_for_a_tpu_have_one_length(options, sample_set, vocabulary):
     assert check_tpu(distiller, batches.element_spec) == []
 
 
-def test_lazy_adam_is_not_for_a_tpu():
+def test_lazy_adam_is_named():
     found = check_tpu(make_distiller(optimizer=LazyAdam(0.1)), batch())
     assert found[0].op == "Unique" and found[0].source.startswith("optimizers.py:")
-    assert "no operation of a TPU" in str(found[0])
+    assert "a TPU does not support this operation" in str(found[0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
@@ -117,12 +117,21 @@ def test_token_labels_pass():
     assert check_tpu(distiller, (x, {"label": tf.zeros((8, 4), tf.int32)})) == []
 
 
-def test_command_checks_what_ships(capsys):
-    assert main(["check-tpu", "--only", "Ranking", "--precision", "float32"]) == 0
-    assert "passed: TranslationRanking guided, float32" in capsys.readouterr().out
-    assert main(["check-tpu", "--only", "nothing"]) == 2
+QUICK = {"alignment losses": "float32", "token losses": "bfloat16"}
+
+
+def findings(vocabulary, name, precision):
+    distiller = tpu_cases.build(vocabulary, precision, 16, **tpu_cases.CASES[name])
+    return check_tpu(distiller, tpu_cases.batch_spec(64, 16))
+
+
+@pytest.mark.parametrize("name, precision", QUICK.items())
+def test_losses_of_the_package_pass(vocabulary, name, precision):
+    assert findings(vocabulary, name, precision) == []
 
 
 @pytest.mark.slow
-def test_all_that_ships_passes():
-    assert main(["check-tpu"]) == 0
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", tpu_cases.CASES)
+def test_every_training_step_of_the_package_passes(vocabulary, name, precision):
+    assert findings(vocabulary, name, precision) == []

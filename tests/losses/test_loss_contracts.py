@@ -129,7 +129,7 @@ def test_sample_weights_weigh_rows(case):
 
 
 @pytest.mark.parametrize(
-    "cases", ["tests/distribution/distribution_cases.py", "kdkeras/distribution/tpu_cases.py"]
+    "cases", ["tests/distribution/distribution_cases.py", "tests/distribution/tpu_cases.py"]
 )
 def test_every_exported_loss_runs_on_replicas_and_is_checked_for_tpus(cases):
     tree = ast.parse((Path(__file__).parents[2] / cases).read_text())

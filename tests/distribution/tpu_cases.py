@@ -1,8 +1,8 @@
-"""Every student, loss and optimizer path that ships, each in a training step to check."""
+"""Training steps that cover every student, loss and optimizer path of the package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -46,8 +46,6 @@ from kdkeras.schedules import Delayed, LinearDecay, LinearWarmup, Piecewise
 from kdkeras.students import SIZES, build_student
 from kdkeras.teachers.sentence_encoder import SentenceEncoder
 
-__all__ = ["batch_spec", "shipped_cases"]
-
 OUTPUT_DIM = 384
 TAGGER = "tagger"
 TOP_K = 8
@@ -89,8 +87,10 @@ ALIGNMENT: dict[str, Callable[[], Any]] = {
     "BarlowTwins": BarlowTwins,
     "MatryoshkaAlignment": lambda: MatryoshkaAlignment(TranslationRanking(), [64, OUTPUT_DIM]),
 }
-# With a live teacher, whose layers are TEACHER_DIM wide, and a student that has layers.
+# For a student with layers and a live teacher whose layers have TEACHER_DIM units.
 TEACHER_DIM, LAYERED = 64, "tiny"
+STATIC = "static_128"
+USED = {STATIC, LAYERED}
 LAYERS: dict[str, Callable[[], Any]] = {
     "HiddenStateDistillation": partial(
         HiddenStateDistillation,
@@ -101,7 +101,6 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "PerLayer": lambda: PerLayer(SimilarityDistillation(), layers=[0, 1, 2]),
 }
 OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
-    "FusedAdam": FusedAdam,
     "FusedAdam with a schedule": lambda: FusedAdam(
         keras.optimizers.schedules.CosineDecay(1e-3, decay_steps=10)
     ),
@@ -114,16 +113,9 @@ OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
     "SGD": partial(keras.optimizers.SGD, momentum=0.9),
 }
 
-BALANCINGS: dict[str, Callable[[], Any]] = {
-    "RunningMagnitude": RunningMagnitude,
-    "UncertaintyWeighting": UncertaintyWeighting,
-}
-
-Build = Callable[[], Distiller]
-
 
 def batch_spec(batch_size: int, sequence_length: int) -> Any:
-    """Returns what a batch of pairs looks like, with static shapes."""
+    """A batch of pairs with static shapes and all targets that the losses read."""
     rows = tf.TensorSpec((batch_size, sequence_length), tf.int32)
     x = {f"{s}_{n}": rows for s in ("source", "translation") for n in ("token_ids", "padding_mask")}
     x["source_id"] = tf.TensorSpec((batch_size,), tf.int64)
@@ -132,80 +124,59 @@ def batch_spec(batch_size: int, sequence_length: int) -> Any:
         "label": tf.TensorSpec((batch_size,), tf.int32),
         "token_logits": tf.TensorSpec((batch_size, sequence_length, OUTPUT_DIM), tf.float32),
     }
-    for prefix, rows in (("top", [batch_size]), ("token_top", [batch_size, sequence_length])):
-        y[f"{prefix}_logits"] = tf.TensorSpec([*rows, TOP_K], tf.float32)
-        y[f"{prefix}_indices"] = tf.TensorSpec([*rows, TOP_K], tf.int32)
-        y[f"{prefix}_rest_2"] = tf.TensorSpec(rows, tf.float32)
+    for prefix, shape in (("top", [batch_size]), ("token_top", [batch_size, sequence_length])):
+        y[f"{prefix}_logits"] = tf.TensorSpec([*shape, TOP_K], tf.float32)
+        y[f"{prefix}_indices"] = tf.TensorSpec([*shape, TOP_K], tf.int32)
+        y[f"{prefix}_rest_2"] = tf.TensorSpec(shape, tf.float32)
     return x, y
 
 
-def shipped_cases(
-    vocabulary: Vocabulary, precision: str, sequence_length: int
-) -> Iterator[tuple[str, Build]]:
-    """Yields every case: its name, and what builds its compiled Distiller.
-
-    Args:
-        vocabulary: The students' vocabulary.
-        precision: `"float32"` or `"bfloat16"`.
-        sequence_length: Tokens that the students read.
-    """
+def build(
+    vocabulary: Vocabulary,
+    precision: str,
+    sequence_length: int,
+    student: str = STATIC,
+    optimizer: str | None = None,
+    live: bool = False,
+    arguments: Callable[[], dict[str, Any]] | None = None,
+) -> Distiller:
+    """Returns the compiled Distiller of a case."""
     policy = "float32" if precision == "float32" else f"mixed_{precision}"
-
-    def build(
-        student: str = "static_128",
-        optimizer: str = "FusedAdam",
-        live: bool = False,
-        **losses: Any,
-    ) -> Distiller:
-        if student == TAGGER:
-            model = _tagger(vocabulary.size, sequence_length, policy)
-        else:
-            model = build_student(
-                student,
-                vocabulary=vocabulary,
-                output_dim=OUTPUT_DIM,
-                sequence_length=sequence_length,
-                dtype=policy,
-            )
-        if live:
-            losses["teacher"] = _teacher(vocabulary, sequence_length)
-        distiller = Distiller(model, **(losses or _all_losses()))
-        distiller.compile(OPTIMIZERS[optimizer](), jit_compile=False)
-        return distiller
-
-    for name, settings in (*_single_losses(), *_settings()):
-        yield name, partial(build, **settings)
+    if student == TAGGER:
+        model = _tagger(vocabulary.size, sequence_length, policy)
+    else:
+        model = build_student(
+            student,
+            vocabulary=vocabulary,
+            output_dim=OUTPUT_DIM,
+            sequence_length=sequence_length,
+            dtype=policy,
+        )
+    teacher = {"teacher": _teacher(vocabulary, sequence_length)} if live else {}
+    distiller = Distiller(model, **(arguments or usual_losses)(), **teacher)
+    distiller.compile(OPTIMIZERS.get(optimizer, FusedAdam)(), jit_compile=False)
+    return distiller
 
 
-def _single_losses() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every loss alone, with a student that gives what it reads."""
-    for name, loss in DISTILLATION.items():
-        yield name, {"distillation_losses": {"one": loss()}}
-    for name, loss in TOKENS.items():
-        yield name, {"student": TAGGER, "distillation_losses": {"one": loss()}}
-    for name, loss in ALIGNMENT.items():
-        yield name, {"alignment_losses": {"one": loss()}}
-    for name, loss in LAYERS.items():
-        losses = {"distillation_losses": {"one": loss()}, "live": name != "PerLayer"}
-        yield name, {"student": LAYERED, **losses}
+def together(**kinds: dict[str, Callable[[], Any]]) -> Callable[[], dict[str, Any]]:
+    """Arguments of a Distiller that trains with all losses of the tables."""
+    return lambda: {
+        f"{kind}_losses": {name: loss() for name, loss in losses.items()}
+        for kind, losses in kinds.items()
+    }
 
 
-def _settings() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every student, optimizer and way to train, with the usual losses."""
-    for name in SIZES:
-        yield f"{name}, all losses", {"student": name}
-    for name in OPTIMIZERS:
-        yield name, {"optimizer": name}
-    yield "micro-batches", {"micro_batches": 2, **_all_losses()}
-    # No divisor of the usual batch sizes, and one.
-    for size in (30, 32):
-        yield f"chunks of {size}", {"student": "tiny", "chunk_size": size, **_all_losses()}
-    yield "schedules", _scheduled_losses()
-    for name, balancing in BALANCINGS.items():
-        yield name, {"balancing": balancing(), **_all_losses()}
+def usual_losses() -> dict[str, Any]:
+    return {
+        "distillation_losses": {
+            "embedding": EmbeddingDistillation(),
+            "similarity": SimilarityDistillation(),
+        },
+        "alignment_losses": {"ranking": TranslationRanking(guide_margin=0.1)},
+    }
 
 
-def _scheduled_losses() -> dict[str, Any]:
+def scheduled_losses() -> dict[str, Any]:
     """Every kind of schedule, of weights and of temperatures."""
     cosine = keras.optimizers.schedules.CosineDecay(2.0, 10, alpha=0.5)
     linear = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5)
@@ -227,8 +198,42 @@ def _scheduled_losses() -> dict[str, Any]:
     }
 
 
+# Name of the case, and the arguments of `build`. Losses that read the same outputs share a step:
+# a finding names the operation and its line of Python, and therefore its loss.
+CASES: dict[str, dict[str, Any]] = {
+    "embedding losses": {"arguments": together(distillation=DISTILLATION)},
+    "alignment losses": {"arguments": together(alignment=ALIGNMENT)},
+    "token losses": {"student": TAGGER, "arguments": together(distillation=TOKENS)},
+    "layer losses": {
+        "student": LAYERED,
+        "live": True,
+        "arguments": together(distillation=LAYERS),
+    },
+    # The other sizes and the default optimizer are in other cases.
+    **{f"student {name}": {"student": name} for name in SIZES if name not in USED},
+    **{f"optimizer {name}": {"optimizer": name} for name in OPTIMIZERS},
+    "micro-batches, schedules": {"arguments": lambda: {"micro_batches": 2, **scheduled_losses()}},
+    "schedules, RunningMagnitude": {
+        "arguments": lambda: {"balancing": RunningMagnitude(), **scheduled_losses()}
+    },
+    # 30 does not divide the batch of 64, 32 does.
+    "chunks of 30, UncertaintyWeighting": {
+        "student": LAYERED,
+        "arguments": lambda: {
+            "chunk_size": 30,
+            "balancing": UncertaintyWeighting(),
+            **usual_losses(),
+        },
+    },
+    "chunks of 32": {
+        "student": LAYERED,
+        "arguments": lambda: {"chunk_size": 32, **usual_losses()},
+    },
+}
+
+
 def _tagger(vocabulary_size: int, sequence_length: int, policy: str) -> keras.Model:
-    """A small student with logits for every token, in the light of the sentence."""
+    """A small student whose logits of each token depend on the whole sentence."""
     names = ("token_ids", "padding_mask")
     inputs = {n: keras.Input((sequence_length,), dtype="int32", name=n) for n in names}
     tokens = EmbeddingTable(vocabulary_size, 32, dtype=policy)(inputs["token_ids"])
@@ -238,7 +243,7 @@ def _tagger(vocabulary_size: int, sequence_length: int, policy: str) -> keras.Mo
 
 
 def _teacher(vocabulary: Vocabulary, sequence_length: int) -> SentenceEncoder:
-    """An untrained BERT that reads the student's tokens."""
+    """An untrained BERT with the student's vocabulary."""
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=vocabulary.size,
         num_layers=3,
@@ -249,13 +254,3 @@ def _teacher(vocabulary: Vocabulary, sequence_length: int) -> SentenceEncoder:
         dtype="float32",
     )
     return SentenceEncoder(backbone, "mean", [])
-
-
-def _all_losses() -> dict[str, Any]:
-    return {
-        "distillation_losses": {
-            "embedding": EmbeddingDistillation(),
-            "similarity": SimilarityDistillation(),
-        },
-        "alignment_losses": {"ranking": TranslationRanking(guide_margin=0.1)},
-    }
