@@ -1,4 +1,4 @@
-"""One training step: the model that trains a student, and how its loss terms are weighed."""
+"""One training step: the model that trains a student, and the balancing of its loss terms."""
 
 from kdkeras.distillation.balancing import LossBalancing, RunningMagnitude, UncertaintyWeighting
 from kdkeras.distillation.distiller import Distiller

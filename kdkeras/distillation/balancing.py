@@ -1,4 +1,4 @@
-"""Terms of different size, brought to one size while training."""
+"""Weights that bring loss terms of different magnitude to the same scale during training."""
 
 from __future__ import annotations
 
@@ -13,29 +13,36 @@ from kdkeras.distillation.terms import WEIGHT_LOG, Terms, weighted_total
 from kdkeras.errors import InputError
 from kdkeras.losses.base import ExampleLoss
 
-__all__ = ["LossBalancing", "RunningMagnitude", "UncertaintyWeighting", "Weighed", "weigh"]
+__all__ = [
+    "LossBalancing",
+    "RunningMagnitude",
+    "UncertaintyWeighting",
+    "WeightedTerms",
+    "weight_terms",
+]
 
 
-class Weighed(NamedTuple):
-    """Terms of a batch, weighed."""
+class WeightedTerms(NamedTuple):
+    """The weighted terms of a batch."""
 
     total: Any
-    """Sum over the rows of what is minimised, float32 scalar."""
+    """Sum over the rows of the loss that is minimized, float32 scalar."""
     weights: dict[str, Any]
-    """What each term was multiplied by, where that changes while training."""
+    """Weights that change during training, by name of their term."""
 
-    def logged(self, terms: Terms, count: Any) -> Terms:
-        """Returns all that is logged, as sums over rows."""
+    def logs(self, terms: Terms, count: Any) -> Terms:
+        """Returns all logged values, as sums over `count` rows."""
         weights = {f"{WEIGHT_LOG}{name}": w * count for name, w in self.weights.items()}
         return {"loss": self.total, **terms, **weights}
 
 
 class LossBalancing(keras.layers.Layer):
-    """Base class: what terms are multiplied by, besides their weights.
+    """Base class: multiplies loss terms by factors that depend on the training.
 
-    A layer, so that what it remembers or trains is saved with the Distiller,
-    to which it belongs. Computes in float32; all replicas hold the same state.
-    Subclasses implement `add_name` and `weigh`, and `update` if they remember.
+    It is a layer, so its variables are saved with the Distiller that owns it.
+    It computes in float32; all replicas hold the same state. Subclasses
+    implement `create_variables` and `weight_terms`, and `update` if they have
+    a state that is not trained.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -43,87 +50,88 @@ class LossBalancing(keras.layers.Layer):
         super().__init__(**kwargs)
         self.names: list[str] = []
 
-    def add_names(self, names: list[str]) -> None:
-        """Creates the state of every loss, and of the task loss.
+    def attach(self, names: list[str]) -> None:
+        """Creates the variables for every loss of a Distiller, and for the task loss.
 
         Raises:
-            InputError: If another Distiller has it.
+            InputError: If another Distiller uses this object.
         """
         if self.names:
             raise InputError(
-                "A balancing belongs to one Distiller. Received: one that balances "
-                f"{list(self.names)}. Make another {type(self).__name__}."
+                "A LossBalancing belongs to one Distiller. Received: one that balances "
+                f"{list(self.names)}. Create another {type(self).__name__}."
             )
         self.names = list(names)
         for name in names:
-            self.add_name(name)
+            self.create_variables(name)
         self.built = True
 
-    def add_name(self, name: str) -> None:
-        """Creates the state of one loss."""
-        raise NotImplementedError(f"{type(self).__name__} must implement `add_name`.")
+    def create_variables(self, name: str) -> None:
+        """Creates the variables for one loss."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `create_variables`.")
 
     def check_losses(self, losses: Mapping[str, ExampleLoss]) -> None:
-        """Refuses losses that cannot be balanced so.
+        """Raises if a loss cannot be balanced.
 
         Raises:
             InputError: Naming the loss.
         """
 
     def trained(self, name: str) -> list[keras.Variable]:
-        """Returns what is trained for a loss."""
+        """Returns the trainable variables for a loss."""
         return []
 
-    def weigh(self, terms: Terms, weights: Mapping[str, Any], count: Any) -> Weighed:
-        """Weighs the terms of a batch.
+    def weight_terms(self, terms: Terms, weights: Mapping[str, Any], count: Any) -> WeightedTerms:
+        """Weights the terms of a batch.
 
         Args:
             terms: Sums over this replica's rows, by name.
-            weights: Weights by name; 1.0 where left out.
+            weights: Weights by name, 1.0 by default.
             count: Number of this replica's rows.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement `weigh`.")
+        raise NotImplementedError(f"{type(self).__name__} must implement `weight_terms`.")
 
     def update(self, terms: Terms, finite: Any) -> None:
-        """Takes note of a step.
+        """Updates the state after a training step.
 
         Args:
-            terms: What this replica adds to the mean of each term over the
-                step's rows.
-            finite: Scalar bool; where false, nothing may change.
+            terms: This replica's share of the mean of each term over all rows
+                of the step.
+            finite: Scalar bool; if false, the state must not change.
         """
 
 
-def weigh(
+def weight_terms(
     terms: Terms, weights: Mapping[str, Any], count: Any, balancing: LossBalancing | None
-) -> Weighed:
-    """Weighs the terms of a batch, balanced or with their weights alone."""
+) -> WeightedTerms:
+    """Weights the terms of a batch, with or without a balancing."""
     if balancing is not None:
-        return balancing.weigh(terms, weights, count)
+        return balancing.weight_terms(terms, weights, count)
     changing = {n: w for n, w in weights.items() if n in terms and not isinstance(w, float)}
-    return Weighed(weighted_total(terms, weights), changing)
+    return WeightedTerms(weighted_total(terms, weights), changing)
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class RunningMagnitude(LossBalancing):
-    """Divides every term by a running mean of its own size.
+    """Divides every loss term by a running mean of its magnitude.
 
-    `loss_weights` are then the relative importance of the terms, whatever
-    their units, and stay so while the terms shrink. Nothing is trained. A
-    step is weighed by the steps before it, the first one by itself.
+    `loss_weights` then express the relative importance of the terms,
+    independent of their scale, also while the terms decrease. Nothing is
+    trained. A step uses the magnitudes of earlier steps; the first step uses
+    its own.
 
     Formula, for the mean `term` over the rows of step `t` (of all replicas):
 
     ```
-    loss = sum_k(weight_k / max(size_k, epsilon) * term_k)
-    size_k = m_k / (1 - momentum^t),    m_k = momentum * m_k + (1 - momentum) * |term_k|
+    loss = sum_k(weight_k / max(magnitude_k, epsilon) * term_k)
+    magnitude_k = m_k / (1 - momentum^t),    m_k = momentum * m_k + (1 - momentum) * |term_k|
     ```
 
     Args:
-        momentum: Share of the old mean that a step keeps, from 0 to below 1.
+        momentum: Decay of the running mean per step, at least 0 and below 1.
             Defaults to 0.99, about the last hundred steps.
-        epsilon: The smallest size that is divided by, above 0. A term that
-            falls below it fades. Defaults to 1e-4.
+        epsilon: Minimum of the divisor, above 0. A term that falls below it
+            loses influence. Defaults to 1e-4.
 
     Raises:
         InputError: If an argument is out of its range.
@@ -150,42 +158,43 @@ class RunningMagnitude(LossBalancing):
                 f"`epsilon` must be above 0. Received: epsilon={epsilon}. Use 1e-4 if in doubt."
             )
         self.momentum, self.epsilon = float(momentum), float(epsilon)
-        self.sizes: dict[str, keras.Variable] = {}
+        self.magnitudes: dict[str, keras.Variable] = {}
         self.steps: dict[str, keras.Variable] = {}
 
-    def add_name(self, name: str) -> None:
-        """Creates the running mean of a loss, and how many steps it has seen."""
-        for kind, found in (("size", self.sizes), ("steps", self.steps)):
-            found[name] = self.add_weight(
+    def create_variables(self, name: str) -> None:
+        """Creates the running mean of a loss, and its number of steps."""
+        for kind, variables in (("magnitude", self.magnitudes), ("steps", self.steps)):
+            variables[name] = self.add_weight(
                 shape=(),
                 initializer="zeros",
                 trainable=False,
-                # All replicas write the same.
+                # All replicas write the same value.
                 aggregation="only_first_replica",
                 name=f"{kind}_{name}",
             )
 
-    def weigh(self, terms: Terms, weights: Mapping[str, Any], count: Any) -> Weighed:
-        """Weighs the terms of a batch by their sizes in the steps before it."""
+    def weight_terms(self, terms: Terms, weights: Mapping[str, Any], count: Any) -> WeightedTerms:
+        """Weights the terms of a batch by their magnitudes in earlier steps."""
         balanced = [name for name in terms if name in self.names]
-        own = replicas.total(ops.stack([count, *(terms[name] for name in balanced)]))
-        sizes = ops.stop_gradient(ops.abs(own[1:] / own[0]))
+        sums = replicas.total(ops.stack([count, *(terms[name] for name in balanced)]))
+        own = ops.stop_gradient(ops.abs(sums[1:] / sums[0]))
         found = dict(weights)
         for i, name in enumerate(balanced):
             steps = self.steps[name].value
-            seen = 1.0 - ops.power(self.momentum, ops.maximum(steps, 1.0))
-            size = ops.where(steps > 0, self.sizes[name].value / seen, sizes[i])
-            found[name] = weights.get(name, 1.0) / ops.maximum(size, self.epsilon)
-        return Weighed(weighted_total(terms, found), {name: found[name] for name in balanced})
+            correction = 1.0 - ops.power(self.momentum, ops.maximum(steps, 1.0))
+            earlier = self.magnitudes[name].value / correction
+            magnitude = ops.where(steps > 0, earlier, own[i])
+            found[name] = weights.get(name, 1.0) / ops.maximum(magnitude, self.epsilon)
+        return WeightedTerms(weighted_total(terms, found), {name: found[name] for name in balanced})
 
     def update(self, terms: Terms, finite: Any) -> None:
-        """Moves the running means on."""
+        """Updates the running means."""
         balanced = [name for name in terms if name in self.names]
         means = ops.abs(replicas.total(ops.stack([terms[name] for name in balanced])))
         for i, name in enumerate(balanced):
-            size, steps = self.sizes[name], self.steps[name]
-            moved = self.momentum * size.value + (1.0 - self.momentum) * means[i]
-            size.assign(ops.where(finite, moved, size.value))
+            magnitude, steps = self.magnitudes[name], self.steps[name]
+            updated = self.momentum * magnitude.value + (1.0 - self.momentum) * means[i]
+            magnitude.assign(ops.where(finite, updated, magnitude.value))
             steps.assign(steps.value + ops.cast(finite, "float32"))
 
     def get_config(self) -> dict[str, Any]:
@@ -195,19 +204,19 @@ class RunningMagnitude(LossBalancing):
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class UncertaintyWeighting(LossBalancing):
-    """Learns how much each term can be trusted, with one trained number a term.
+    """Learns the weight of every loss term, with one trained scalar per term.
 
-    At the optimum of `s` a term is divided by its own size, so that
-    `loss_weights` are relative importances; `s` follows as fast as the
-    optimizer moves it. The total loss may become negative.
+    At the optimum of `s` a term is divided by its own magnitude, so
+    `loss_weights` express relative importance; `s` changes as fast as the
+    optimizer moves it. The total loss can become negative.
 
     Formula:
 
     ```
-    loss = sum_k(weight_k * (exp(-s_k) * term_k + s_k)),    s_k trained, 0 at first
+    loss = sum_k(weight_k * (exp(-s_k) * term_k + s_k)),    s_k trained, initially 0
     ```
 
-    For terms that are not negative; others are refused.
+    Only for losses that are never negative; others raise an error.
 
     References:
         Kendall, Gal, Cipolla (2018), arXiv:1705.07115, equation 7 with
@@ -218,14 +227,14 @@ class UncertaintyWeighting(LossBalancing):
         super().__init__(name=name, **kwargs)
         self.log_variances: dict[str, keras.Variable] = {}
 
-    def add_name(self, name: str) -> None:
-        """Creates the trained number of a loss."""
+    def create_variables(self, name: str) -> None:
+        """Creates the trained scalar of a loss."""
         self.log_variances[name] = self.add_weight(
             shape=(), initializer="zeros", name=f"log_variance_{name}"
         )
 
     def check_losses(self, losses: Mapping[str, ExampleLoss]) -> None:
-        """Refuses losses with a negative least value: their weights would grow without end.
+        """Raises for losses that can be negative: their weights would grow without limit.
 
         Raises:
             InputError: Naming the first.
@@ -233,17 +242,17 @@ class UncertaintyWeighting(LossBalancing):
         for name, loss in losses.items():
             if loss.may_be_negative:
                 raise InputError(
-                    "Uncertainty weighting takes losses that are not negative. Received: "
-                    f"{name!r}, a {type(loss).__name__} that may be. Use RunningMagnitude, or for "
-                    'cosines EmbeddingDistillation("cosine").'
+                    "UncertaintyWeighting needs losses that are never negative. Received: "
+                    f"{name!r}, a {type(loss).__name__}, which can be. Use RunningMagnitude, or "
+                    'for cosines EmbeddingDistillation("cosine").'
                 )
 
     def trained(self, name: str) -> list[keras.Variable]:
-        """Returns the trained number of a loss."""
+        """Returns the trained scalar of a loss."""
         return [self.log_variances[name]]
 
-    def weigh(self, terms: Terms, weights: Mapping[str, Any], count: Any) -> Weighed:
-        """Weighs the terms of a batch, and adds what keeps the weights from zero."""
+    def weight_terms(self, terms: Terms, weights: Mapping[str, Any], count: Any) -> WeightedTerms:
+        """Weights the terms of a batch, and adds the penalty that keeps the weights above zero."""
         balanced = [name for name in terms if name in self.names]
         found, penalty = dict(weights), 0.0
         for name in balanced:
@@ -252,4 +261,4 @@ class UncertaintyWeighting(LossBalancing):
             found[name] = weight * ops.exp(-log_variance)
             penalty = penalty + weight * log_variance
         total = weighted_total(terms, found) + penalty * count
-        return Weighed(total, {name: ops.stop_gradient(found[name]) for name in balanced})
+        return WeightedTerms(total, {name: ops.stop_gradient(found[name]) for name in balanced})

@@ -1,4 +1,4 @@
-"""Rows of a batch in chunks, and loops over them in the graph."""
+"""Splits a batch into chunks of rows, and runs loops over the chunks in the graph."""
 
 from __future__ import annotations
 
@@ -8,125 +8,143 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["Chunks", "Read", "fits", "in_chunks", "joined", "leaves", "like_one", "loop"]
+__all__ = [
+    "Chunks",
+    "Forward",
+    "fits_in_one_chunk",
+    "flat_tensors",
+    "graph_loop",
+    "run_chunks",
+    "run_in_chunks",
+    "trace_one_chunk",
+]
 
-Read = Callable[[Any], Any]
-"""A forward pass: from rows to outputs of as many rows, each a nest of tensors."""
+Forward = Callable[[Any], Any]
+"""A forward pass: a nest of tensors to a nest of outputs with the same number of rows."""
 
 
 class Chunks:
-    """Rows cut into as few equal chunks as hold at most `size` rows each.
+    """A batch split into the smallest number of equal chunks of at most `max_size` rows.
 
-    The last chunk is filled up with rows from the front, fewer than there are
-    chunks; their outputs are left out. So every chunk has one shape, known
-    before anything runs where that of the batch is.
+    The last chunk is padded with rows from the front of the batch; there are
+    fewer padding rows than chunks, and their outputs are dropped. All chunks
+    then have one shape, which is static if that of the batch is.
 
     Args:
-        inputs: Nest of tensors `(B, ...)`; None is left alone.
-        size: The most rows of a chunk.
+        inputs: Nest of tensors `(B, ...)`; None is kept.
+        max_size: Maximum number of rows in a chunk.
+
+    Attributes:
+        rows: Number of rows `B`.
+        number: Number of chunks.
+        size: Number of rows in each chunk.
+        padding: Number of padding rows.
     """
 
-    def __init__(self, inputs: Any, size: int) -> None:
-        self.rows = _rows(inputs)
-        least = _ceil(self.rows, size)
+    def __init__(self, inputs: Any, max_size: int) -> None:
+        self.rows = _num_rows(inputs)
+        number = _ceil_divide(self.rows, max_size)
         # A replica without rows has one chunk without rows.
-        self.number = max(least, 1) if isinstance(least, int) else tf.maximum(least, 1)
-        self.size = _ceil(self.rows, self.number)
-        self.missing = self.number * self.size - self.rows
-        self._inputs = _map(lambda x: self._cut(x, x[: self.missing]), inputs)
+        self.number = max(number, 1) if isinstance(number, int) else tf.maximum(number, 1)
+        self.size = _ceil_divide(self.rows, self.number)
+        self.padding = self.number * self.size - self.rows
+        self._inputs = _map(lambda x: self._reshape(x, x[: self.padding]), inputs)
 
-    def at(self, number: Any) -> Any:
-        """Returns one chunk, as nested as the inputs."""
-        return _map(lambda x: x[number], self._inputs)
+    def get(self, index: Any) -> Any:
+        """Returns one chunk, with the nesting of the inputs."""
+        return _map(lambda x: x[index], self._inputs)
 
     def join(self, outputs: Any) -> Any:
-        """Returns `(B, ...)` of what all chunks gave, `(number, size, ...)`."""
-        every = tf.reshape(outputs, (self.number * self.size, *_shape(outputs)[2:]))
-        return every if _none(self.missing) else every[: self.rows]
+        """Returns `(B, ...)` from the outputs of all chunks, `(number, size, ...)`."""
+        rows = tf.reshape(outputs, (self.number * self.size, *_shape(outputs)[2:]))
+        return rows if _is_zero(self.padding) else rows[: self.rows]
 
-    def cut(self, gradients: Any) -> Any:
-        """Cuts gradients `(B, ...)` by rows; those of the filling are zero."""
+    def split_gradients(self, gradients: Any) -> Any:
+        """Splits gradients `(B, ...)` into chunks; padding rows get zero gradients."""
         gradients = tf.convert_to_tensor(gradients)
-        filling = tf.zeros((self.missing, *_shape(gradients)[1:]), gradients.dtype)
-        return self._cut(gradients, filling)
+        zeros = tf.zeros((self.padding, *_shape(gradients)[1:]), gradients.dtype)
+        return self._reshape(gradients, zeros)
 
-    def _cut(self, x: Any, filling: Any) -> Any:
-        filled = x if _none(self.missing) else tf.concat([x, filling], axis=0)
-        return tf.reshape(filled, (self.number, self.size, *_shape(x)[1:]))
-
-
-def fits(inputs: Any, size: int) -> bool:
-    """Whether rows are known to be no more than a chunk."""
-    rows = _rows(inputs)
-    return isinstance(rows, int) and rows <= size
+    def _reshape(self, x: Any, padding: Any) -> Any:
+        padded = x if _is_zero(self.padding) else tf.concat([x, padding], axis=0)
+        return tf.reshape(padded, (self.number, self.size, *_shape(x)[1:]))
 
 
-def in_chunks(read: Read, inputs: Any, size: int | None) -> Any:
-    """Runs a forward pass without gradients chunk by chunk.
+def fits_in_one_chunk(inputs: Any, max_size: int) -> bool:
+    """Returns whether the number of rows is static and at most `max_size`."""
+    rows = _num_rows(inputs)
+    return isinstance(rows, int) and rows <= max_size
+
+
+def run_in_chunks(function: Forward, inputs: Any, max_size: int | None) -> Any:
+    """Runs a forward pass without gradients, chunk by chunk.
 
     Args:
-        read: The forward pass.
+        function: The forward pass.
         inputs: Nest of tensors `(B, ...)`.
-        size: The most rows of a chunk; None for all at once.
+        max_size: Maximum number of rows in a chunk; None for the whole batch.
 
     Returns:
-        What `read` returns, for all rows.
+        The outputs of `function` for all rows.
     """
-    if size is None or fits(inputs, size):
-        return read(inputs)
-    chunks = Chunks(inputs, size)
-    return joined(read, chunks, like_one(read, chunks)[0])
+    if max_size is None or fits_in_one_chunk(inputs, max_size):
+        return function(inputs)
+    chunks = Chunks(inputs, max_size)
+    return run_chunks(function, chunks, trace_one_chunk(function, chunks)[0])
 
 
-def like_one(read: Read, chunks: Chunks) -> tuple[Any, Any]:
-    """Returns what one chunk gives, in a graph of its own that is never run; and the graph."""
+def trace_one_chunk(function: Forward, chunks: Chunks) -> tuple[Any, Any]:
+    """Returns symbolic outputs of one chunk, and the graph of them, which is never run."""
     graph = tf.__internal__.FuncGraph("one_chunk")
     with graph.as_default():
-        return read(chunks.at(0)), graph
+        return function(chunks.get(0)), graph
 
 
-def joined(read: Read, chunks: Chunks, like: Any) -> Any:
-    """Returns the outputs of all chunks, which are as `like_one` says."""
+def run_chunks(function: Forward, chunks: Chunks, symbolic: Any) -> Any:
+    """Returns the outputs of all chunks; `symbolic` is the result of `trace_one_chunk`."""
 
-    def write(number: Any, arrays: list[Any]) -> tuple[Any, list[Any]]:
-        outputs = leaves(read(chunks.at(number)))
-        return number + 1, [a.write(number, x) for a, x in zip(arrays, outputs, strict=True)]
+    def write(index: Any, arrays: list[Any]) -> tuple[Any, list[Any]]:
+        outputs = flat_tensors(function(chunks.get(index)))
+        return index + 1, [a.write(index, x) for a, x in zip(arrays, outputs, strict=True)]
 
-    arrays = [tf.TensorArray(x.dtype, chunks.number, element_shape=x.shape) for x in leaves(like)]
+    arrays = [
+        tf.TensorArray(x.dtype, chunks.number, element_shape=x.shape)
+        for x in flat_tensors(symbolic)
+    ]
     if not arrays:
-        return like
-    _, arrays = loop(chunks.number, write, arrays)
+        return symbolic
+    _, arrays = graph_loop(chunks.number, write, arrays)
     outputs = iter([chunks.join(array.stack()) for array in arrays])
-    return _map(lambda _: next(outputs), like)
+    return _map(lambda _: next(outputs), symbolic)
 
 
-def loop(number: Any, body: Callable[..., Any], *variables: Any) -> Any:
-    """Runs `body(i, *variables)` for every `i` below `number`, with the memory of one turn."""
+def graph_loop(number: Any, body: Callable[..., Any], *variables: Any) -> Any:
+    """Runs `body(i, *variables)` for every `i` below `number`, with the memory of one iteration."""
     return tf.while_loop(
         lambda i, *_: i < number, body, (tf.constant(0), *variables), parallel_iterations=1
     )
 
 
-def _rows(nest: Any) -> Any:
-    """Number of rows: an int where it is known, else a tensor."""
-    return _shape(leaves(nest)[0])[0]
+def flat_tensors(nest: Any) -> list[Any]:
+    """Returns the tensors of a nest, without None."""
+    return [x for x in tf.nest.flatten(nest) if x is not None]
+
+
+def _num_rows(nest: Any) -> Any:
+    """Number of rows: an int if it is static, otherwise a tensor."""
+    return _shape(flat_tensors(nest)[0])[0]
 
 
 def _shape(x: Any) -> tuple[Any, ...]:
     return tuple(keras.ops.shape(x))
 
 
-def _ceil(a: Any, b: Any) -> Any:
+def _ceil_divide(a: Any, b: Any) -> Any:
     return -(-a // b)
 
 
-def _none(count: Any) -> bool:
+def _is_zero(count: Any) -> bool:
     return isinstance(count, int) and count == 0
-
-
-def leaves(nest: Any) -> list[Any]:
-    """Returns the tensors of a nest."""
-    return [x for x in tf.nest.flatten(nest) if x is not None]
 
 
 def _map(function: Callable[[Any], Any], nest: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which outputs the losses read, and whether student and teacher can give them."""
+"""Which outputs the losses read, and checks that student and teacher offer them."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from kdkeras.losses import DistillationLoss
 from kdkeras.losses.base import ExampleLoss
 
 __all__ = [
-    "Asked",
-    "asked_outputs",
+    "RequestedOutputs",
     "check_student",
     "check_teacher",
-    "named_outputs",
-    "refuse_other_tokens",
+    "refuse_teacher_tokens",
+    "requested_outputs",
+    "run_model",
 ]
 
-Asked = dict[str, str]
-"""The name by which a loss reads an output, and the name by which the model offers it."""
+RequestedOutputs = dict[str, str]
+"""From the name by which a loss reads an output to the name by which the model offers it."""
 
 
-def asked_outputs(model: Any, names: Iterable[str]) -> Asked:
-    """Returns what to ask a model for; nothing where its plain output says all.
+def requested_outputs(model: Any, names: Iterable[str]) -> RequestedOutputs:
+    """Returns the outputs to request from a model; empty if its default output is enough.
 
-    What is no feature and has no output of its own is read from the embedding,
-    as losses with targets of several names read one output.
+    A name that is neither a feature nor an output of the model stands for the
+    embedding: losses with targets of different names read one output.
 
     Raises:
         InputError: If a loss reads a feature that the model does not offer.
     """
-    wanted, specs = set(names), output_specs(model)
-    for name in sorted(wanted & set(FEATURES)):
+    read, specs = set(names), output_specs(model)
+    for name in sorted(read & set(FEATURES)):
         if specs is not None and not (isinstance(specs, dict) and name in specs):
             offered = list(specs) if isinstance(specs, dict) else "one tensor"
             raise InputError(
-                f"A model must offer what the losses read. Received: a loss on {name!r}, "
-                f"{type(model).__name__} {model.name!r} offering {offered}. Use a model with "
-                "layers (a TransformerStudent, a BERT teacher), or leave the loss out."
+                f"A model must offer the outputs that the losses read. Received: a loss on "
+                f"{name!r}, {type(model).__name__} {model.name!r} offering {offered}. Use a model "
+                "with layers (a TransformerStudent, a BERT teacher), or omit the loss."
             )
     if not isinstance(model, FeatureModel) or specs is None:
         return {}
-    offered_names = {name: name if name in specs else EMBEDDING for name in sorted(wanted)}
-    return offered_names if set(offered_names.values()) - {EMBEDDING} else {}
+    requested = {name: name if name in specs else EMBEDDING for name in sorted(read)}
+    return requested if set(requested.values()) - {EMBEDDING} else {}
 
 
-def named_outputs(model: Any, inputs: Any, training: bool, asked: Asked) -> Any:
-    """Runs a model once: its plain output, or a dict of what is asked for."""
-    if not asked:
+def run_model(model: Any, inputs: Any, training: bool, requested: RequestedOutputs) -> Any:
+    """Runs a model once; returns its default output, or a dict of the requested outputs."""
+    if not requested:
         return model(inputs, training=training)
-    outputs = model(inputs, training=training, outputs=tuple(sorted(set(asked.values()))))
-    return {name: outputs[offered] for name, offered in asked.items()}
+    outputs = model(inputs, training=training, outputs=tuple(sorted(set(requested.values()))))
+    return {name: outputs[offered] for name, offered in requested.items()}
 
 
 def output_specs(model: Any) -> Any:
-    """Returns the shapes of a model's outputs, by name if it has several; None if not known."""
+    """Returns the specs of a model's outputs, by name if it has several; None if unknown."""
     if isinstance(model, FeatureModel):
         return model.output_specs()
     if isinstance(model, keras.Sequential):
@@ -68,31 +68,30 @@ def output_specs(model: Any) -> Any:
 
 
 def check_student(student: Any, losses: Mapping[str, ExampleLoss]) -> None:
-    """Refuses losses that cannot read the student's outputs, whatever the targets are.
+    """Raises if a loss cannot read the student's outputs, whatever the targets are.
 
     Raises:
-        InputError: Naming the loss, what it wants, and what the student gives.
+        InputError: Naming the loss, what it needs, and what the student returns.
     """
     specs = output_specs(student)
     if specs is None:
         return
     for name, loss in losses.items():
         output = getattr(loss, "student_output", EMBEDDING)
-        ours = _spec(specs, output, isinstance(student, FeatureModel))
-        _refuse_logits(name, output, student, specs)
-        _refuse_whole_numbers(name, ours, student)
-        if ours is not None:
-            loss.check_student(ours)
+        spec = _spec(specs, output, isinstance(student, FeatureModel))
+        _refuse_missing_logits(name, output, student, specs)
+        _refuse_integer_outputs(name, spec, student)
+        if spec is not None:
+            loss.check_student(spec)
 
 
 def check_teacher(student: Any, teacher: Any, distillation: Mapping[str, DistillationLoss]) -> None:
-    """Refuses a live teacher whose outputs no loss could compare with the student's.
+    """Raises if the outputs of a live teacher cannot be compared with the student's.
 
-    Where one of the shapes is not known before a batch is, the loss itself
-    looks at them.
+    Where a shape is unknown before the first batch, the loss checks it then.
 
     Raises:
-        InputError: Naming both sides with their shapes.
+        InputError: Naming both models with their shapes.
     """
     student_specs, teacher_specs = output_specs(student), output_specs(teacher)
     if teacher_specs is None:
@@ -100,46 +99,46 @@ def check_teacher(student: Any, teacher: Any, distillation: Mapping[str, Distill
     targets = {loss.target for loss in distillation.values()}
     for name, loss in distillation.items():
         if loss.source_only:
-            _refuse_other_ids(name, student, teacher)
-        # A teacher's only tensor is read by every loss whose target is not cached.
-        theirs = _spec(teacher_specs, loss.target, False)
+            _refuse_smaller_vocabulary(name, student, teacher)
+        # Every loss whose target is not cached reads a teacher's only tensor.
+        teacher_spec = _spec(teacher_specs, loss.target, False)
         if isinstance(teacher_specs, keras.KerasTensor) and len(targets) > 1:
-            theirs = None
-        _refuse_whole_numbers(name, theirs, teacher)
-        if student_specs is None or theirs is None:
+            teacher_spec = None
+        _refuse_integer_outputs(name, teacher_spec, teacher)
+        if student_specs is None or teacher_spec is None:
             continue
-        ours = _spec(student_specs, loss.student_output, isinstance(student, FeatureModel))
-        if ours is not None:
-            loss.check_shapes(theirs, loss.project(ours))
+        student_spec = _spec(student_specs, loss.student_output, isinstance(student, FeatureModel))
+        if student_spec is not None:
+            loss.check_shapes(teacher_spec, loss.project(student_spec))
 
 
-def _spec(specs: Any, name: str, embedding_else: bool) -> Any:
+def _spec(specs: Any, name: str, default_to_embedding: bool) -> Any:
     if not isinstance(specs, dict):
         return specs
-    return specs.get(name, specs[EMBEDDING] if embedding_else else None)
+    return specs.get(name, specs[EMBEDDING] if default_to_embedding else None)
 
 
-def _refuse_logits(name: str, output: str, student: Any, specs: Any) -> None:
-    # What is not told by another name is the embedding; of logits that would be no distribution.
+def _refuse_missing_logits(name: str, output: str, student: Any, specs: Any) -> None:
+    # Other unknown names stand for the embedding, but an embedding is no distribution.
     if output == "logits" and isinstance(student, FeatureModel) and output not in specs:
         raise InputError(
             f"A loss on logits needs a student with logits. Received: {name!r}, "
-            f"{type(student).__name__} {student.name!r} offering {list(specs)}. Put a head on it: "
+            f"{type(student).__name__} {student.name!r} offering {list(specs)}. Add a head: "
             'keras.Model(inputs, {"embedding": e, "logits": keras.layers.Dense(classes)(e)}).'
         )
 
 
-def _refuse_whole_numbers(name: str, outputs: Any, model: Any) -> None:
+def _refuse_integer_outputs(name: str, outputs: Any, model: Any) -> None:
     for spec in keras.tree.flatten(outputs):
         if spec is not None and "float" not in str(spec.dtype):
             raise InputError(
-                f"A loss reads real numbers. Received: {name!r} on an output of "
-                f"{type(model).__name__} {model.name!r} of shape {tuple(spec.shape)} and type "
-                f"{spec.dtype}. Give floats."
+                f"A loss needs floating-point outputs. Received: {name!r} on an output of "
+                f"{type(model).__name__} {model.name!r} of shape {tuple(spec.shape)} and dtype "
+                f"{spec.dtype}. Return floats."
             )
 
 
-def _refuse_other_ids(name: str, student: Any, teacher: Any) -> None:
+def _refuse_smaller_vocabulary(name: str, student: Any, teacher: Any) -> None:
     sizes = [m.vocabulary_size or 0 for m in (student, teacher) if isinstance(m, FeatureModel)]
     if len(sizes) == 2 and sizes[0] > sizes[1] > 0:
         raise InputError(
@@ -149,12 +148,12 @@ def _refuse_other_ids(name: str, student: Any, teacher: Any) -> None:
         )
 
 
-def refuse_other_tokens(distillation: Mapping[str, DistillationLoss], missing: set[str]) -> None:
-    """Refuses losses on tokens in a batch that has tokens of the teacher's own.
+def refuse_teacher_tokens(distillation: Mapping[str, DistillationLoss], missing: set[str]) -> None:
+    """Raises if a loss compares tokens in a batch with separate tokens for the teacher.
 
     Args:
         distillation: The losses.
-        missing: Targets that the live teacher gives.
+        missing: Targets that the live teacher computes.
 
     Raises:
         InputError: Naming the loss.

@@ -1,7 +1,8 @@
-"""The private methods of Keras that training under a strategy has to replace.
+"""Extensions of Keras: private methods that a strategy needs, and callbacks of a whole run.
 
-All of them are here, and only for the Keras they were tested with: a strategy
-under another version is refused, a plain `fit` never comes here.
+The replacements of private methods were tested with one version of Keras.
+Training under a strategy raises an error with other versions; training without
+a strategy does not use them.
 """
 
 from __future__ import annotations
@@ -31,55 +32,55 @@ TESTED = ("3.15",)
 
 
 def require_tested_keras(version: str = keras.__version__) -> None:
-    """Refuses a Keras whose private methods may be others.
+    """Raises for versions of Keras whose private methods may differ.
 
     Raises:
-        InputError: Naming the version that works.
+        InputError: Naming the supported version.
     """
     if version.rpartition(".")[0] not in TESTED:
         raise InputError(
             f"Training under a tf.distribute strategy needs Keras {' or '.join(TESTED)}. "
-            f"Received: keras {version}. Install keras=={TESTED[-1]}.*, or leave the strategy out."
+            f"Received: keras {version}. Install keras=={TESTED[-1]}.*, or omit the strategy."
         )
 
 
 def differ_by_replica(model: keras.Model) -> None:
-    """Gives every replica random numbers of its own.
+    """Gives every replica different random numbers.
 
-    Under a strategy all replicas read the same seeds, so that all would drop
-    the same places of their rows.
+    Under a strategy all replicas read the same seeds, so all would use the same
+    dropout mask.
     """
     for layer in model._flatten_layers():
         for generator in layer._seed_generators:
-            generator.next = _OwnSeeds(generator)
+            generator.next = _ReplicaSeeds(generator)
 
 
-class _OwnSeeds:
-    """A generator's `next`, moved on by the replica's number."""
+class _ReplicaSeeds:
+    """The `next` method of a generator, with an offset per replica."""
 
     def __init__(self, generator: keras.random.SeedGenerator) -> None:
         self.next = generator.next
 
     def __call__(self, ordered: bool = True) -> Any:
         seed = self.next(ordered)
-        # Far from the seeds that other layers have.
+        # A large offset, so that the seeds differ from those of other layers.
         return seed + tf.cast([replicas.replica_id() * 1_000_003, 0], seed.dtype)
 
 
 def compiled_forward(model: keras.Model) -> Callable[..., Any]:
     """Returns the model's call, compiled by XLA, for replicas of one process.
 
-    A compiled whole step would find its variables on another device than its
-    own; the forward pass of one replica does not.
+    A whole compiled step would read variables from the device of another
+    replica; a compiled forward pass of one replica does not.
     """
     compiled: dict[Any, Callable[..., Any]] = {}
 
-    def call(inputs: Any, training: bool = False, **asked: Any) -> Any:
-        # A traced function holds on to the variables of the replica that traced it.
-        key = (int(tf.get_static_value(replicas.replica_id())), asked.get("outputs"))
+    def call(inputs: Any, training: bool = False, **requested: Any) -> Any:
+        # A traced function uses the variables of the replica that traced it.
+        key = (int(tf.get_static_value(replicas.replica_id())), requested.get("outputs"))
         if key not in compiled:
             compiled[key] = tf.function(
-                lambda x, training: model(x, training=training, **asked),
+                lambda x, training: model(x, training=training, **requested),
                 jit_compile=True,
                 reduce_retracing=True,
             )
@@ -89,7 +90,7 @@ def compiled_forward(model: keras.Model) -> Callable[..., Any]:
 
 
 class RunCallback(keras.callbacks.Callback):
-    """Base class of callbacks that shape a whole `Distiller.fit`, not only watch it."""
+    """Base class of callbacks that change the whole run of `Distiller.fit`."""
 
     order = 0
     """Callbacks with a lower order prepare the run first."""
@@ -105,7 +106,7 @@ class RunCallback(keras.callbacks.Callback):
 
 
 def run_callbacks(callbacks: Any) -> list[RunCallback]:
-    """Returns the callbacks that shape the run, in the order in which they prepare it.
+    """Returns the callbacks that change the whole run, in the order in which they prepare it.
 
     Raises:
         InputError: If one is inside a `CallbackList`, which cannot be changed.
@@ -115,7 +116,7 @@ def run_callbacks(callbacks: Any) -> list[RunCallback]:
     found = [callback for callback in given if isinstance(callback, RunCallback)]
     if in_list and found:
         raise InputError(
-            "Callbacks that shape a whole run must be given in a list. Received: "
+            "Callbacks that change the whole run must be passed in a list. Received: "
             f"{type(found[0]).__name__} in a CallbackList. Pass callbacks=[...]."
         )
     return sorted(found, key=lambda callback: callback.order)
@@ -124,8 +125,11 @@ def run_callbacks(callbacks: Any) -> list[RunCallback]:
 class StrategyModel(keras.Model):
     """A model whose `fit` and `evaluate` work under a strategy (Keras 3.15)."""
 
+    train_function: Any
+    jit_compile: Any
+
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # Keras would call the model on float tensors, which are no token ids.
+        # Keras would call the model on float tensors, which are not token ids.
         if self._distribute_strategy is not None and self.optimizer is not None:
             with self._distribute_strategy.scope():
                 self.optimizer.build(self.trainable_weights)
@@ -134,8 +138,8 @@ class StrategyModel(keras.Model):
         if self._distribute_strategy is None:
             return super()._make_function(step_function)
         # Keras' loop in the graph ends with an error under a strategy
-        # (github.com/keras-team/keras/issues/19246): the steps run one by one.
-        return _loop(self._one_step(step_function), self.steps_per_execution)
+        # (github.com/keras-team/keras/issues/19246): the steps run in a Python loop.
+        return _python_loop(self._one_step(step_function), self.steps_per_execution)
 
     def _one_step(self, step_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         strategy = self._distribute_strategy
@@ -144,7 +148,7 @@ class StrategyModel(keras.Model):
         def one_step(data: Any) -> Any:
             logs = strategy.run(step_function, args=(data,))
             # Keras would average them, which fails with several workers
-            # (github.com/keras-team/keras/issues/20585); they are the same everywhere.
+            # (github.com/keras-team/keras/issues/20585); they are the same on all replicas.
             return keras.tree.map_structure(
                 lambda value: strategy.experimental_local_results(value)[0], logs
             )
@@ -152,8 +156,8 @@ class StrategyModel(keras.Model):
         return one_step if self.run_eagerly else tf.function(one_step, reduce_retracing=True)
 
 
-def _loop(one_step: Callable[[Any], Any], steps: int) -> Callable[[Iterator[Any]], Any]:
-    def several(iterator: Iterator[Any]) -> Any:
+def _python_loop(one_step: Callable[[Any], Any], steps: int) -> Callable[[Iterator[Any]], Any]:
+    def run_steps(iterator: Iterator[Any]) -> Any:
         logs = one_step(next(iterator))
         for _ in range(steps - 1):
             try:
@@ -163,21 +167,21 @@ def _loop(one_step: Callable[[Any], Any], steps: int) -> Callable[[Iterator[Any]
             logs = one_step(data)
         return logs
 
-    return several
+    return run_steps
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
     """Ends training at the first step whose loss is NaN or infinite.
 
     The weights are those before that step, also with `steps_per_execution`,
-    where the logs are seen after the last step of an execution.
+    where the logs are available after the last step of an execution.
 
     Raises:
         NonFiniteLossError: Naming the terms that are not finite.
     """
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks at every term's running mean, which keeps a NaN."""
+        """Checks the running mean of every term, which stays NaN once a value was."""
         values = {name: float(np.asarray(value)) for name, value in (logs or {}).items()}
         if np.isfinite(values.get("loss", 0.0)):
             return
@@ -186,5 +190,5 @@ class StopOnNonFinite(keras.callbacks.Callback):
         raise NonFiniteLossError(
             f"The loss must stay finite. Received: {', '.join(f'{n}={values[n]}' for n in terms)} "
             f"at step {int(self.model.optimizer.iterations.numpy()) + 1}. "
-            "Lower the learning rate, or look for non-finite teacher targets."
+            "Lower the learning rate, or check the teacher targets for non-finite values."
         )

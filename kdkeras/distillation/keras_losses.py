@@ -1,4 +1,4 @@
-"""Losses of `keras.distillation`, as losses of kdkeras."""
+"""Converts losses of `keras.distillation` to losses of kdkeras."""
 
 from __future__ import annotations
 
@@ -12,57 +12,58 @@ from keras.distillation import FeatureDistillation, LogitsDistillation
 from kdkeras.errors import InputError
 from kdkeras.losses import AlignmentLoss, DistillationLoss, KerasLoss, SoftTargets
 
-__all__ = ["alignment_only", "our_losses"]
+__all__ = ["check_alignment_losses", "to_kdkeras_losses"]
 
 
-def our_losses(losses: Mapping[str, Any]) -> dict[str, DistillationLoss]:
-    """Returns the losses with every one of Keras in its place a loss of kdkeras.
+def to_kdkeras_losses(losses: Mapping[str, Any]) -> dict[str, DistillationLoss]:
+    """Returns the losses, with those of `keras.distillation` converted.
 
     Raises:
-        InputError: If the losses have no names, or one is unknown or reads
-            what a Distiller does not hand it.
+        InputError: If the losses have no names, or a loss is unknown or reads
+            layers or several outputs.
     """
     if not isinstance(losses, Mapping):
         raise InputError(
-            f"Losses are given by name. Received: distillation_losses={type(losses).__name__}. "
+            f"Losses must be passed in a dict by name. Received: "
+            f"distillation_losses={type(losses).__name__}. "
             'Pass distillation_losses={"logits": ...}.'
         )
-    ours = {}
+    converted = {}
     for name, loss in losses.items():
-        ours[name] = _our_loss(name, loss)
-    return ours
+        converted[name] = _converted(name, loss)
+    return converted
 
 
-def alignment_only(losses: Mapping[str, Any]) -> dict[str, AlignmentLoss]:
+def check_alignment_losses(losses: Mapping[str, Any]) -> dict[str, AlignmentLoss]:
     """Returns the alignment losses.
 
     Raises:
-        InputError: If one is of another kind.
+        InputError: If one is not an `AlignmentLoss`.
     """
     for name, loss in losses.items():
         if not isinstance(loss, AlignmentLoss):
             raise InputError(
-                "An alignment loss compares the student's two sides. Received: "
-                f"{type(loss).__name__} as {name!r}. Pass it as one of `distillation_losses`, or "
-                "derive from kdkeras.losses.AlignmentLoss."
+                "An alignment loss must be a kdkeras.losses.AlignmentLoss. Received: "
+                f"{type(loss).__name__} as {name!r}. Pass it in `distillation_losses`, or "
+                "subclass kdkeras.losses.AlignmentLoss."
             )
     return dict(losses)
 
 
-def _our_loss(name: str, loss: Any) -> DistillationLoss:
+def _converted(name: str, loss: Any) -> DistillationLoss:
     if isinstance(loss, DistillationLoss):
         return loss
-    # Not a subclass of theirs: its own compute_loss is one value a batch.
+    # No subclasses: their compute_loss returns one value per batch.
     if type(loss) not in (FeatureDistillation, LogitsDistillation):
         raise InputError(
-            f"A distillation loss gives one value an example. Received: {type(loss).__name__} as "
-            f"{name!r}. Derive from kdkeras.losses.DistillationLoss and implement "
-            "loss(teacher, student), or pass kdkeras.losses.KerasLoss(...)."
+            "A distillation loss must return one value per example. Received: "
+            f"{type(loss).__name__} as {name!r}. Subclass kdkeras.losses.DistillationLoss and "
+            "implement loss(teacher, student), or pass kdkeras.losses.KerasLoss(...)."
         )
     if not callable(loss.loss):
         raise InputError(
-            f"A loss reads one output. Received: {name!r} with losses for several, {loss.loss!r}. "
-            f"Give each output a {type(loss).__name__} and a name of its own."
+            f"A loss must read one output. Received: {name!r} with several losses, {loss.loss!r}. "
+            f"Pass one {type(loss).__name__} per output, each with its own name."
         )
     return _of_logits(loss) if type(loss) is LogitsDistillation else _of_features(name, loss)
 
@@ -70,12 +71,13 @@ def _our_loss(name: str, loss: Any) -> DistillationLoss:
 def _of_logits(loss: LogitsDistillation) -> DistillationLoss:
     if loss.loss is keras.losses.kl_divergence:
         warnings.warn(
-            "keras.distillation.LogitsDistillation with loss='kl_divergence' (its default) takes "
-            "the divergence of raw logits, without softmax and temperature ** 2, and does not move "
-            f"a student toward its teacher. SoftTargets(temperature={loss.temperature}) is in its "
-            "place: pass that, or loss=keras.losses.KLDivergence().",
+            "keras.distillation.LogitsDistillation with loss='kl_divergence' (its default) "
+            "computes the divergence of raw logits, without softmax and temperature ** 2, and does "
+            "not move a student toward its teacher. It is replaced by "
+            f"SoftTargets(temperature={loss.temperature}): pass that, or "
+            "loss=keras.losses.KLDivergence().",
             UserWarning,
-            stacklevel=5,  # To the line that makes the Distiller.
+            stacklevel=5,  # The line that creates the Distiller.
         )
     elif type(loss.loss) is not keras.losses.KLDivergence or loss.loss.reduction == "sum":
         return KerasLoss(loss.loss, temperature=loss.temperature, target="logits")
@@ -85,7 +87,7 @@ def _of_logits(loss: LogitsDistillation) -> DistillationLoss:
 def _of_features(name: str, loss: FeatureDistillation) -> DistillationLoss:
     if loss.teacher_layer_name or loss.student_layer_name:
         raise InputError(
-            f"A Distiller reads outputs, not layers. Received: {name!r} with teacher_layer_name="
+            f"A Distiller compares outputs, not layers. Received: {name!r} with teacher_layer_name="
             f"{loss.teacher_layer_name!r}, student_layer_name={loss.student_layer_name!r}. Return "
             "the layer in a dict of outputs, and pass KerasLoss('mse', target=its name)."
         )

@@ -1,4 +1,4 @@
-"""From gradients to new weights, alike on one replica and on many."""
+"""Applies gradients, with the same result on one replica and on several."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdkeras.distillation.terms import Terms
 from kdkeras.errors import InputError
 
 __all__ = [
-    "StepSum",
+    "AccumulatedStep",
     "accepts_sparse",
     "add_gradients",
     "apply_gradients",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Gradients = list[Any]
-"""One a weight: a tensor, `tf.IndexedSlices`, or None."""
+"""One entry per weight: a tensor, `tf.IndexedSlices`, or None."""
 
 
 def inner(optimizer: keras.Optimizer) -> keras.Optimizer:
@@ -34,15 +34,15 @@ def inner(optimizer: keras.Optimizer) -> keras.Optimizer:
 
 
 def accepts_sparse(optimizer: keras.Optimizer) -> bool:
-    """Whether an optimizer updates rows of a table, from their gradients."""
+    """Returns whether an optimizer uses sparse gradients to update single rows of a table."""
     return getattr(optimizer, "accepts_sparse_gradients", False)
 
 
-def add_gradients(before: Gradients | None, gradients: Gradients) -> Gradients:
-    """Adds the gradients of one more part of the batch."""
-    if before is None:
+def add_gradients(total: Gradients | None, gradients: Gradients) -> Gradients:
+    """Returns `total`, the gradients so far, plus those of another part of the batch."""
+    if total is None:
         return gradients
-    return [_sum(a, b) for a, b in zip(before, gradients, strict=True)]
+    return [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
 
 
 def _sum(a: Any, b: Any) -> Any:
@@ -54,13 +54,13 @@ def _sum(a: Any, b: Any) -> Any:
     return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
 
 
-class StepSum:
-    """What the micro-batches of one step give, added up before the one update.
+class AccumulatedStep:
+    """Gradients and terms of the micro-batches of one step, added up before its one update.
 
     Attributes:
-        gradients: Gradient of the loss by each weight, of this replica's rows.
+        gradients: Gradients of the loss on this replica's rows.
         terms: Sums over this replica's rows, by name.
-        targets: What the teacher said of each part's rows.
+        targets: The teacher's targets of each micro-batch.
         finite: Whether all losses are finite on all replicas, a scalar bool.
     """
 
@@ -71,7 +71,7 @@ class StepSum:
         self.finite: Any = True
 
     def add(self, gradients: Gradients, terms: Terms, targets: dict[str, Any], finite: Any) -> None:
-        """Adds one part."""
+        """Adds one micro-batch."""
         self.gradients = add_gradients(self.gradients or None, gradients)
         self.terms = {name: value + self.terms.get(name, 0.0) for name, value in terms.items()}
         self.targets.append(targets)
@@ -85,49 +85,48 @@ def apply_gradients(
 
     Args:
         optimizer: The optimizer.
-        gradients: What this replica adds to the gradient.
+        gradients: This replica's share of the gradients.
         weights: Keras variables.
         finite: Scalar bool, the same on all replicas. If false, weights and
-            moments stay as they are: the callback stops training, and what
-            was learnt is kept.
+            moments do not change; a callback then stops the training.
     """
     if not accepts_sparse(optimizer):
-        # Keras 3.15's optimizers square IndexedSlices without adding up equal
-        # rows first, so a token that occurs twice gets a wrong second moment.
+        # Keras 3.15's optimizers square IndexedSlices before they add up equal
+        # rows, so a token that occurs twice would get a wrong second moment.
         gradients = [_dense(g, weight) for g, weight in zip(gradients, weights, strict=True)]
     if replicas.num_replicas() > 1 and _clips(optimizer):
         gradients = _clip_globally(optimizer, gradients)
-    _if_finite(finite, gradients, lambda given: optimizer.apply(given, weights), optimizer)
+    _apply_if_finite(finite, gradients, lambda g: optimizer.apply(g, weights), optimizer)
 
 
 def _dense(gradient: Any, weight: Any) -> Any:
-    """Adds up the gradients of equal rows, in a tensor of the weight's shape."""
+    """Adds up the gradients of equal rows in a tensor of the weight's shape."""
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
-    # TensorFlow's own conversion does not know the number of rows before it runs.
+    # TensorFlow's own conversion has no static number of rows.
     return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, weight.shape[0])
 
 
-def _if_finite(
+def _apply_if_finite(
     finite: Any, gradients: Gradients, update: Callable[[Gradients], Any], optimizer: Any
 ) -> None:
     context = tf.distribute.get_replica_context()
     if tf.__internal__.distribute.strategy_supports_no_merge_call():
         ops.cond(finite, lambda: update(gradients), lambda: None)
     elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        # It leaves out steps whose gradient is not finite, in the way below.
+        # It skips non-finite gradients itself, in the way below.
         update(gradients)
     else:
 
-        def across(strategy: tf.distribute.Strategy, finite: Any, given: Gradients) -> None:
-            # An update meets the other replicas, which no branch of a replica's own may do.
+        def merge(strategy: tf.distribute.Strategy, finite: Any, gradients: Gradients) -> None:
+            # An update synchronizes the replicas, which a branch inside one replica may not do.
             ops.cond(
                 strategy.experimental_local_results(finite)[0],
-                lambda: strategy.extended.call_for_each_replica(update, args=(given,)),
+                lambda: strategy.extended.call_for_each_replica(update, args=(gradients,)),
                 lambda: None,
             )
 
-        context.merge_call(across, args=(finite, gradients))
+        context.merge_call(merge, args=(finite, gradients))
 
 
 def _clips(optimizer: keras.Optimizer) -> bool:
@@ -138,10 +137,10 @@ def _clips(optimizer: keras.Optimizer) -> bool:
 
 
 def _clip_globally(optimizer: keras.Optimizer, gradients: Gradients) -> Gradients:
-    """Clips the sum over all replicas; Keras would clip each replica's part.
+    """Clips the sum over all replicas; Keras would clip each replica's share.
 
-    Returns each replica's share of the clipped sum, which the optimizer adds
-    up again; its own clipping then finds nothing to do.
+    Returns each replica's share of the clipped sum. The optimizer adds them up
+    again, and its own clipping then has no effect.
     """
     clipping = inner(optimizer)
     scale = optimizer.scale_loss(1.0)
@@ -159,11 +158,11 @@ def _clip_globally(optimizer: keras.Optimizer, gradients: Gradients) -> Gradient
 
 
 def refuse_unfit_strategy(student: keras.Model) -> None:
-    """Refuses ways to distribute that Keras ignores or breaks on.
+    """Raises for kinds of distribution that Keras ignores or does not support.
 
     Raises:
         InputError: For `keras.distribution`, a parameter server, or a student
-            made outside the strategy's scope.
+            created outside the strategy's scope.
     """
     if keras.distribution.distribution() is not None:
         raise InputError(
@@ -177,24 +176,24 @@ def refuse_unfit_strategy(student: keras.Model) -> None:
             "Keras 3 cannot train with parameter servers. Received: ParameterServerStrategy. "
             "Use kdkeras.distribution.choose_strategy('multi_worker')."
         )
-    made_in = student._distribute_strategy
-    if made_in is not strategy:
+    created_in = student._distribute_strategy
+    if created_in is not strategy:
         raise InputError(
-            "The student must be made in the strategy's scope. Received: a student made under "
-            f"{_named(made_in)}, a Distiller under {_named(strategy)}. Make both inside "
-            "`with strategy.scope():`."
+            "The student must be created in the strategy's scope. Received: a student created "
+            f"under {_strategy_name(created_in)}, a Distiller under {_strategy_name(strategy)}. "
+            "Create both inside `with strategy.scope():`."
         )
 
 
-def _named(strategy: tf.distribute.Strategy | None) -> str:
+def _strategy_name(strategy: tf.distribute.Strategy | None) -> str:
     return "no strategy" if strategy is None else type(strategy).__name__
 
 
 def refuse_unfit_precision(optimizer: keras.Optimizer) -> None:
-    """Refuses float16 with an optimizer that leaves rows of a table alone.
+    """Raises for float16 with an optimizer that updates single rows of a table.
 
     Raises:
-        InputError: Since scaled losses need gradients of all rows.
+        InputError: Because loss scaling needs gradients of all rows.
     """
     if inner(optimizer) is not optimizer and hasattr(inner(optimizer), "accepts_sparse_gradients"):
         raise InputError(
@@ -204,7 +203,7 @@ def refuse_unfit_precision(optimizer: keras.Optimizer) -> None:
 
 
 def refuse_unfit_optimizer(optimizer: keras.Optimizer, strategy: tf.distribute.Strategy) -> None:
-    """Refuses what Keras would do wrong with several replicas.
+    """Raises for optimizers that Keras does not support with several replicas.
 
     Raises:
         InputError: For an optimizer of another strategy, or one that
@@ -213,8 +212,8 @@ def refuse_unfit_optimizer(optimizer: keras.Optimizer, strategy: tf.distribute.S
     own = getattr(inner(optimizer), "_distribution_strategy", strategy)
     if own is not strategy:
         raise InputError(
-            "The optimizer must belong to the model's strategy. Received: an optimizer made "
-            f"under {type(own).__name__}, a Distiller under {type(strategy).__name__}. Make "
+            "The optimizer must belong to the model's strategy. Received: an optimizer created "
+            f"under {type(own).__name__}, a Distiller under {type(strategy).__name__}. Create "
             "student, Distiller and optimizer inside `with strategy.scope():`."
         )
     steps = inner(optimizer).gradient_accumulation_steps
@@ -222,12 +221,12 @@ def refuse_unfit_optimizer(optimizer: keras.Optimizer, strategy: tf.distribute.S
         inner(optimizer), "accepts_sparse_gradients"
     ):
         raise InputError(
-            "A TPU updates whole tables: rows have no fixed number. Received: "
+            "A TPU needs dense gradients, because tensors have static shapes. Received: "
             f"{type(optimizer).__name__}. Use FusedAdam."
         )
     if steps and strategy.num_replicas_in_sync > 1:
         raise InputError(
             "Keras cannot accumulate gradients over steps with several replicas. Received: "
-            f"gradient_accumulation_steps={steps}. Use batches {steps} times as large and "
+            f"gradient_accumulation_steps={steps}. Use batches that are {steps} times as large and "
             f"Distiller(micro_batches={steps})."
         )

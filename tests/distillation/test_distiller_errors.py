@@ -1,4 +1,4 @@
-"""What a Distiller refuses, in one line each, and what is left afterwards."""
+"""Errors of a Distiller, one line each, and its state afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build(**arguments):
 
 
 def train(y=None, x=None, **arguments):
-    """Fits on good pairs but for what is given."""
+    """Fits on valid pairs, except for the given arguments."""
     given = pairs()
     return lambda: fit(make_distiller(**arguments), x or given[0], given[1] if y is None else y)
 
@@ -96,29 +96,32 @@ def test_bad_input_is_refused_in_one_line(case):
     assert_one_line(str(error.value), *parts)
 
 
-def test_weights_belong_to_the_distiller():
+def test_loss_weights_are_refused_in_compile():
     with pytest.raises(InputError) as error:
         make_distiller().compile("sgd", loss_weights={"embedding": 1.0})
     assert_one_line(str(error.value), "compile(loss_weights=...)", "Distiller(loss_weights=")
 
 
-def test_class_weight_beside_targets_is_refused():
+def test_class_weight_with_targets_is_refused():
     x, y = pairs()
     with pytest.raises(ValueError, match="class_weight"):
         fit(make_distiller(), x, y, class_weight={0: 1.0})
 
 
-def spoiled(step, value=np.nan, rows=12):
+def non_finite(step, value=np.nan, rows=12):
     """Pairs whose teacher vector is not finite in one batch of four."""
     x, y = pairs(rows=rows)
     y["embedding"][4 * step, 0] = value
     return x, y
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
-@pytest.mark.parametrize("way", [{}, {"run_eagerly": True}, {"chunk_size": 3}], ids=str)
+@pytest.mark.parametrize(
+    ("way", "value"),
+    [({}, np.nan), ({"run_eagerly": True}, np.inf), ({"chunk_size": 3}, np.inf)],
+    ids=str,
+)
 def test_a_non_finite_target_stops_at_its_step_with_the_weights_before(way, value):
-    x, y = spoiled(1, value)
+    x, y = non_finite(1, value)
     distiller = make_distiller(optimizer=keras.optimizers.Adam(0.1), **every_loss(), **way)
     with pytest.raises(NonFiniteLossError) as error:
         fit(distiller, x, y)
@@ -130,8 +133,8 @@ def test_a_non_finite_target_stops_at_its_step_with_the_weights_before(way, valu
     assert int(distiller.optimizer.iterations) == 1
 
 
-def test_no_step_of_an_execution_follows_a_non_finite_one():
-    x, y = spoiled(1)
+def test_an_execution_of_several_steps_ends_at_a_non_finite_one():
+    x, y = non_finite(1)
     distiller = make_distiller(optimizer="adam", steps_per_execution=3)
     with pytest.raises(NonFiniteLossError, match="at step 2"):
         fit(distiller, x, y)
@@ -140,8 +143,8 @@ def test_no_step_of_an_execution_follows_a_non_finite_one():
     assert_equal_weights(weights(distiller.student), weights(first.student))
 
 
-def test_callbacks_see_what_was_finished_before_the_stop(tmp_path):
-    x, y = spoiled(1)
+def test_training_can_continue_after_a_non_finite_step(tmp_path):
+    x, y = non_finite(1)
     logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     distiller = make_distiller()
     with pytest.raises(NonFiniteLossError):

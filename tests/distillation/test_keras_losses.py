@@ -38,18 +38,18 @@ def logged(loss):
     return distiller.evaluate(one_side(x), verbose=0, return_dict=True)["one"]
 
 
-def test_the_default_is_replaced_by_the_right_divergence_and_the_defect_named():
+def test_the_default_is_replaced_by_the_correct_divergence_with_a_warning():
     with pytest.warns(UserWarning) as caught:
         value = logged(LogitsDistillation(temperature=2.0))
     assert value == pytest.approx(oracles.soft_targets(*outputs("logits"), 2.0).mean(), rel=1e-5)
     (warning,) = (w for w in caught if "LogitsDistillation" in str(w.message))
     for part in ("raw logits", "without softmax", "SoftTargets(temperature=2.0)", "KLDivergence()"):
         assert part in str(warning.message)
-    # It points to the line that made the Distiller.
+    # It points to the line that created the Distiller.
     assert warning.filename.endswith("small_models.py")
 
 
-def test_a_student_is_moved_to_the_teacher_by_it():
+def test_training_with_it_moves_a_student_toward_its_teacher():
     x, _ = pairs(rows=8)
     with pytest.warns(UserWarning, match="raw logits"):
         distiller = classes(LogitsDistillation(), optimizer=keras.optimizers.Adam(0.05))
@@ -58,11 +58,11 @@ def test_a_student_is_moved_to_the_teacher_by_it():
 
 
 def in_keras(loss, name):
-    """What Keras itself gives for the two models' outputs."""
+    """The value of Keras for the outputs of the two models."""
     return float(loss.compute_loss(*(value.astype("float32") for value in outputs(name))))
 
 
-RIGHT = {
+CORRECT = {
     "KLDivergence": (LogitsDistillation(2.0, keras.losses.KLDivergence()), "logits"),
     "logits, mse": (LogitsDistillation(2.0, "mse"), "logits"),
     "logits, Huber": (LogitsDistillation(2.0, keras.losses.Huber(delta=0.5)), "logits"),
@@ -72,20 +72,23 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("case", RIGHT)
-def test_where_keras_is_right_the_number_is_the_same(case):
-    loss, name = RIGHT[case]
+def test_where_keras_is_correct_the_value_is_the_same():
+    losses = {name: loss for name, (loss, _) in CORRECT.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        value = logged(loss)
-    assert value == pytest.approx(in_keras(loss, name), rel=1e-5)
+        distiller = make_distiller(
+            make_two_heads(), teacher=make_two_heads(seed=5), distillation_losses=losses
+        )
+    logs = distiller.evaluate(one_side(pairs()[0]), verbose=0, return_dict=True)
+    for name, (loss, output) in CORRECT.items():
+        assert logs[name] == pytest.approx(in_keras(loss, output), rel=1e-5), name
 
 
-def test_rows_are_weighed_one_by_one():
+def test_sample_weights_multiply_every_row():
     x, _ = pairs()
     distiller = classes(FeatureDistillation(keras.losses.MeanSquaredError()))
     weight = np.array([0.0, 1.0, 0.5, 2.0], "float32")
-    # Keras hands on no weights beside a `y` that is None.
+    # Keras drops the weights if `y` is None.
     y = {"embedding": outputs("embedding")[0].astype("float32")}
     logs = distiller.evaluate(
         one_side(x), y, sample_weight=weight, batch_size=4, verbose=0, return_dict=True
@@ -94,7 +97,7 @@ def test_rows_are_weighed_one_by_one():
     assert logs["one"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_saved_distiller_holds_the_replacement(tmp_path):
+def test_a_saved_distiller_has_the_replacement(tmp_path):
     distiller = classes(LogitsDistillation(2.0, keras.losses.Huber(delta=0.5)))
     x, y = one_side(pairs()[0]), {"logits": outputs("logits")[0].astype("float32")}
     fit(distiller, x, y)
@@ -111,12 +114,12 @@ class OneValue(keras.distillation.DistillationLoss):
 
 
 class Derived(LogitsDistillation):
-    """Its compute_loss may be any: it is not taken for its base class."""
+    """A subclass is not converted, because its compute_loss may differ."""
 
 
 UNFIT = {
-    "unknown": (OneValue(), "one value an example", "OneValue as 'one'", "implement"),
-    "derived": (Derived(), "one value an example", "Derived as 'one'", "KerasLoss("),
+    "unknown": (OneValue(), "one value per example", "OneValue as 'one'", "implement"),
+    "derived": (Derived(), "one value per example", "Derived as 'one'", "KerasLoss("),
     "a Keras loss": (keras.losses.MeanSquaredError(), "MeanSquaredError as", "KerasLoss("),
     "a name": ("mse", "str as 'one'", "KerasLoss("),
     "alignment": (TranslationRanking(), "TranslationRanking as 'one'"),
@@ -142,7 +145,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("case", UNFIT)
-def test_what_cannot_be_taken_is_refused_saying_what_to_do(case):
+def test_other_losses_are_refused(case):
     loss, *parts = UNFIT[case]
     with pytest.raises(InputError) as error:
         classes(loss)
@@ -153,4 +156,6 @@ def test_what_cannot_be_taken_is_refused_saying_what_to_do(case):
 def test_losses_without_names_are_refused(given):
     with pytest.raises(InputError) as error:
         make_distiller(distillation_losses=given)
-    assert_one_line(str(error.value), "by name", type(given).__name__, 'distillation_losses={"')
+    assert_one_line(
+        str(error.value), "in a dict by name", type(given).__name__, 'distillation_losses={"'
+    )

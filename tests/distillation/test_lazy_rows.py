@@ -1,4 +1,4 @@
-"""What a step of LazyAdam leaves alone, and that it reads rows and not the table."""
+"""A step of LazyAdam updates only rows that occur in the batch, and reads no whole table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rare_pairs():
 
 
 @pytest.mark.parametrize("way", [{}, {"micro_batches": 2}, {"chunk_size": 3}], ids=str)
-def test_rows_that_are_not_in_the_batch_keep_their_moments(way):
+def test_rows_that_do_not_occur_in_the_batch_keep_their_moments(way):
     distiller = make_distiller(optimizer=LazyAdam(0.05), **way, **every_loss())
     fit(distiller, *pairs(rows=16), epochs=2)
     state = [np.array(v) for v in (*weights(distiller.student), *distiller.optimizer.variables)]
@@ -44,14 +44,13 @@ def test_rows_that_are_not_in_the_batch_keep_their_moments(way):
         assert np.abs(now[3] - before[3]).max() > 0
 
 
-@pytest.mark.parametrize("chunk_size", [None, 3])
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(("dtype", "chunk_size"), [("mixed_bfloat16", None), ("float32", 3)])
 def test_training_reads_no_whole_table(dtype, chunk_size):
-    """A read of the whole table is a copy of it where rows are updated in place."""
+    """Reading a whole table copies it if its rows are updated in place."""
     assert whole_reads(LazyAdam(0.05), dtype, chunk_size=chunk_size) == []
 
 
-def test_keras_own_adam_is_seen_to_read_whole_tables():
+def test_adam_of_keras_reads_whole_tables():
     assert whole_reads(keras.optimizers.Adam(0.05), "float32") != []
 
 
@@ -61,7 +60,7 @@ def whole_reads(optimizer, dtype, **arguments):
     fit(distiller, *pairs())
     step = tf.function(distiller.train_step, autograph=False)
     graph = step.get_concrete_function(tf.nest.map_structure(tf.constant, pairs())).graph
-    # Also in loops, whose graphs get the variables from outside; no other tensor is so large.
+    # Also in the graphs of loops, which capture the variables; no other tensor has this shape.
     tables = {tuple(w.shape) for w in distiller.trainable_weights if w.shape[0] == 7}
     assert len(tables) == 2
     return [

@@ -1,4 +1,4 @@
-"""A live teacher: read, never changed, never saved."""
+"""A live teacher computes targets; it is not trained and not saved."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def test_a_live_teacher_equals_its_cached_targets():
     assert_equal_weights(weights(live.student), weights(cached.student), atol=1e-6)
 
 
-def test_cached_targets_go_before_the_live_teacher():
+def test_cached_targets_have_priority_over_the_live_teacher():
     x, y = pairs()
     with_teacher = make_distiller(teacher=make_student(seed=9))
     alone = make_distiller()
     assert with_teacher.evaluate(x, y, verbose=0) == alone.evaluate(x, y, verbose=0)
 
 
-def test_the_teacher_is_the_same_to_the_bit_after_fit():
+def test_the_teacher_is_not_trained_and_not_saved(tmp_path):
     teacher = teacher_with_dropout()
     before = weights(teacher)
     distiller = make_distiller(make_two_heads(), teacher=teacher, **logits_losses())
@@ -72,41 +72,27 @@ def test_the_teacher_is_the_same_to_the_bit_after_fit():
     assert_equal_weights(weights(teacher), before)
     assert any((a != b).any() for a, b in zip(weights(distiller.student), student, strict=True))
     assert not teacher.trainable_weights
-
-
-def test_the_teacher_is_not_among_the_variables():
-    teacher = make_student(seed=9)
-    distiller = make_distiller(teacher=teacher)
-    fit(distiller, pairs()[0], None)
     ids = {id(variable) for variable in distiller.variables}
     assert not ids & {id(variable) for variable in teacher.variables}
     assert {id(w) for w in distiller.weights} == {id(w) for w in distiller.student.weights}
+    distiller.save(tmp_path / "distiller.keras")
+    assert kdkeras.load(tmp_path / "distiller.keras").teacher is None
+    assert stored(tmp_path / "distiller.keras", weights(distiller.student)[0])
+    assert not stored(tmp_path / "distiller.keras", weights(teacher)[0])
 
 
-def test_the_teacher_is_not_in_the_saved_file(tmp_path):
-    path = tmp_path / "distiller.keras"
-    teacher = make_student(seed=9)
-    distiller = make_distiller(teacher=teacher)
-    fit(distiller, pairs()[0], None)
-    distiller.save(path)
-    assert kdkeras.load(path).teacher is None
+def stored(path, weight):
+    """Whether a Keras file has a weight; its configuration may not mention a teacher."""
     with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:
-        stored = []
-        h5py.File(file).visititems(
-            lambda _, item: stored.append(np.array(item)) if hasattr(item, "shape") else None
-        )
         assert "teacher" not in archive.read("config.json").decode()
-    has = {
-        name: any(values.shape == w.shape and np.array_equal(values, w) for values in stored)
-        for name, w in (
-            ("student", weights(distiller.student)[0]),
-            ("teacher", weights(teacher)[0]),
+        arrays = []
+        h5py.File(file).visititems(
+            lambda _, item: arrays.append(np.array(item)) if hasattr(item, "shape") else None
         )
-    }
-    assert has == {"student": True, "teacher": False}
+    return any(a.shape == weight.shape and np.array_equal(a, weight) for a in arrays)
 
 
-def test_a_teacher_reads_tokens_of_its_own():
+def test_a_teacher_may_have_its_own_tokens():
     x, _ = pairs()
     own = {f"teacher_{name}": value[:, :2] for name, value in one_side(x, "translation").items()}
     teacher = make_student(seed=9)
@@ -131,7 +117,7 @@ def test_a_live_teacher_guides_the_ranking():
     assert live[0] < make_distiller(**plain).evaluate(x, verbose=0)[0]
 
 
-def test_weights_of_rows_without_targets_come_in_a_dataset():
+def test_sample_weights_without_targets_are_read_from_a_dataset():
     (x, _), w = pairs(), np.array([0.5, 2.0, 0.0, 1.0], "float32")
     teacher = make_student(seed=9)
     distiller = make_distiller(teacher=teacher)
@@ -144,7 +130,7 @@ def test_weights_of_rows_without_targets_come_in_a_dataset():
 
 @pytest.mark.parametrize("y", [None, {}], ids=str)
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_weights_of_rows_that_keras_would_leave_out_are_refused(method, y):
+def test_sample_weights_that_keras_would_drop_are_refused(method, y):
     distiller = make_distiller(teacher=make_student(seed=9))
     with pytest.raises(InputError) as error:
         getattr(distiller, method)(pairs()[0], y, sample_weight=np.ones(4), verbose=0)

@@ -1,4 +1,4 @@
-"""What is logged, and what a sample weight does."""
+"""Logged values, and the effect of sample weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rows_of(x, y, rows):
 
 
 def cosine_of_rows(student, x, y):
-    """The cosine term of each row, by the oracle."""
+    """The cosine term of each row, from the oracle."""
     sides = (student(one_side(x, side)).numpy() for side in ("source", "translation"))
     return sum(oracles.embedding_cosine(y["embedding"], side) for side in sides)
 
@@ -53,14 +53,16 @@ def test_loss_is_the_weighted_sum_of_its_terms():
     assert logs["loss"] == pytest.approx(terms, rel=1e-6)
 
 
-def test_evaluating_twice_gives_one_number():
+def test_evaluating_twice_gives_the_same_number_and_changes_no_weight():
     x, y = pairs(rows=6)
     distiller = make_distiller(**every_loss())
+    before = weights(distiller.student)
     first, second = (distiller.evaluate(x, y, batch_size=4, verbose=0) for _ in range(2))
     assert first == second
+    assert_equal_weights(weights(distiller.student), before)
 
 
-def test_every_epoch_starts_its_means_anew():
+def test_running_means_are_reset_in_every_epoch():
     x, y = pairs()
     logs = fit(make_distiller(optimizer=keras.optimizers.SGD(0.0)), x, y, epochs=2)
     assert logs["loss"][0] == logs["loss"][1]
@@ -72,13 +74,6 @@ def test_validation_is_logged_beside_training():
     logs = fit(distiller, x, y, validation_data=pairs(seed=1))
     expected = cosine_of_rows(distiller.student, *pairs(seed=1)).mean()
     assert logs["val_embedding"] == pytest.approx([expected])
-
-
-def test_evaluating_changes_no_weight():
-    distiller = make_distiller(**every_loss())
-    before = weights(distiller.student)
-    distiller.evaluate(*pairs(), verbose=0)
-    assert_equal_weights(weights(distiller.student), before)
 
 
 def test_a_row_of_weight_zero_changes_only_the_denominator():
@@ -101,7 +96,7 @@ def test_a_weight_multiplies_every_term_of_its_row():
     assert twice == {name: pytest.approx(2 * value) for name, value in once.items()}
 
 
-def test_weights_of_a_dataset_are_those_of_arrays():
+def test_sample_weights_of_a_dataset_equal_those_of_arrays():
     x, y = pairs()
     sample_weight = np.array([0.5, 2.0, 0.0, 1.0], "float32")
     dataset = tf.data.Dataset.from_tensor_slices((x, y, sample_weight)).batch(4)
@@ -170,7 +165,7 @@ def test_class_weight_works_on_plain_labels():
     assert_equal_weights(*results, atol=1e-6)
 
 
-def test_predict_gives_the_students_outputs():
+def test_predict_returns_the_students_outputs():
     x, _ = pairs(rows=6)
     distiller = make_distiller()
     expected = distiller.student(one_side(x))
@@ -180,6 +175,6 @@ def test_predict_gives_the_students_outputs():
         )
 
 
-def test_predict_gives_every_output_by_name():
+def test_predict_returns_every_output_by_name():
     outputs = make_distiller(make_two_heads()).predict(pairs()[0], verbose=0)
     assert outputs["embedding"].shape == (4, 3) and outputs["logits"].shape == (4, CLASSES)

@@ -49,7 +49,7 @@ def test_gradient_of_the_projection_equals_central_differences():
     np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_it_is_trained_and_saved_with_the_distiller_and_not_with_the_student(tmp_path):
+def test_it_is_trained_and_saved_with_the_distiller_not_with_the_student(tmp_path):
     keras.utils.set_random_seed(0)
     loss = projected()
     distiller = make_distiller(
@@ -67,7 +67,7 @@ def test_it_is_trained_and_saved_with_the_distiller_and_not_with_the_student(tmp
     assert len(weights(distiller.student)) == len(weights(make_student()))
 
 
-def test_a_student_that_can_reach_the_teacher_through_it_does():
+def test_a_student_reaches_the_teacher_through_it():
     keras.utils.set_random_seed(0)
     x, _ = pairs(rows=8)
     teacher = StaticStudent(7, 3, 2, normalize=False)
@@ -89,7 +89,7 @@ def test_wrong_widths_are_refused(widths):
     assert_one_line(str(error.value), "`projection` must be", f"projection={list(widths)}")
 
 
-def test_without_it_the_widths_must_be_equal():
+def test_unequal_widths_without_it_are_refused():
     with pytest.raises(InputError) as error:
         fit(make_distiller(**every_loss()), *wide_pairs())
     assert_one_line(str(error.value), "projection=(3, 5)")

@@ -1,4 +1,4 @@
-"""A saved Distiller goes on as if it had never stopped."""
+"""A saved Distiller continues as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from small_models import (
 )
 
 import kdkeras
+from kdkeras.distillation import RunningMagnitude, UncertaintyWeighting
 from kdkeras.losses import (
     EmbeddingDistillation,
     Matryoshka,
@@ -27,11 +28,12 @@ from kdkeras.losses import (
     TranslationRanking,
 )
 from kdkeras.optimizers import FusedAdam
+from kdkeras.schedules import LinearDecay, LinearWarmup
 from kdkeras.students import StaticStudent, TransformerStudent
 
 
 def optimizer():
-    """Moments, a schedule and decay: everything that has a state."""
+    """Moments, a schedule, weight decay and averages: every kind of state."""
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 20)
     return FusedAdam(schedule, weight_decay=0.01, use_ema=True, ema_momentum=0.9)
 
@@ -40,41 +42,45 @@ def transformer():
     return randomized(TransformerStudent(7, 3, 1, 4, 2, 6, dropout=0.3))
 
 
-def losses_with_weights():
-    """A queue, and a rotation inside a wrapper."""
+def losses_with_states():
+    """A queue, a rotation inside a wrapper, and weights that change with the step."""
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     prefixes = Matryoshka(EmbeddingDistillation(), [2, 3], rotation=rotation)
     ranking = MatryoshkaAlignment(TranslationRanking(scale=3.0), [2, 3])
     return {
         "distillation_losses": {"queue": QueueDistillation(3, 6, 0.5), "prefixes": prefixes},
         "alignment_losses": {"ranking": ranking},
+        "loss_weights": {
+            "prefixes": LinearWarmup(2.0, 6, initial=0.5),
+            "ranking": LinearDecay(1.0, 0.3, 20),
+        },
     }
 
 
-@pytest.mark.parametrize(
-    ("make", "losses"),
-    [(make_student, every_loss()), (transformer, {}), (make_student, losses_with_weights())],
-    ids=["every_loss", "dropout", "losses_with_weights"],
-)
-def test_training_continues_to_the_bit(make, losses, tmp_path):
+@pytest.mark.parametrize("balancing", [RunningMagnitude, UncertaintyWeighting])
+def test_training_continues_bit_for_bit(balancing, tmp_path):
     x, y = pairs(rows=8)
     keras.utils.set_random_seed(1)
-    distiller = make_distiller(make(), optimizer(), **losses)
+    losses = losses_with_states()
+    distiller = make_distiller(transformer(), optimizer(), balancing=balancing(), **losses)
     fit(distiller, x, y, epochs=2)
     distiller.save(tmp_path / "distiller.keras")
     fit(distiller, x, y, epochs=2)
     resumed = kdkeras.load(tmp_path / "distiller.keras")
+    assert np.abs(resumed.distillation_losses["queue"].queue.numpy()).sum(axis=1).min() > 0
     logs = fit(resumed, x, y, epochs=2)
     assert int(resumed.optimizer.iterations) == int(distiller.optimizer.iterations) == 8
-    assert_equal_weights(weights(resumed.student), weights(distiller.student))
+    assert_equal_weights(weights(resumed), weights(distiller))
     assert_equal_weights(
         [v.numpy() for v in resumed.optimizer.variables],
         [v.numpy() for v in distiller.optimizer.variables],
     )
     assert logs == distiller.history.history
+    for name, schedule in losses["loss_weights"].items():
+        assert resumed.term_weights[name].get_config() == schedule.get_config()
 
 
-def test_configuration_survives(tmp_path):
+def test_configuration_is_restored(tmp_path):
     distiller = make_distiller(name="own", **every_loss())
     distiller.save(tmp_path / "distiller.keras")
     copy = kdkeras.load(tmp_path / "distiller.keras")
@@ -88,7 +94,7 @@ def test_configuration_survives(tmp_path):
     assert copy.evaluate(*pairs(), verbose=0) == distiller.evaluate(*pairs(), verbose=0)
 
 
-def test_task_loss_and_metrics_survive(tmp_path):
+def test_task_loss_and_metrics_are_restored(tmp_path):
     x, y = pairs()
     y["label"] = np.array([0, 3, 1, 1])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -101,7 +107,7 @@ def test_task_loss_and_metrics_survive(tmp_path):
     )
 
 
-def test_the_students_vocabulary_is_inside(vocabulary, held_out, tmp_path):
+def test_the_vocabulary_of_the_student_is_saved(vocabulary, held_out, tmp_path):
     student = StaticStudent(vocabulary.size, 3, 2, vocabulary=vocabulary)
     make_distiller(student).save(tmp_path / "distiller.keras")
     copy = kdkeras.load(tmp_path / "distiller.keras").student
@@ -109,7 +115,7 @@ def test_the_students_vocabulary_is_inside(vocabulary, held_out, tmp_path):
     np.testing.assert_array_equal(copy.encode(sentences), student.encode(sentences))
 
 
-def test_a_checkpoint_callback_keeps_weights(tmp_path):
+def test_model_checkpoint_saves_the_weights(tmp_path):
     x, y = pairs()
     distiller = make_distiller()
     path = tmp_path / "distiller.weights.h5"

@@ -25,7 +25,6 @@ from kdkeras.errors import InputError
 from kdkeras.layers import EmbeddingTable, MeanPooling
 from kdkeras.losses import (
     TokenCrossEntropy,
-    TokenLogitMSE,
     TokenSoftTargets,
     TokenTopKSoftTargets,
     top_k_targets,
@@ -37,7 +36,7 @@ MASK = "decoder_padding_mask"
 
 
 def make_translator(width, seed):
-    """Reads a sentence, and goes on from a prefix; `logits` for every place of it."""
+    """Encodes a sentence and decodes a prefix; `logits` for every position of the prefix."""
     names = ("token_ids", "padding_mask", "decoder_token_ids", MASK)
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
     tokens = EmbeddingTable(VOCABULARY_SIZE, width)(inputs["token_ids"])
@@ -63,7 +62,7 @@ def after(model, source, prefixes):
 
 
 def beam_search(model, source, beams):
-    """The likeliest of `beams` sequences of each row, `(rows, LENGTH)`; -1 after its end."""
+    """The most probable of `beams` sequences per row, `(rows, LENGTH)`; -1 after its end."""
     rows = len(source["token_ids"])
     found, scores = np.zeros((rows, 1, 0), int), np.zeros((rows, 1))
     for _ in range(LENGTH):
@@ -122,7 +121,7 @@ def test_the_beam_ends_at_different_lengths(batch):
     assert lengths.min() < LENGTH and lengths.max() == LENGTH
 
 
-def test_sequence_level_student_says_what_the_teachers_beam_says(batch):
+def test_sequence_level_student_decodes_as_the_teachers_beam(batch):
     x, y = batch
     distiller = make_distiller(
         make_translator(12, seed=2), adam(), distillation_losses={}, loss=TokenCrossEntropy()
@@ -132,8 +131,8 @@ def test_sequence_level_student_says_what_the_teachers_beam_says(batch):
     assert (before == y["label"]).all(axis=1).mean() < 0.2
     history = fit(distiller, x, only(y, "label"), batch_size=ROWS, epochs=150)
     assert history["task"][-1] < 0.1 * history["task"][0]
-    said = beam_search(distiller.student, source, beams=1)
-    assert (said == y["label"]).all(axis=1).mean() > 0.95
+    after_training = beam_search(distiller.student, source, beams=1)
+    assert (after_training == y["label"]).all(axis=1).mean() > 0.95
 
 
 def test_task_loss_is_the_mean_over_real_tokens(batch):
@@ -152,13 +151,12 @@ def test_task_loss_is_the_mean_over_real_tokens(batch):
 
 WORD_LEVEL = {
     "soft targets": (TokenSoftTargets, ["logits"]),
-    "mse": (TokenLogitMSE, ["logits"]),
     "top k": (TokenTopKSoftTargets, ["top_logits", "top_indices", "top_rest_1"]),
 }
 
 
 @pytest.mark.parametrize("case", WORD_LEVEL)
-def test_word_level_student_comes_near_its_teacher(case, batch):
+def test_word_level_student_approaches_its_teacher(case, batch):
     x, y = batch
     make, targets = WORD_LEVEL[case]
     student = make_translator(8, seed=2)
@@ -176,7 +174,7 @@ def test_word_level_student_comes_near_its_teacher(case, batch):
     assert divergence() < 0.3 * before
 
 
-def test_live_teacher_gives_the_weights_of_the_cached_one(batch, teacher):
+def test_live_teacher_equals_cached_targets(batch, teacher):
     x, y = batch
     results = []
     for arguments, targets in (({}, only(y, "logits")), ({"teacher": teacher}, {})):
@@ -189,7 +187,7 @@ def test_live_teacher_gives_the_weights_of_the_cached_one(batch, teacher):
     assert_equal_weights(*results, atol=1e-6)
 
 
-def test_teachers_padding_does_not_reach_the_student(batch):
+def test_the_teachers_padding_has_no_effect(batch):
     x, y = batch
     results = []
     for fill in (0.0, 50.0):
@@ -233,7 +231,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_belong_to_the_tokens_is_refused(case, batch):
+def test_masks_and_targets_that_do_not_fit_are_refused(case, batch):
     x, y = batch
     loss, *parts = REFUSED[case]
     distiller = make_distiller(make_translator(4, seed=2), distillation_losses={"words": loss})

@@ -1,4 +1,4 @@
-"""What a Distiller sees of its student when it is built, with cached targets."""
+"""Checks of the student's outputs when a Distiller is created, and of the first batch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def alignment(loss):
     return lambda: Distiller(transformer(), alignment_losses={"align": loss()})
 
 
-def whole_numbers():
+def integer_outputs():
     ids = keras.Input((4,))
     outputs = keras.ops.cast(keras.layers.Dense(OUTPUT_DIM)(ids), "int32")
     return Distiller(
@@ -63,17 +63,17 @@ def whole_numbers():
 
 
 REFUSED = {
-    "a layer that is not there": (
+    "missing layer": (
         distillation(lambda: PerLayer(EmbeddingDistillation(), layers=[9])),
         "9 in `per_layer`",
         "[0, 1, 2]",
     ),
-    "a hidden state that is not there": (
+    "missing hidden state": (
         distillation(lambda: HiddenStateDistillation({9: 1})),
         "9 in `hidden_state_distillation`",
         "[0, 1, 2]",
     ),
-    "an attention that is not there": (
+    "missing attention": (
         distillation(lambda: MiniLMv2(2, student_layer=3)),
         "3 in `attention_relations`",
         "[1, 2]",
@@ -108,9 +108,9 @@ REFUSED = {
         "dim=64",
         "(None, 3)",
     ),
-    "logits that nobody gives": (distillation(SoftTargets), "'pull'", "['embedding', ", "Dense"),
-    "logits of tokens that nobody gives": (distillation(TokenSoftTargets), "'pull'", "Dense"),
-    "whole numbers": (whole_numbers, "'pull'", "(None, 3)", "int32"),
+    "missing logits": (distillation(SoftTargets), "'pull'", "['embedding', ", "Dense"),
+    "missing logits of tokens": (distillation(TokenSoftTargets), "'pull'", "Dense"),
+    "integers": (integer_outputs, "'pull'", "(None, 3)", "int32"),
     "a distillation loss that aligns": (alignment(EmbeddingDistillation), "'align'", "Embedding"),
     "a loss of Keras that aligns": (alignment(keras.losses.MeanSquaredError), "'align'", "MeanSq"),
     "uncertainty of what may be negative": (
@@ -140,7 +140,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_read_is_refused_when_built(case):
+def test_unreadable_outputs_are_refused_when_the_distiller_is_created(case):
     act, *parts = REFUSED[case]
     with pytest.raises(InputError) as error:
         act()
@@ -156,7 +156,7 @@ def test_what_cannot_be_read_is_refused_when_built(case):
         lambda: Matryoshka(EmbeddingDistillation(target="logits"), [2, CLASSES]),
     ],
 )
-def test_vectors_of_tokens_are_refused_by_losses_on_vectors(loss):
+def test_one_vector_per_token_is_refused_by_losses_on_embeddings(loss):
     x, _ = pairs()
     distiller = make_distiller(make_tagger(), distillation_losses={"pull": loss()})
     with pytest.raises(InputError) as error:
@@ -165,7 +165,7 @@ def test_vectors_of_tokens_are_refused_by_losses_on_vectors(loss):
 
 
 class OneValue(DistillationLoss):
-    """A loss as Keras has them: the mean over the batch."""
+    """A loss like those of Keras: the mean over the batch."""
 
     def loss(self, teacher, student):
         return keras.ops.mean(keras.ops.square(teacher - student))
@@ -177,7 +177,7 @@ def test_a_mean_over_the_batch_is_refused():
     assert_one_line(str(error.value), "() from 'own'", "`(B,)`")
 
 
-def test_weights_that_are_not_one_a_row_are_refused():
+def test_sample_weights_of_another_shape_are_refused():
     x, y = pairs()
     data = tf.data.Dataset.from_tensors((x, y, np.ones((4, 1), "float32")))
     with pytest.raises(InputError) as error:
@@ -185,16 +185,16 @@ def test_weights_that_are_not_one_a_row_are_refused():
     assert_one_line(str(error.value), "(4, 1)", "`(B,)`")
 
 
-def test_targets_of_text_are_refused():
+def test_text_targets_are_refused():
     x, _ = pairs()
     with pytest.raises(InputError) as error:
         fit(make_distiller(), x, {"embedding": np.array([["a"] * OUTPUT_DIM] * 4)})
     assert_one_line(str(error.value), "y['embedding']", "(4, 3)", "<U1")
 
 
-# ---- one row a batch ------------------------------------------------------
+# ---- batches of size one ------------------------------------------------------
 
-LONE = {
+SINGLE_ROW = {
     "arrays": ({}, lambda data: data.batch(1)),
     "a fixed size": ({}, lambda data: data.batch(1, drop_remainder=True)),
     "micro-batches": ({"micro_batches": 4}, lambda data: data.batch(4)),
@@ -220,19 +220,19 @@ def comparing(name, **arguments):
 @pytest.mark.parametrize(
     ("case", "name"),
     [
-        *((case, "ranking") for case in LONE),
+        *((case, "ranking") for case in SINGLE_ROW),
         *(("eager", name) for name in COMPARING if name != "ranking"),
     ],
 )
-def test_one_row_a_batch_says_nothing_to_losses_that_compare_rows(case, name):
-    arguments, batched = LONE[case]
+def test_batches_of_size_one_are_refused_for_losses_that_compare_rows(case, name):
+    arguments, batched = SINGLE_ROW[case]
     data = batched(tf.data.Dataset.from_tensor_slices(pairs(rows=4)))
     with pytest.raises(InputError) as error:
         comparing(name, **arguments).fit(data, verbose=0)
     assert_one_line(str(error.value), "batch size 1", "the loss rows", "at least two")
 
 
-def test_a_last_batch_of_one_row_is_trained():
+def test_the_last_batch_may_have_one_row():
     data = tf.data.Dataset.from_tensor_slices(pairs(rows=5)).batch(2)
     distiller = comparing("ranking", optimizer=keras.optimizers.Adam(0.05))
     history = distiller.fit(data, epochs=20, verbose=0).history
@@ -240,10 +240,10 @@ def test_a_last_batch_of_one_row_is_trained():
     assert history["rows"][-1] < 0.5 * history["rows"][0]
 
 
-# ---- logits by name -------------------------------------------------------
+# ---- a head for logits -------------------------------------------------------
 
 
-def test_a_head_on_a_student_gives_logits_beside_its_features(tmp_path):
+def test_a_head_adds_logits_to_the_features_of_a_student(tmp_path):
     student = transformer()
     inputs = {
         name: keras.Input((None,), dtype="int32", name=name)

@@ -87,7 +87,7 @@ def test_a_student_built_outside_the_scope_is_refused():
     student = make_student()
     with (
         tf.distribute.OneDeviceStrategy("/cpu:0").scope(),
-        pytest.raises(InputError, match=r"made under no strategy, a Distiller under OneDevice"),
+        pytest.raises(InputError, match=r"created under no strategy, a Distiller under OneDevice"),
     ):
         make_distiller(student)
 

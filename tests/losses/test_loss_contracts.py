@@ -22,7 +22,7 @@ from keras.tree import flatten, map_structure
 from loss_cases import ALIGNMENT, ARGUMENTS, DISTILLATION
 
 import kdkeras.losses
-from kdkeras.distillation.batches import Batch, Rows, StudentOutputs
+from kdkeras.distillation.batches import Batch, StudentOutputs
 from kdkeras.distillation.terms import loss_terms
 from kdkeras.errors import InputError
 from kdkeras.losses import (
@@ -121,9 +121,9 @@ def test_sample_weights_weigh_rows(case):
     else:
         found[case.loss.target] = cached
         outputs = StudentOutputs({case.loss.student_output: student}, None)
-    batch = Batch(inputs, inputs if aligned else None, None, source_id, found, labels)
+    batch = Batch(inputs, inputs if aligned else None, None, source_id, found, labels, weight)
     losses = ({}, {"one": case.loss}) if aligned else ({"one": case.loss}, {})
-    terms = loss_terms(Rows(batch, weight), found, outputs, *losses, step=tf.constant(0))
+    terms = loss_terms(batch, found, outputs, *losses, step=tf.constant(0))
     expected = (weight * case.expected(teacher, student)).sum()
     np.testing.assert_allclose(terms["one"], expected, rtol=1e-5, atol=1e-5)
 

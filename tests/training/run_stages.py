@@ -21,7 +21,7 @@ from kdkeras.optimizers import FusedAdam  # noqa: E402
 from kdkeras.schedules import LinearDecay  # noqa: E402
 from kdkeras.training import Backup, Stage  # noqa: E402
 
-FIRST, SECOND, THIRD = 40, 60, 300
+FIRST, SECOND, THIRD = 40, 60, 150
 
 
 def main():
@@ -34,7 +34,7 @@ def main():
     stages = [
         Stage(steps=FIRST, loss_weights={"embedding": 1.0}, learning_rate=0.05),
         Stage(steps=SECOND, frozen=["token_embedding"]),
-        Stage(steps=THIRD, loss_weights={"similarity": LinearDecay(1.0, 0.5, 300), "ranking": 1.0}),
+        Stage(steps=THIRD, loss_weights={"similarity": LinearDecay(1.0, 0.5, 150), "ranking": 1.0}),
     ]
     fit_stages(distiller, data, stages, backup=Backup(sys.argv[1], every=3), verbose=0)
     arrays = [*distiller.get_weights(), *(v.numpy() for v in distiller.optimizer.variables)]

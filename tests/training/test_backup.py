@@ -1,4 +1,4 @@
-"""Backup: stopped at any batch, training continues to the same model and the same logs."""
+"""Backup: a training that stops at any batch is resumed to the same model and logs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EPOCHS, STEPS = 3, 5
 
 
 class StopAt(keras.callbacks.Callback):
-    """Stops training, or fails as a crash would, after some batches."""
+    """Stops training after some batches, or raises KeyboardInterrupt."""
 
     def __init__(self, batches, crash=False):
         super().__init__()
@@ -34,7 +34,7 @@ class StopAt(keras.callbacks.Callback):
 
 
 def distiller(**arguments):
-    """With dropout, a schedule and momentum: all that a backup has to keep."""
+    """A Distiller with dropout, a schedule and moments, which a backup must restore."""
     keras.utils.set_random_seed(1)
     schedule = keras.optimizers.schedules.CosineDecay(0.1, decay_steps=EPOCHS * STEPS)
     return make_distiller(
@@ -43,7 +43,7 @@ def distiller(**arguments):
 
 
 def batches():
-    """Another order in every pass."""
+    """Another order in every epoch."""
     data = tf.data.Dataset.from_tensor_slices(pairs(rows=4 * STEPS))
     return data.shuffle(20, seed=3, reshuffle_each_iteration=True).batch(4)
 
@@ -55,50 +55,50 @@ def fit(model, backup, *callbacks, **arguments):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     model = distiller()
-    logs = fit(model, tmp_path_factory.mktemp("whole") / "backup")
+    logs = fit(model, tmp_path_factory.mktemp("uninterrupted") / "backup")
     return weights(model), logs
 
 
-def assert_equals_whole(model, logs, whole, epochs):
-    for one, other in zip(weights(model), whole[0], strict=True):
+def assert_equals_uninterrupted(model, logs, uninterrupted, epochs):
+    for one, other in zip(weights(model), uninterrupted[0], strict=True):
         np.testing.assert_array_equal(one, other)
-    for name, values in whole[1].items():
+    for name, values in uninterrupted[1].items():
         np.testing.assert_array_equal(logs[name], values[-epochs:], err_msg=name)
 
 
-@pytest.mark.parametrize("stopped", [1, 4, 5, 7, 12])
-def test_stopped_anywhere_it_ends_as_if_it_had_not(stopped, whole, tmp_path):
+@pytest.mark.parametrize("stopped", [1, 5, 12])
+def test_a_resumed_training_equals_an_uninterrupted_one(stopped, uninterrupted, tmp_path):
     fit(distiller(), tmp_path / "backup", StopAt(stopped))
     assert json.loads((tmp_path / "backup" / "state.json").read_text())["step"] == stopped
     model = distiller()
     logs = fit(model, tmp_path / "backup")
-    assert_equals_whole(model, logs, whole, EPOCHS - stopped // STEPS)
+    assert_equals_uninterrupted(model, logs, uninterrupted, EPOCHS - stopped // STEPS)
 
 
-def test_crashed_it_goes_on_from_the_last_backup(whole, tmp_path):
+def test_after_a_crash_training_continues_from_the_last_backup(uninterrupted, tmp_path):
     backup = Backup(tmp_path / "backup", every=3)
     with pytest.raises(KeyboardInterrupt):
         fit(distiller(), backup, StopAt(10, crash=True))
-    assert backup.step == 8  # The third batch of the second epoch, whose end it did not see.
+    assert backup.step == 8  # The third batch of the second epoch, which did not end.
     model = distiller()
     logs = fit(model, Backup(tmp_path / "backup", every=3))
-    assert_equals_whole(model, logs, whole, 2)
+    assert_equals_uninterrupted(model, logs, uninterrupted, 2)
 
 
-def test_stopped_twice_inside_one_epoch(whole, tmp_path):
-    for calls in (1, 3):  # Batches that are passed over are counted by callbacks, too.
+def test_training_can_stop_twice_within_one_epoch(uninterrupted, tmp_path):
+    for calls in (1, 3):  # Callbacks also count skipped batches.
         fit(distiller(), tmp_path / "backup", StopAt(calls))
     assert json.loads((tmp_path / "backup" / "state.json").read_text())["step"] == 3
     model = distiller()
-    assert_equals_whole(model, fit(model, tmp_path / "backup"), whole, EPOCHS)
+    assert_equals_uninterrupted(model, fit(model, tmp_path / "backup"), uninterrupted, EPOCHS)
 
 
-def test_several_steps_an_execution(tmp_path):
+def test_steps_per_execution(tmp_path):
     run = {"steps_per_epoch": 6}
     expected = distiller(steps_per_execution=2)
-    fit(expected, tmp_path / "whole", **run)
+    fit(expected, tmp_path / "uninterrupted", **run)
     fit(distiller(steps_per_execution=2), tmp_path / "backup", StopAt(4), **run)
     model = distiller(steps_per_execution=2)
     fit(model, tmp_path / "backup", **run)
@@ -106,23 +106,19 @@ def test_several_steps_an_execution(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_finished_training_is_not_trained_again(whole, tmp_path):
-    model = distiller()
-    fit(model, tmp_path / "backup")
+def test_a_finished_training_is_not_repeated(uninterrupted, tmp_path):
+    backup = Backup(tmp_path / "backup", every=1)
+    fit(distiller(), backup)
+    names = {path.name for path in (tmp_path / "backup").iterdir()}
+    assert names == {"state.json", "15.safetensors"}  # Only the last one.
     again = distiller()
     fit(again, tmp_path / "backup")
     assert int(again.optimizer.iterations.numpy()) == EPOCHS * STEPS
-    for one, other in zip(weights(again), whole[0], strict=True):
+    for one, other in zip(weights(again), uninterrupted[0], strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_only_the_last_backup_is_kept(tmp_path):
-    fit(distiller(), Backup(tmp_path / "backup", every=1))
-    names = {path.name for path in (tmp_path / "backup").iterdir()}
-    assert names == {"state.json", "15.safetensors"}
-
-
-def test_finish_gives_the_history_and_deletes(tmp_path):
+def test_finish_returns_the_history_and_deletes_the_backup(tmp_path):
     backup = Backup(tmp_path / "backup")
     logs = fit(distiller(), backup)
     entries = backup.finish(tmp_path / "history.json")
@@ -130,6 +126,18 @@ def test_finish_gives_the_history_and_deletes(tmp_path):
     assert [entry["step"] for entry in entries] == [5, 10, 15]
     assert [entry["loss"] for entry in entries] == logs["loss"]
     assert not (tmp_path / "backup").exists()
+
+
+def in_callback_list(backup):
+    model = distiller()
+    callbacks = keras.callbacks.CallbackList([backup], model=model, epochs=1)
+    model.fit(batches(), callbacks=callbacks, verbose=0)
+
+
+def of_plain_model(backup):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((2, 2)), np.ones((2, 1)), callbacks=[backup], verbose=0)
 
 
 def test_unusable_arguments_are_refused(tmp_path):
@@ -142,6 +150,10 @@ def test_unusable_arguments_are_refused(tmp_path):
             batches().filter(lambda *_: True), callbacks=[Backup(tmp_path / "b")]
         ),
         "`every` must be at least 1. Received: every=0": lambda: Backup(tmp_path, every=0),
+        "Received: Backup in a CallbackList": lambda: in_callback_list(Backup(tmp_path / "b")),
+        "keeps the training of a Distiller. Received: Sequential": lambda: of_plain_model(
+            Backup(tmp_path / "b")
+        ),
     }
     for text, call in cases.items():
         with pytest.raises(InputError) as error:

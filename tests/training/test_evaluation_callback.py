@@ -1,4 +1,4 @@
-"""The callback inside a real training."""
+"""EvaluationCallback in a training with real sentences."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def evaluators(tiny_teacher):
     ]
 
 
-def test_figures_are_in_history_and_csv(distiller, batches, evaluators, tmp_path):
+def test_results_are_in_history_and_csv(distiller, batches, evaluators, tmp_path):
     logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     callback = EvaluationCallback(evaluators)
     history = distiller.fit(batches, epochs=3, verbose=0, callbacks=[callback, logger]).history
@@ -68,14 +68,14 @@ def test_figures_are_in_history_and_csv(distiller, batches, evaluators, tmp_path
     match = history["held_out_en_teacher_match"]
     assert len(match) == 3
     assert match[-1] > match[0]
-    # The last figures are those of the trained student.
+    # The last results are those of the trained student.
     assert match[-1] == pytest.approx(evaluators[0](distiller.student)["held_out_en_teacher_match"])
     with open(tmp_path / "log.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["held_out_en_teacher_match"]) for row in rows] == pytest.approx(match)
 
 
-def test_figures_are_repeated_between_evaluations(distiller, batches, evaluators):
+def test_results_are_repeated_between_evaluations(distiller, batches, evaluators):
     callback = EvaluationCallback(evaluators[:1], every=2)
     history = distiller.fit(batches, epochs=4, verbose=0, callbacks=[callback]).history
     first, second, third, fourth = history["held_out_en_teacher_match"]
@@ -84,7 +84,7 @@ def test_figures_are_repeated_between_evaluations(distiller, batches, evaluators
     assert third != fourth
 
 
-def test_a_student_alone_is_its_own_encoder(distiller, evaluators):
+def test_a_student_can_be_the_model(distiller, evaluators):
     callback = EvaluationCallback(evaluators)
     callback.set_model(distiller.student)
     callback.on_train_begin()

@@ -1,10 +1,11 @@
-"""Quantisation in the loop: when it begins, what it trains, what stays as it was."""
+"""Quantization-aware training: its start, its effect, and the student afterwards."""
 
 from __future__ import annotations
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from contracts import assert_one_line
 from small_models import (
     assert_equal_weights,
@@ -17,12 +18,13 @@ from small_models import (
     randomized,
     weights,
 )
+from test_backup import StopAt
 
 from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
 from kdkeras.evaluation.metrics import teacher_match
 from kdkeras.students import TransformerStudent, build_student, initialize_from_targets
-from kdkeras.training import QuantizationAwareTraining
+from kdkeras.training import Backup, QuantizationAwareTraining
 from kdkeras.training.recipe import build_distiller, build_optimizer
 
 ROWS, STEPS = 16, 4
@@ -40,7 +42,7 @@ def make_transformer():
 
 
 def trained(start_step, student=None, **way):
-    """A distiller after `STEPS` steps, of which those from `start_step` on were rounded."""
+    """A distiller after `STEPS` steps, with fake quantization from `start_step` on."""
     distiller = make_distiller(student or make_student(), **way, **every_loss())
     callbacks = [] if start_step is None else [QuantizationAwareTraining("int4", start_step)]
     fit(distiller, *pairs(rows=ROWS), callbacks=callbacks)
@@ -53,7 +55,7 @@ def part(rows):
 
 
 def each_way():
-    """The rest of the table is marked slow."""
+    """Ways to run; only two of them are quick tests."""
     for name, way in WAYS.items():
         for make in (make_student, make_transformer):
             quick = (name, make) in [("plain", make), ("chunks", make_student)]
@@ -62,7 +64,7 @@ def each_way():
 
 
 @pytest.mark.parametrize(("make", "way"), each_way())
-def test_from_its_step_on_it_trains_a_student_that_rounds(make, way):
+def test_from_start_step_on_it_trains_the_quantized_student(make, way):
     by_hand = make_distiller(make(), **way, **every_loss())
     fit(by_hand, *part(slice(0, 8)))
     by_hand.student.fake_quantization = "int4"
@@ -74,7 +76,7 @@ def test_from_its_step_on_it_trains_a_student_that_rounds(make, way):
     assert max(np.abs(a - b).max() for a, b in zip(without, weights(switched), strict=True)) > 1e-4
 
 
-def test_logs_after_the_switch_are_those_of_the_rounding_student():
+def test_logs_after_the_switch_are_those_of_the_quantized_student():
     distiller = make_distiller(**every_loss())
     x, y = part(slice(0, 4))
     distiller.student.fake_quantization = "int4"
@@ -87,20 +89,38 @@ def test_logs_after_the_switch_are_those_of_the_rounding_student():
     assert abs(rounded - exact) > 1e-4
 
 
-def test_executions_of_several_steps_switch_where_the_next_begins():
+def test_with_steps_per_execution_the_next_execution_switches():
     found = weights(trained(1, steps_per_execution=2).student)
     assert_equal_weights(found, weights(trained(2).student), atol=1e-6)
 
 
-def test_a_training_that_is_loaded_rounds_from_the_same_step_on(tmp_path):
-    whole = trained(1)
+def test_a_loaded_training_switches_at_the_same_step(tmp_path):
+    uninterrupted = trained(1)
     distiller = make_distiller(**every_loss())
     callback = QuantizationAwareTraining("int4", 1)
     fit(distiller, *part(slice(0, 8)), callbacks=[callback])
     distiller.save(tmp_path / "d.keras")
     loaded = keras.saving.load_model(tmp_path / "d.keras")
     fit(loaded, *part(slice(8, 16)), callbacks=[QuantizationAwareTraining("int4", 1)])
-    assert_equal_weights(weights(loaded.student), weights(whole.student), atol=1e-6)
+    assert_equal_weights(weights(loaded.student), weights(uninterrupted.student), atol=1e-6)
+
+
+def test_a_backup_resumed_after_the_switch_continues_with_the_same_batches(tmp_path):
+    data = tf.data.Dataset.from_tensor_slices(pairs(rows=ROWS))
+    data = data.shuffle(ROWS, seed=3, reshuffle_each_iteration=True).batch(4)
+
+    def run(folder, *callbacks):
+        keras.utils.set_random_seed(1)
+        distiller = make_distiller(optimizer=keras.optimizers.Adam(0.05), **every_loss())
+        callbacks = [QuantizationAwareTraining("int4", 2), Backup(tmp_path / folder), *callbacks]
+        return weights(distiller), distiller.fit(data, epochs=2, callbacks=callbacks, verbose=0)
+
+    _, uninterrupted = run("uninterrupted")
+    run("interrupted", StopAt(STEPS + 2))
+    before, resumed = run("interrupted")
+    assert_equal_weights(weights(resumed.model), weights(uninterrupted.model))
+    assert np.abs(weights(resumed.model)[0] - before[0]).max() > 1e-2
+    assert resumed.history["loss"] == uninterrupted.history["loss"][-1:]
 
 
 def test_afterwards_the_student_is_its_float32_weights(tmp_path):
@@ -116,7 +136,7 @@ def test_afterwards_the_student_is_its_float32_weights(tmp_path):
     x, _ = pairs()
     inputs = {k: x[f"source_{k}"] for k in ("token_ids", "padding_mask")}
     np.testing.assert_allclose(loaded(inputs), student(inputs), atol=1e-6)
-    # They are not what they are rounded to.
+    # The weights are not rounded.
     student.fake_quantization = "int4"
     assert np.abs(student(inputs) - loaded(inputs)).max() > 1e-4
 
@@ -129,7 +149,7 @@ def test_unfit_arguments_are_refused(arguments):
 
 
 @pytest.mark.parametrize("student", [make_two_heads])
-def test_what_cannot_round_is_refused_before_a_step(student):
+def test_a_student_that_cannot_be_quantized_is_refused_before_a_step(student):
     distiller = make_distiller(student(), **every_loss())
     before = weights(distiller.student)
     with pytest.raises(InputError, match="needs a Distiller of a kdkeras student") as caught:
@@ -139,13 +159,13 @@ def test_what_cannot_round_is_refused_before_a_step(student):
 
 
 class Foreign(type(make_student())):
-    """A student with a dense layer that does not know of rounding."""
+    """A student with a dense layer that has no fake quantization."""
 
     def _quantizable_layers(self):
         return [*super()._quantizable_layers(), keras.layers.Dense(2, name="head")]
 
 
-def test_a_dense_layer_that_cannot_round_is_named():
+def test_a_dense_layer_that_cannot_be_quantized_is_named():
     distiller = make_distiller(randomized(Foreign(7, 3, 2)), **every_loss())
     assert isinstance(distiller, Distiller)
     with pytest.raises(InputError, match="Received: 'head', a Dense. Make it a kdkeras") as caught:
@@ -166,8 +186,8 @@ def embedded(sample_set):
 
 
 @pytest.mark.slow
-def test_int4_comes_nearer_to_the_teacher(sample_set, vocabulary, embedded):
-    """Trained for the cosine to the teacher's vectors, it is that cosine that is better in int4."""
+def test_it_improves_the_int4_student(sample_set, vocabulary, embedded):
+    """The cosine to the teacher's embeddings, which is trained, is higher in int4."""
     batch, epochs = 256, 3
     found = {}
     for scheme in (None, "int4"):

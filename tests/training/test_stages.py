@@ -1,4 +1,4 @@
-"""Stages: each stage trains what it says, and a killed run goes on in the right one."""
+"""Stages: each stage trains its losses and layers, and a killed run continues in its stage."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def batches(rows=4 * BATCHES):
 
 
 def shuffled():
-    """Another order in every pass."""
+    """Another order in every epoch."""
     data = tf.data.Dataset.from_tensor_slices(pairs(rows=4 * BATCHES))
     return data.shuffle(20, seed=3, reshuffle_each_iteration=True).batch(4)
 
@@ -60,7 +60,7 @@ def moments(model, name):
 
 
 class Watch(keras.callbacks.Callback):
-    """Notes something before every step, and after the last."""
+    """Records a value before every step, and after the last."""
 
     def __init__(self, look):
         super().__init__()
@@ -79,7 +79,7 @@ def watch(model, stages, look, **arguments):
     return seen.seen
 
 
-def test_one_stage_that_changes_nothing_is_fit():
+def test_one_stage_without_changes_equals_fit():
     expected, model = distiller(), distiller()
     logs = expected.fit(batches(), epochs=2, verbose=0).history
     staged = fit_stages(model, batches(), [Stage(steps=2 * BATCHES)], verbose=0).history
@@ -87,7 +87,7 @@ def test_one_stage_that_changes_nothing_is_fit():
     assert staged == logs
 
 
-def test_stages_are_trainings_one_after_the_other():
+def test_stages_equal_separate_trainings_in_sequence():
     x, y = pairs(rows=16)
     model = distiller(keras.optimizers.SGD(0.3))
     stages = [
@@ -121,7 +121,7 @@ def test_stages_are_trainings_one_after_the_other():
     assert_equal_weights(weights(model.student), weights(student), atol=1e-6)
 
 
-def test_frozen_layers_and_their_moments_stay_as_they_are():
+def test_frozen_layers_and_their_moments_do_not_change():
     stages = [Stage(steps=2), Stage(steps=4, frozen=["token_embedding"]), Stage(steps=2)]
 
     def look(model):
@@ -141,7 +141,7 @@ def test_frozen_layers_and_their_moments_stay_as_they_are():
             assert not np.array_equal(one, other)
 
 
-def test_what_a_loss_trains_stays_while_it_does_not_count(recwarn):
+def test_weights_of_an_unused_loss_do_not_change(recwarn):
     losses = {
         "pull": EmbeddingDistillation("mse", projection=(3, 3)),
         "embedding": EmbeddingDistillation(),
@@ -179,7 +179,7 @@ def test_learning_rates_follow_the_stages():
         assert seen[:7] == pytest.approx([0.3, 0.3, 0.0, 0.1, 0.2, *third])
 
 
-def test_weights_of_a_stage_count_its_own_steps_and_only_they_are_computed():
+def test_schedules_of_a_stage_count_its_steps_and_other_losses_are_not_computed():
     stages = [
         Stage(steps=3, loss_weights={"embedding": 1.0}),
         Stage(steps=3, loss_weights={"similarity": LinearWarmup(1.0, 2)}),
@@ -199,7 +199,7 @@ def test_weights_of_a_stage_count_its_own_steps_and_only_they_are_computed():
     assert logs["loss"][3] == 0.0 < logs["similarity"][0]
 
 
-def test_afterwards_all_is_as_before():
+def test_flags_and_weights_are_restored_afterwards():
     model = distiller(student=make_two_heads())
     model.student.layers[-1].trainable = False
     before = [v.path for v in model.trainable_variables]
@@ -242,30 +242,33 @@ def state(model):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("whole") / "backup")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "backup"
+    model, logs = run(folder)
+    return state(model), logs, folder
 
 
-@pytest.mark.parametrize("stopped", [1, 3, 4, 7, 9, 12])
-def test_stopped_anywhere_it_ends_as_if_it_had_not(stopped, whole, tmp_path):
+# At the end of a stage, within a stage, and at the end of both a stage and an epoch.
+@pytest.mark.parametrize("stopped", [4, 7, 9])
+def test_a_resumed_training_equals_an_uninterrupted_one(stopped, uninterrupted, tmp_path):
     run(tmp_path / "backup", StopAt(stopped))
     assert json.loads((tmp_path / "backup" / "state.json").read_text())["step"] == stopped
     model, logs = run(tmp_path / "backup")
-    assert_equal_weights(state(model), state(whole[0]))
+    assert_equal_weights(state(model), uninterrupted[0])
     for name, values in logs.items():
-        assert values == whole[1][name][-len(values) :]
+        assert values == uninterrupted[1][name][-len(values) :]
 
 
-def test_a_finished_training_is_not_trained_again(whole, tmp_path):
-    run(tmp_path / "backup")
-    model, logs = run(tmp_path / "backup")
+def test_a_finished_training_is_not_repeated(uninterrupted):
+    expected, _, folder = uninterrupted
+    model, logs = run(folder)
     assert logs == {} and int(model.step) == 13
-    assert_equal_weights(state(model), state(whole[0]))
+    assert_equal_weights(state(model), expected)
     assert fit_stages(model, batches(), STAGES, verbose=0).history == {}
-    assert_equal_weights(state(model), state(whole[0]))
+    assert_equal_weights(state(model), expected)
 
 
-def test_a_saved_distiller_goes_on_in_its_stage(tmp_path):
+def test_a_loaded_distiller_continues_in_its_stage(tmp_path):
     stages = [Stage(steps=3, loss_weights={"embedding": 1.0}), *STAGES[1:]]
     expected, model = distiller(), distiller()
     fit_stages(expected, batches(), stages, verbose=0)
@@ -276,14 +279,14 @@ def test_a_saved_distiller_goes_on_in_its_stage(tmp_path):
     assert_equal_weights(state(resumed), state(expected))
 
 
-def test_other_stages_than_those_of_the_backup_are_refused(tmp_path):
+def test_stages_that_differ_from_the_backup_are_refused(tmp_path):
     run(tmp_path / "backup", StopAt(2))
     with pytest.raises(InputError) as error:
         run(tmp_path / "backup", stages=[Stage(steps=9)])
-    assert_one_line(str(error.value), "settings it began with", "'steps': 9", "'steps': 4")
+    assert_one_line(str(error.value), "settings it started with", "'steps': 9", "'steps': 4")
 
 
-def test_a_killed_run_goes_on_in_its_stage_to_the_bit(tmp_path):
+def test_a_killed_process_continues_in_its_stage_bit_for_bit(tmp_path):
     script = str(Path(run_stages.__file__))
 
     def start(folder):
@@ -294,17 +297,16 @@ def test_a_killed_run_goes_on_in_its_stage_to_the_bit(tmp_path):
         file = tmp_path / folder / "state.json"
         return json.loads(file.read_text("utf-8"))["step"] if file.exists() else 0
 
-    assert start("whole").wait(timeout=300) == 0
-    for stop in (run_stages.FIRST + 5, run_stages.FIRST + run_stages.SECOND + 5):
-        process = start("killed")
-        while kept("killed") < stop:
-            assert process.poll() is None, "it ended before it was killed"
-            time.sleep(0.001)
-        process.kill()
-        process.wait()
+    assert start("uninterrupted").wait(timeout=300) == 0
+    process = start("killed")
+    while kept("killed") < run_stages.FIRST + run_stages.SECOND + 5:
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
     assert not (tmp_path / "killed.npz").exists()
     assert start("killed").wait(timeout=300) == 0
-    one, other = (np.load(tmp_path / f"{name}.npz") for name in ("whole", "killed"))
+    one, other = (np.load(tmp_path / f"{name}.npz") for name in ("uninterrupted", "killed"))
     assert_equal_weights([one[k] for k in one.files], [other[k] for k in one.files])
 
 
@@ -313,22 +315,28 @@ def test_a_killed_run_goes_on_in_its_stage_to_the_bit(tmp_path):
 EXECUTIONS = {
     "eager": {"run_eagerly": True},
     "jit": {"jit_compile": True},
-    "two_steps_an_execution": {"steps_per_execution": 2},
+    "two steps per execution": {"steps_per_execution": 2},
 }
 
 
-@pytest.mark.parametrize("way", EXECUTIONS)
-def test_every_way_to_run_gives_the_same_weights(way):
+def trained(**arguments):
     stages = [
         Stage(steps=2, loss_weights={"embedding": 1.0}),
         Stage(steps=4, frozen=["projection"], learning_rate=LinearWarmup(0.1, 4)),
     ]
-    results = []
-    for arguments in ({}, EXECUTIONS[way]):
-        model = distiller(**arguments)
-        fit_stages(model, batches(16), stages, steps_per_epoch=6, verbose=0)
-        results.append(weights(model))
-    assert_equal_weights(*results, atol=2e-6)
+    model = distiller(**arguments)
+    fit_stages(model, batches(16), stages, steps_per_epoch=6, verbose=0)
+    return weights(model)
+
+
+@pytest.fixture(scope="module")
+def trained_in_graph():
+    return trained()
+
+
+@pytest.mark.parametrize("way", EXECUTIONS)
+def test_every_way_to_run_gives_the_same_weights(way, trained_in_graph):
+    assert_equal_weights(trained(**EXECUTIONS[way]), trained_in_graph, atol=2e-6)
 
 
 def test_a_stage_survives_as_json():
@@ -338,7 +346,7 @@ def test_a_stage_survives_as_json():
 
 
 def stages(*given, **arguments):
-    return lambda: distiller(**arguments).fit_stages(batches(), list(given), verbose=0)
+    return lambda: fit_stages(distiller(**arguments), batches(), list(given), verbose=0)
 
 
 TWO = Stage(steps=2)
@@ -371,8 +379,8 @@ BAD = {
     ),
     "all frozen": (
         stages(Stage(steps=1, frozen=["projection", "token_embedding", "token_weight"])),
-        "something to train",
-        "Freeze fewer",
+        "must train something",
+        "Freeze fewer layers",
     ),
     "inside an execution": (
         stages(TWO, Stage(steps=3), steps_per_execution=2),

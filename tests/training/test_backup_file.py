@@ -1,8 +1,9 @@
-"""What a backup keeps: whole or refused, never a process that dies."""
+"""The files of a backup: complete, or refused with an error."""
 
 from __future__ import annotations
 
 import resource
+import shutil
 
 import keras
 import numpy as np
@@ -29,7 +30,7 @@ def everything(model):
     return [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
 
 
-def test_all_that_keras_would_save_comes_back(trained, tmp_path):
+def test_all_variables_that_keras_saves_are_restored(trained, tmp_path):
     import h5py
 
     write_variables(tmp_path / "kept", trained)
@@ -46,7 +47,7 @@ def test_all_that_keras_would_save_comes_back(trained, tmp_path):
     assert len(names) == len(everything(trained))
 
 
-def test_bfloat16_comes_back_bit_by_bit(tmp_path):
+def test_bfloat16_is_restored_bit_for_bit(tmp_path):
     def model(value):
         layer = keras.layers.Dense(3, dtype="bfloat16", kernel_initializer=value)
         made = keras.Sequential([keras.Input((2,)), layer])
@@ -61,11 +62,11 @@ def test_bfloat16_comes_back_bit_by_bit(tmp_path):
     np.testing.assert_allclose(other.variables[0].numpy().astype("float32"), 1 / 3, rtol=2**-8)
 
 
-def test_a_full_disk_leaves_the_backup_that_was(tmp_path):
+def test_a_full_disk_leaves_the_last_backup_complete(tmp_path):
     backup = Backup(tmp_path / "backup", every=1)
 
     class FullAfter(keras.callbacks.Callback):
-        """From the third batch on no file may grow over 100 bytes, as on a full disk."""
+        """From the third batch on, files are limited to 100 bytes, as on a full disk."""
 
         def on_train_batch_begin(self, batch, logs=None):
             if batch == 2:
@@ -81,16 +82,23 @@ def test_a_full_disk_leaves_the_backup_that_was(tmp_path):
     assert {p.name for p in (tmp_path / "backup").iterdir()} == {"state.json", "2.safetensors"}
     again = distiller()
     fit(again, tmp_path / "backup")
-    whole = distiller()
-    fit(whole, tmp_path / "whole")
-    for one, two in zip(weights(again), weights(whole), strict=True):
+    uninterrupted = distiller()
+    fit(uninterrupted, tmp_path / "uninterrupted")
+    for one, two in zip(weights(again), weights(uninterrupted), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped") / "backup"
+    fit(distiller(), folder, StopAt(2))
+    return folder
+
+
 @pytest.fixture
-def stopped(tmp_path):
-    fit(distiller(), tmp_path / "backup", StopAt(2))
-    return tmp_path / "backup"
+def stopped(stopped_once, tmp_path):
+    """A backup of two steps, to be damaged."""
+    return shutil.copytree(stopped_once, tmp_path / "backup")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"step": 2}'])
@@ -98,7 +106,7 @@ def test_a_damaged_state_is_refused_and_named(content, stopped):
     (stopped / "state.json").write_text(content)
     with pytest.raises(InputError) as error:
         fit(distiller(), stopped)
-    assert_one_line(str(error.value), "state.json", "--overwrite")
+    assert_one_line(str(error.value), "state.json", "overwriting it")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 200, -3])
@@ -107,7 +115,7 @@ def test_truncated_variables_are_refused_and_named(keep, stopped):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError) as error:
         fit(distiller(), stopped)
-    assert_one_line(str(error.value), "2.safetensors", "--overwrite")
+    assert_one_line(str(error.value), "2.safetensors", "overwriting it")
 
 
 def test_variables_of_another_model_are_refused(trained, tmp_path):
