@@ -1,4 +1,4 @@
-"""The smallest models and batches that have everything a Distiller works with."""
+"""Small models and batches for tests of the Distiller."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pairs(rows=4, seed=0):
 
 
 def one_side(x, side="source"):
-    """What the student reads of one side."""
+    """The student's inputs for one side."""
     return {name: x[f"{side}_{name}"] for name in ("token_ids", "padding_mask")}
 
 
@@ -75,7 +75,7 @@ def make_two_heads(seed=0, dropout=0.0, regularizer=None):
 
 
 def make_tagger(seed=0):
-    """A model with the output `logits` for every token, in the light of its sentence."""
+    """A model with the output `logits` for every token, which depends on the whole sentence."""
     ids = keras.Input((None,), dtype="int32", name="token_ids")
     mask = keras.Input((None,), dtype="int32", name="padding_mask")
     tokens = EmbeddingTable(VOCABULARY_SIZE, 3)(ids)
@@ -85,14 +85,14 @@ def make_tagger(seed=0):
 
 
 def logit_targets(*rows, seed=1):
-    """A teacher's logits of that many rows (and tokens), and what is kept of their top two."""
+    """A teacher's logits of that many rows (and tokens), and their cached top two."""
     logits = np.random.default_rng(seed).normal(size=(*rows, CLASSES)).astype("float32")
     top = {name: np.array(kept) for name, kept in top_k_targets(logits, 2, (1.0, 2.0)).items()}
     return {"logits": logits, **top}
 
 
 def make_distiller(student=None, optimizer=None, **arguments):
-    """A compiled Distiller; with one cosine loss unless told otherwise."""
+    """A compiled Distiller; with one cosine loss by default."""
     compiled = {name: arguments.pop(name) for name in COMPILED & set(arguments)}
     arguments.setdefault("distillation_losses", {"embedding": EmbeddingDistillation()})
     distiller = Distiller(student or make_student(), **arguments)
@@ -117,7 +117,7 @@ def every_loss():
 
 
 def everything(balancing=UncertaintyWeighting, **arguments):
-    """A Distiller that does at once what Distillers can do, taught by a live BERT."""
+    """A Distiller with features, a queue, schedules and a balancing, and a live BERT teacher."""
     falling = keras.optimizers.schedules.PolynomialDecay(1.0, 6, 0.3)
     losses = {
         "hidden": randomized(HiddenStateDistillation(projection=(4, 32), embedding_layer=True)),
@@ -137,7 +137,7 @@ def everything(balancing=UncertaintyWeighting, **arguments):
 
 
 def fit(distiller, x, y, batch_size=4, **arguments):
-    """`fit` in the order of the rows; returns the logs of every epoch."""
+    """Runs `fit` without shuffling; returns the logs of every epoch."""
     arguments = {"shuffle": False, "verbose": 0, **arguments}
     return distiller.fit(x, y, batch_size=batch_size, **arguments).history
 

@@ -106,11 +106,10 @@ def test_a_loaded_training_switches_at_the_same_step(tmp_path):
 
 
 def test_a_backup_resumed_after_the_switch_continues_with_the_same_batches(tmp_path):
-    data = tf.data.Dataset.from_tensor_slices(pairs(rows=ROWS))
-    data = data.shuffle(ROWS, seed=3, reshuffle_each_iteration=True).batch(4)
-
     def run(folder, *callbacks):
         keras.utils.set_random_seed(1)
+        data = tf.data.Dataset.from_tensor_slices(pairs(rows=ROWS))
+        data = data.shuffle(ROWS, seed=3, reshuffle_each_iteration=True).batch(4)
         distiller = make_distiller(optimizer=keras.optimizers.Adam(0.05), **every_loss())
         callbacks = [QuantizationAwareTraining("int4", 2), Backup(tmp_path / folder), *callbacks]
         return weights(distiller), distiller.fit(data, epochs=2, callbacks=callbacks, verbose=0)
