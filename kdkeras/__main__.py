@@ -91,7 +91,13 @@ def _print_result(command: ModuleType, result: dict[str, Any], *, as_json: bool)
             console.print(part)
 
 
+_OPTIONS = {"overwrite=True": "--overwrite", "lower min_pairs": "lower --min-pairs"}
+"""Advice in errors of the library, and the command-line options to the same effect."""
+
+
 def _fail(message: str, status: int) -> int:
+    for advice, option in _OPTIONS.items():
+        message = message.replace(advice, option)
     sys.stderr.write(f"kdkeras: error: {' '.join(message.split())}\n")
     return status
 

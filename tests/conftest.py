@@ -1,4 +1,4 @@
-"""Real data that the tests share: the bundled sample and sentences of 29 languages."""
+"""Shared data: the bundled sample, sentences of 29 languages and vocabularies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kdkeras.data import (
 SENTENCES = Path(__file__).parent / "data" / "sentences.tsv"
 
 
-# The same examples in every run; HYPOTHESIS_PROFILE=search looks for new ones.
+# The same examples in every run; HYPOTHESIS_PROFILE=search generates new ones.
 settings.register_profile("same", derandomize=True)
 settings.register_profile("search", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
@@ -33,7 +33,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 @pytest.fixture(autouse=True)
 def seed():
-    """Every test draws the same weights, whichever ran before it."""
+    """Makes the random weights of a test independent of other tests."""
     keras.utils.set_random_seed(0)
 
 
@@ -64,7 +64,7 @@ def sample_groups(sample_set):
 
 @pytest.fixture(scope="session")
 def sample_teacher(sample_set):
-    """The teacher whose real vectors are in the sample."""
+    """Returns the cached embeddings of the sample."""
     return CachedTeacher(sample_set)
 
 
@@ -76,7 +76,7 @@ def tiny_teacher():
 
 @pytest.fixture(scope="session")
 def vocabulary():
-    """The bundled vocabulary, of the default kind."""
+    """The bundled vocabulary, of kind "mixed"."""
     return load_vocabulary(sample_folder() / "vocabulary")
 
 
@@ -87,19 +87,17 @@ def wordpiece(sentences, sample_groups):
 
 @pytest.fixture(scope="session")
 def unigram(sentences, sample_groups):
-    """A SentencePiece vocabulary."""
     return train_vocabulary(_texts(sentences, sample_groups), 7000, "sentencepiece")
 
 
 @pytest.fixture(scope="session")
 def mixed(sentences, sample_groups):
-    """A SentencePiece vocabulary of words and unigrams."""
     return train_vocabulary(_texts(sentences, sample_groups), 7000, "mixed")
 
 
 def _texts(sentences, groups):
-    """Sentences of all 29 languages, and many of the sample's."""
-    sample = [text for group in groups[:1500] for text in (group.source, *group.translations)]
+    """Returns the sentences of all 29 languages, and some of the sample."""
+    sample = [text for group in groups[:500] for text in (group.source, *group.translations)]
     return [*sentences, *sample]
 
 

@@ -11,18 +11,24 @@ from kdkeras.data import write_distillation_set
 from kdkeras.data.pipeline import PipelineConfig, copies_by_language
 from kdkeras.errors import InputError
 
-B = 32
+B, GROUPS_PER_SHARD = 32, 60
 
 
 @pytest.fixture(scope="module")
 def groups(sample_groups):
-    return sample_groups[:400]
+    return sample_groups[: 4 * GROUPS_PER_SHARD]
 
 
 @pytest.fixture(scope="module")
 def dataset(groups, sample_teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("set") / "set"
-    return write_distillation_set(groups, sample_teacher, folder, groups_per_shard=100)
+    return write_distillation_set(groups, sample_teacher, folder, groups_per_shard=GROUPS_PER_SHARD)
+
+
+@pytest.fixture(scope="module")
+def epoch(dataset, vocabulary):
+    """The batches of one epoch with the default options."""
+    return list(dataset.batches(B, vocabulary))
 
 
 @pytest.fixture(params=["unigram", "wordpiece"], ids=["sentencepiece", "wordpiece"])
@@ -31,7 +37,7 @@ def either(request):
 
 
 def rows(batch, side):
-    """The unpadded ids of one side, as tuples."""
+    """Returns the ids of one side without padding, as tuples."""
     ids = batch[0][f"{side}_token_ids"].numpy()
     mask = batch[0][f"{side}_padding_mask"].numpy()
     return [tuple(row[keep == 1].tolist()) for row, keep in zip(ids, mask, strict=True)]
@@ -52,7 +58,7 @@ def drawn(batches):
 
 
 def all_pairs(groups, vocabulary, sequence_length=64):
-    """(source ids, translation ids) of every pair, with the language."""
+    """Returns ((source ids, translation ids), language) of every pair."""
     sources = [group.source for group in groups for _ in group.languages]
     translations = [text for group in groups for text in group.translations]
     languages = [language for group in groups for language in group.languages]
@@ -64,8 +70,8 @@ def all_pairs(groups, vocabulary, sequence_length=64):
     return list(zip(ids, languages, strict=True))
 
 
-def test_batches_have_the_documented_form(dataset, vocabulary):
-    x, y = next(iter(dataset.batches(B, vocabulary)))
+def test_batches_have_the_documented_shapes(epoch):
+    x, y = epoch[0]
     length = x["source_token_ids"].shape[1]
     for side in ("source", "translation"):
         for name in ("token_ids", "padding_mask"):
@@ -75,7 +81,7 @@ def test_batches_have_the_documented_form(dataset, vocabulary):
     assert (y["embedding"].shape, y["embedding"].dtype.name) == ((B, 384), "float32")
 
 
-def test_batch_dimension_is_static(dataset, vocabulary):
+def test_batch_size_is_static(dataset, vocabulary):
     x, y = dataset.batches(B, vocabulary).element_spec
     assert x["source_token_ids"].shape.as_list() == [B, None]
     assert y["embedding"].shape.as_list() == [B, 384]
@@ -83,38 +89,16 @@ def test_batch_dimension_is_static(dataset, vocabulary):
     assert x["translation_padding_mask"].shape.as_list() == [B, 24]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
-def test_pass_has_exactly_the_promised_batches(dataset, vocabulary, temperature):
-    batches = dataset.batches(B, vocabulary, language_temperature=temperature)
-    assert int(batches.cardinality()) == dataset.num_pairs // B
-    for _ in range(2):
-        assert sum(1 for _ in batches) == dataset.num_pairs // B
-
-
-def test_ids_equal_the_vocabularys_encode(dataset, groups, either):
-    known = {pair for pair, _ in all_pairs(groups, either)}
-    assert set(drawn(dataset.batches(B, either))) <= known
-
-
-def test_truncated_ids_equal_the_vocabularys_encode(dataset, groups, either):
-    known = {pair for pair, _ in all_pairs(groups, either, 6)}
-    batches = dataset.batches(B, either, sequence_length=6)
-    assert set(drawn(batches)) <= known
-    assert {batch[0]["source_token_ids"].shape[1] for batch in batches} == {6}
-
-
-def test_full_temperature_draws_every_pair_once(dataset, groups, vocabulary):
-    expected = Counter(pair for pair, _ in all_pairs(groups, vocabulary))
-    found = Counter(drawn(dataset.batches(1, vocabulary, language_temperature=1.0)))
-    assert found == expected
-
-
-def test_every_pair_is_reached_at_low_temperature(dataset, groups, vocabulary):
-    batches = dataset.batches(B, vocabulary, language_temperature=0.3)
-    found = set()
-    for _ in range(12):
-        found.update(drawn(batches))
-    assert found == {pair for pair, _ in all_pairs(groups, vocabulary)}
+@pytest.mark.parametrize("sequence_length", [64, 6])
+def test_temperature_one_draws_every_pair_once_as_the_vocabulary_encodes_it(
+    dataset, groups, either, sequence_length
+):
+    options = {"language_temperature": 1.0, "sequence_length": sequence_length}
+    (batch,) = dataset.batches(dataset.num_pairs, either, **options)
+    expected = Counter(pair for pair, _ in all_pairs(groups, either, sequence_length))
+    assert Counter(drawn([batch])) == expected
+    if sequence_length == 6:
+        assert batch[0]["source_token_ids"].shape[1] == 6
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
@@ -123,17 +107,23 @@ def test_languages_are_drawn_by_temperature(dataset, groups, vocabulary, tempera
     for pair, language in all_pairs(groups, vocabulary):
         owners[pair].add(language)
     batches = dataset.batches(B, vocabulary, language_temperature=temperature)
+    assert int(batches.cardinality()) == dataset.num_pairs // B
     found = Counter()
-    for _ in range(4):
-        for pair in drawn(batches):
-            # A translation that is spelled alike in two languages counts half for each.
-            for language in owners[pair]:
-                found[language] += 1 / len(owners[pair])
+    for _ in range(6):
+        pairs = drawn(batches)
+        assert len(pairs) == B * (dataset.num_pairs // B)
+        found.update(pairs)
+    if temperature == 0.5:
+        assert set(found) == set(owners)
+    shares = Counter()
+    for pair, count in found.items():
+        # A translation with the same spelling in two languages counts half for each.
+        for language in owners[pair]:
+            shares[language] += count / len(owners[pair]) / found.total()
     weights = {language: n**temperature for language, n in dataset.counts.items()}
     for language, weight in weights.items():
-        share = found[language] / sum(found.values())
         expected = weight / sum(weights.values())
-        assert share == pytest.approx(expected, rel=0.08), language
+        assert shares[language] == pytest.approx(expected, rel=0.08), language
 
 
 def test_copies_follow_the_formula():
@@ -143,21 +133,21 @@ def test_copies_follow_the_formula():
     assert copies["th"] * 4 == pytest.approx(104 * 2 / 12)
 
 
-def test_teacher_vector_belongs_to_its_source(dataset, groups, vocabulary, sample_teacher):
+def test_teacher_embedding_belongs_to_its_source(epoch, groups, vocabulary, sample_teacher):
     vectors = defaultdict(list)
     sources = [group.source for group in groups]
     for ids, vector in zip(
         encoded(vocabulary, sources), sample_teacher.encode(sources), strict=True
     ):
         vectors[ids].append(vector)
-    for batch in dataset.batches(B, vocabulary):
+    for batch in epoch:
         for ids, vector in zip(rows(batch, "source"), batch[1]["embedding"].numpy(), strict=True):
             assert any(np.array_equal(vector, known) for known in vectors[ids])
 
 
-def test_source_id_is_equal_for_equal_sources_only(dataset, groups, vocabulary):
+def test_source_id_is_equal_for_equal_sources_only(epoch, groups):
     names = defaultdict(set)
-    for batch in dataset.batches(B, vocabulary):
+    for batch in epoch:
         vectors = batch[1]["embedding"].numpy()
         for identity, vector in zip(batch[0]["source_id"].numpy(), vectors, strict=True):
             names[int(identity)].add(vector.tobytes())
@@ -165,20 +155,20 @@ def test_source_id_is_equal_for_equal_sources_only(dataset, groups, vocabulary):
     assert len(names) > 0.95 * len(groups)
 
 
-def test_both_sides_share_the_smallest_bucket_that_holds_them(dataset, either):
+def test_both_sides_share_the_smallest_bucket_that_fits(dataset, vocabulary):
     boundaries = [8, 11, 14, 40]
-    lengths = Counter()
-    for batch in dataset.batches(B, either, sequence_length=40, bucket_boundaries=boundaries):
+    lengths = set()
+    for batch in dataset.batches(B, vocabulary, sequence_length=40, bucket_boundaries=boundaries):
         longest = max(len(row) for side in ("source", "translation") for row in rows(batch, side))
         length = batch[0]["source_token_ids"].shape[1]
         assert length == min(limit for limit in boundaries if limit >= longest)
         assert length == batch[0]["translation_token_ids"].shape[1]
-        lengths[length] += 1
+        lengths.add(length)
     assert len(lengths) >= 3
 
 
-def test_padding_is_the_pad_id_behind_the_text(dataset, vocabulary):
-    for batch in dataset.batches(B, vocabulary):
+def test_padding_is_the_pad_id_after_the_text(epoch):
+    for batch in epoch:
         for side in ("source", "translation"):
             ids = batch[0][f"{side}_token_ids"].numpy()
             mask = batch[0][f"{side}_padding_mask"].numpy()
@@ -193,44 +183,41 @@ def test_default_buckets_double_up_to_the_sequence_length():
     assert PipelineConfig(batch_size=1, bucket_boundaries=(100,)).buckets == (64,)
 
 
-def signature(batches):
-    return [(*map(tuple, batch[0]["source_id"].numpy().reshape(1, -1)),) for batch in batches]
+def test_seed_determines_all_epochs_and_every_epoch_differs(dataset, vocabulary):
+    def two_epochs(seed):
+        batches = dataset.batches(B, vocabulary, seed=seed, shuffle_buffer_size=500)
+        return [list(batches) for _ in range(2)]
+
+    (one, two), (one_again, two_again) = two_epochs(3), two_epochs(3)
+    for batch, again in zip([*one, *two], [*one_again, *two_again], strict=True):
+        assert drawn([batch]) == drawn([again])
+        np.testing.assert_array_equal(batch[1]["embedding"], again[1]["embedding"])
+    assert drawn(one) != drawn(two)
+    assert drawn(one) != drawn(two_epochs(4)[0])
 
 
-def test_same_seed_gives_identical_batches(dataset, vocabulary):
-    first, second = (
-        dataset.batches(B, vocabulary, seed=3, shuffle_buffer_size=500) for _ in range(2)
-    )
-    # Two passes each, with everything in them.
+def test_seed_determines_the_batches_of_a_worker(dataset, vocabulary):
+    one, two = (dataset.batches(B, vocabulary, seed=3, worker=1, workers=2) for _ in range(2))
     for _ in range(2):
-        for one, other in zip(first, second, strict=True):
-            assert drawn([one]) == drawn([other])
-            np.testing.assert_array_equal(one[1]["embedding"], other[1]["embedding"])
+        assert drawn(one) == drawn(two)
 
 
-def test_passes_and_seeds_differ(dataset, vocabulary):
-    batches = dataset.batches(B, vocabulary, seed=3)
-    one, two = signature(batches), signature(batches)
-    assert one != two
-    assert signature(dataset.batches(B, vocabulary, seed=4)) != one
-
-
-def test_workers_read_files_of_their_own(dataset, groups, vocabulary):
-    owner = {}
-    for number, ids in enumerate(encoded(vocabulary, [group.source for group in groups])):
-        owner.setdefault(ids, set()).add(number // 100)  # 100 groups a shard, in their order.
+def test_workers_read_disjoint_files(dataset, groups, vocabulary):
+    shard_of = defaultdict(set)
+    stored = [group for group, _ in dataset.records()]
+    for number, ids in enumerate(encoded(vocabulary, [group.source for group in stored])):
+        shard_of[ids].add(number // GROUPS_PER_SHARD)
     files = []
     for worker in range(2):
         options = {"language_temperature": 1.0, "shuffle_buffer_size": 1, "seed": 5}
         batches = dataset.batches(4, vocabulary, worker=worker, workers=2, **options)
-        # Of a pass of 263 batches: no worker is in its next one yet.
-        some = drawn(batches.take(180))
-        known = [owner[source] for source, _ in some]
+        # Of the first epoch only, in which no worker has reached the next one.
+        known = [shard_of[source] for source, _ in drawn(batches.take(100))]
         files.append(set.union(*(numbers for numbers in known if len(numbers) == 1)))
     assert files[0].isdisjoint(files[1]) and len(files[0]) == len(files[1]) == 2
 
 
-def test_workers_together_draw_about_every_pair_once(dataset, groups, vocabulary):
+def test_workers_together_draw_most_pairs_once(dataset, groups, vocabulary):
     found = Counter()
     for worker in range(2):
         arguments = {"language_temperature": 1.0, "worker": worker, "workers": 2}
@@ -238,21 +225,12 @@ def test_workers_together_draw_about_every_pair_once(dataset, groups, vocabulary
         assert int(batches.cardinality()) == dataset.num_pairs // 32
         found.update(drawn(batches))
     expected = Counter(pair for pair, _ in all_pairs(groups, vocabulary))
-    # The shards hold 100 groups each, but not the same number of pairs.
+    # The shards have equal numbers of groups, but not of pairs.
     assert sum((expected & found).values()) > 0.9 * dataset.num_pairs
 
 
-def test_workers_order_follows_from_the_seed(dataset, vocabulary):
-    for worker in range(2):
-        one, two = (
-            dataset.batches(B, vocabulary, seed=3, worker=worker, workers=2) for _ in range(2)
-        )
-        for _ in range(2):
-            assert drawn(one) == drawn(two)
-
-
-def test_order_does_not_follow_the_length(dataset, vocabulary):
-    lengths = [batch[0]["source_token_ids"].shape[1] for batch in dataset.batches(B, vocabulary)]
+def test_batches_are_not_ordered_by_length(epoch):
+    lengths = [batch[0]["source_token_ids"].shape[1] for batch in epoch]
     assert lengths != sorted(lengths)
 
 
@@ -270,6 +248,6 @@ def test_order_does_not_follow_the_length(dataset, vocabulary):
         ({"workers": 5}, "5 workers, 4 shards"),
     ],
 )
-def test_argument_out_of_range_is_refused(dataset, vocabulary, arguments, name):
+def test_argument_out_of_range_is_rejected(dataset, vocabulary, arguments, name):
     with pytest.raises(InputError, match=name):
         dataset.batches(**{"batch_size": B, "vocabulary": vocabulary, **arguments})

@@ -1,4 +1,4 @@
-"""Every kind of vocabulary: one truth in and out of the graph, saved and read back."""
+"""All kinds of vocabularies: training, tokenization, saving and loading."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import sentencepiece
 import tensorflow as tf
 import tokenizers
 
-from kdkeras.data import load_vocabulary, train_vocabulary
+from kdkeras.data import load_vocabulary, train_vocabulary, write_distillation_set
+from kdkeras.data.vocabularies import sample_sentences
 from kdkeras.errors import InputError
 
 EDGE_CASES = ["", " ", "🦠🌡🧼🤧😷", "👍🏽", "e\u0301", "한국어", "\u200b", "ŒUVRE", "½ ﬁ ①"]
@@ -45,16 +46,17 @@ def test_sentencepiece_ids_equal_sentencepiece(name, sentences, request):
     assert ids_of(vocabulary, texts) == reference.encode(texts)
 
 
-def test_wordpiece_splits_like_re2_at_every_character(wordpiece):
-    # tokenizers' regular expressions know newer Unicode than TensorFlow's.
+def test_wordpiece_splits_at_the_same_characters_as_hugging_face(wordpiece):
+    # The regular expressions of `tokenizers` know newer Unicode versions than RE2.
     codes = (*range(1, 0xD800), *range(0xE000, 0x20000), *range(0xE0000, 0xE0200))
-    texts = [f"a{chr(code)}b" for code in codes]
+    words = [f"a{chr(code)}b" for code in codes]
+    texts = [" ".join(words[start : start + 64]) for start in range(0, len(words), 64)]
     reference = tokenizers.Tokenizer.from_str(wordpiece.files["tokenizer.json"].decode())
     expected = [e.ids for e in reference.encode_batch_fast(texts)]
     assert ids_of(wordpiece, texts) == expected
 
 
-def test_sentences_of_every_script_are_spelled(either, sentences_by_language):
+def test_few_tokens_are_unknown_in_every_script(either, sentences_by_language):
     languages = ("en", "de", "ru", "ar", "hi", "ja", "zh", "ko", "tr", "vi")
     for language in languages:
         ids = np.concatenate(ids_of(either, sentences_by_language[language]))
@@ -82,8 +84,8 @@ def test_graph_and_dataset_and_encode_agree(either, sentences):
     assert eager == graph == next(iter(dataset)).to_list() == rows
 
 
-def test_seeding_afterwards_breaks_no_vocabulary(either, sentences):
-    # Seeding destroys TensorFlow's eager kernels, and what they own.
+def test_vocabulary_survives_set_random_seed(either, sentences):
+    # `set_random_seed` destroys TensorFlow's eager kernels and their resources.
     dataset = tf.data.Dataset.from_tensor_slices(sentences[:8]).batch(8).map(either.tokenize)
     before = either.encode(sentences[:8])["token_ids"]
     keras.utils.set_random_seed(0)
@@ -105,7 +107,7 @@ def test_wordpiece_lower_cases_ascii_only(wordpiece):
     assert ids_of(wordpiece, ["É"]) != ids_of(wordpiece, ["é"])
 
 
-def test_wordpiece_splits_ideographs_singly(wordpiece, sentences_by_language):
+def test_wordpiece_splits_ideographs_one_by_one(wordpiece):
     ids = ids_of(wordpiece, ["我們知道"])[0]
     assert [wordpiece.tokens[i] for i in ids] == ["[CLS]", *"我們知道", "[SEP]"]
 
@@ -148,12 +150,12 @@ def test_no_texts_give_an_empty_batch(either):
     assert either.encode([])["token_ids"].shape[0] == 0
 
 
-def test_one_string_instead_of_a_list_is_refused(either):
+def test_single_string_is_rejected(unigram):
     with pytest.raises(InputError, match=r"must be a list of strings. Received: 'Tom'"):
-        either.encode("Tom")
+        unigram.encode("Tom")
 
 
-def test_surface_tells_text_and_word_start(unigram, wordpiece):
+def test_surface_is_the_text_and_whether_it_starts_a_word(unigram, wordpiece):
     assert unigram.surface("▁tom") == ("tom", True)
     assert unigram.surface("ing") == ("ing", False)
     assert unigram.surface("<pad>") == unigram.surface("<unk>") == ("", False)
@@ -162,20 +164,36 @@ def test_surface_tells_text_and_word_start(unigram, wordpiece):
     assert wordpiece.surface("[CLS]") == ("", False)
 
 
+def test_training_is_deterministic(sentences):
+    for kind, name in (("mixed", "sentencepiece"), ("wordpiece", "wordpiece")):
+        first, second = (train_vocabulary(sentences, 4000, kind) for _ in range(2))
+        assert first.files == second.files
+        assert (first.size, first.kind) == (4000, name)
+
+
+def test_distillation_set_is_weighted_by_language_and_progress_is_reported(
+    sample_groups, sample_teacher, tmp_path
+):
+    dataset = write_distillation_set(sample_groups[:300], sample_teacher, tmp_path / "set")
+    calls = []
+    default = train_vocabulary(dataset, 2500, progress=lambda *call: calls.append(call))
+    sentences = dataset.sentences(language_temperature=0.7)
+    assert default.files == train_vocabulary(sentences, 2500, "mixed").files
+    assert [call[1:] for call in calls] == [(0, 2), (1, 2), (2, 2)]
+    assert {task.partition(",")[0] for task, _, _ in calls} == {"Training a vocabulary"}
+
+
+def test_of_many_sentences_a_uniform_sample_is_drawn(sentences):
+    sample = sample_sentences(iter(sentences), seed=1, max_sentences=500)
+    places = {text: number for number, text in enumerate(sentences)}
+    numbers = [places[text] for text in sample]
+    assert len(sample) == 500 and numbers == sorted(numbers)
+    assert 0.4 < np.mean(numbers) / len(sentences) < 0.6
+    assert sample != sample_sentences(iter(sentences), seed=2, max_sentences=500)
+
+
 @pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
-def test_training_twice_gives_one_vocabulary(kind, sentences):
-    first, second = (train_vocabulary(sentences, 4000, kind) for _ in range(2))
-    assert first.files == second.files
-    assert (first.size, first.kind) == (4000, kind)
-
-
-def test_default_kind_is_mixed_and_a_set_can_be_given(sample_set):
-    default, mixed = (train_vocabulary(sample_set, 6000, *kind) for kind in ((), ("mixed",)))
-    assert default.fingerprint == mixed.fingerprint
-
-
-@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
-def test_corpus_too_small_names_the_size_that_works(kind, sentences):
+def test_size_above_the_maximum_is_rejected_with_the_possible_size(kind, sentences):
     with pytest.raises(InputError, match=r"largest possible size is \d+") as error:
         train_vocabulary(sentences[:200], 50_000, kind)
     largest = int(re.search(r"size is (\d+)", str(error.value))[1])
@@ -184,12 +202,12 @@ def test_corpus_too_small_names_the_size_that_works(kind, sentences):
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
-def test_size_below_the_alphabet_is_refused(kind, sentences):
+def test_size_below_the_alphabet_is_rejected(kind, sentences):
     with pytest.raises(InputError, match=r"Received: size=100, \d+ sentences\. The smallest"):
-        train_vocabulary(sentences, 100, kind)
+        train_vocabulary(sentences[:500], 100, kind)
 
 
-def test_unknown_kind_bad_size_and_no_text_are_refused():
+def test_unknown_kind_invalid_size_and_blank_texts_are_rejected():
     with pytest.raises(InputError, match="kind='bpe'"):
         train_vocabulary(["Tom"], 100, "bpe")
     with pytest.raises(InputError, match="size=2"):
@@ -214,14 +232,14 @@ def test_changed_file_is_named(either, tmp_path):
 
 
 @pytest.mark.parametrize("index", ["", "{}", '{"kind": "bpe", "format": 1}', "[1]"])
-def test_foreign_index_is_refused(unigram, tmp_path, index):
+def test_invalid_index_is_rejected(unigram, tmp_path, index):
     folder = unigram.save(tmp_path / "vocabulary")
     (folder / "vocabulary.json").write_text(index)
     with pytest.raises(InputError, match="must be the index of a kdkeras vocabulary"):
         load_vocabulary(folder)
 
 
-def test_saving_does_not_overwrite_unasked(unigram, tmp_path):
+def test_existing_folder_is_only_replaced_with_overwrite(unigram, tmp_path):
     unigram.save(tmp_path / "v")
     with pytest.raises(InputError, match="must not exist yet"):
         unigram.save(tmp_path / "v")

@@ -1,4 +1,4 @@
-"""What a width is worth, by any evaluator."""
+"""Truncated encoders."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ from kdkeras.evaluation import TranslationEvaluator, TruncatedEncoder
 
 
 class Table:
-    """Sentence and translation have equal first three components; the rest, larger, are opposed."""
+    """A sentence and its translation agree in components 0 to 2 and are opposed in 3 to 5."""
 
     def encode(self, texts):
-        sides = [(1, GERMAN) if text in GERMAN else (-1, ENGLISH) for text in texts]
-        rows = [
-            np.random.default_rng(side.index(text)).normal(size=3)
-            for text, (_, side) in zip(texts, sides, strict=True)
-        ]
-        return np.array(
-            [[*row, *(5 * sign * row)] for row, (sign, _) in zip(rows, sides, strict=True)]
-        )
+        rows = []
+        for text in texts:
+            side, sign = (GERMAN, 1) if text in GERMAN else (ENGLISH, -1)
+            vector = np.random.default_rng(side.index(text)).normal(size=3)
+            rows.append([*vector, *(5 * sign * vector)])
+        return np.array(rows)
 
 
-def test_evaluators_see_the_first_components_alone():
+def test_evaluators_use_the_first_components_only():
     evaluate = TranslationEvaluator("pairs", GERMAN[:10], ENGLISH[:10])
     assert evaluate(TruncatedEncoder(Table(), 3))["pairs_accuracy"] == 1.0
     assert evaluate(TruncatedEncoder(Table(), 6)) == evaluate(Table())
     assert evaluate(Table())["pairs_accuracy"] < 0.5
 
 
-def test_widths_that_are_not_there_are_refused():
+def test_width_out_of_range_is_rejected():
     with pytest.raises(InputError) as error:
         TruncatedEncoder(Table(), 0)
     assert_one_line(str(error.value), "`dim` must be at least 1", "dim=0")
