@@ -1,18 +1,19 @@
-"""Makes the vectors the teacher tests compare with, by sentence-transformers.
+"""Computes the reference embeddings of the teacher tests with sentence-transformers.
 
-Needs an environment with torch and sentence-transformers (tried with 2.13 and
-6.2); kdkeras itself never does. It writes
+It needs an environment with torch and sentence-transformers (tested with 2.13
+and 6.2), which kdkeras does not need. It writes
 
-* `tests/teachers/tiny_bert/{mean,cls}/`: two very small, randomly initialised
-  BERT sentence encoders saved by sentence-transformers itself (mean and unit
-  norm; cls, a Dense module and unit norm; the latter with another epsilon);
-* `tests/teachers/tiny_vectors.json`: what they give for real sentences, and
-  what the first gives with max pooling and no norm;
-* `tests/teachers/reference_vectors.json`: what all-MiniLM-L6-v2 gives for the
-  same sentences and for some of the bundled sample.
+* `tests/teachers/tiny_bert/{mean,cls}/`: two very small, randomly initialized
+  BERT sentence encoders, saved by sentence-transformers. `mean` has mean
+  pooling and normalization; `cls` has CLS pooling, a Dense module,
+  normalization and another epsilon.
+* `tests/teachers/tiny_vectors.json`: their embeddings of real sentences, and
+  those of `mean` with max pooling and without normalization.
+* `tests/teachers/reference_vectors.json`: the embeddings of all-MiniLM-L6-v2
+  of the same sentences and of sentences of the bundled sample.
 
-The tokenizer's trainer breaks ties at random, so that another run makes other
-tiny encoders: commit all three together.
+The trainer of the tokenizer breaks ties randomly, so every run creates other
+tiny encoders: commit all files together.
 
     python scripts/make_reference_vectors.py --teacher all-MiniLM-L6-v2 --sentences en-de.tsv.gz
 """
@@ -39,14 +40,17 @@ VOCABULARY_SIZE = 600
 
 
 def read_sentences(path: Path) -> tuple[list[str], list[str]]:
-    """Both sides of a parallel file."""
+    """Returns both sides of a parallel file."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t")[:2] for line in file]
     return [row[0] for row in rows], [row[1] for row in rows]
 
 
 def choose(english: list[str], german: list[str]) -> list[str]:
-    """A dozen sentences of mixed lengths and two more, one longer than 256 tokens."""
+    """Returns a dozen sentences of various lengths, and two long ones.
+
+    The last one is longer than 256 tokens.
+    """
     by_length = sorted(set(english), key=lambda text: (len(text), text))
     places = np.linspace(0, len(by_length) - 1, 10).astype(int)
     chosen = [by_length[place] for place in places] + german[1000:60000:25000]
@@ -54,14 +58,14 @@ def choose(english: list[str], german: list[str]) -> list[str]:
 
 
 def train_tokenizer(sentences: list[str]) -> tokenizers.Tokenizer:
-    """A WordPiece tokenizer of BERT's kind."""
+    """Returns a BERT WordPiece tokenizer."""
     tokenizer = tokenizers.BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator(sentences, vocab_size=VOCABULARY_SIZE, show_progress=False)
     return tokenizer
 
 
 def make_tiny(folder: Path, tokenizer: tokenizers.Tokenizer, kind: str, seed: int) -> None:
-    """Saves one tiny sentence encoder."""
+    """Saves a tiny sentence encoder."""
     torch.manual_seed(seed)
     config = transformers.BertConfig(
         vocab_size=VOCABULARY_SIZE,
@@ -70,7 +74,7 @@ def make_tiny(folder: Path, tokenizer: tokenizers.Tokenizer, kind: str, seed: in
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=64,
-        # Wide enough that gelu and its approximation differ visibly.
+        # Large enough for a measurable difference between gelu and its approximation.
         initializer_range=0.4,
         layer_norm_eps=1e-7 if kind == "cls" else 1e-12,
     )
@@ -93,27 +97,31 @@ def make_tiny(folder: Path, tokenizer: tokenizers.Tokenizer, kind: str, seed: in
 
 
 def rounded(vectors: np.ndarray) -> list[list[float]]:
-    """The nine digits that hold every float32."""
+    """Returns values with nine digits, which represent every float32 exactly."""
     return [[float(f"{value:.9g}") for value in row] for row in vectors]
 
 
 def encode(folder: Path, sentences: list[str]) -> list[list[float]]:
-    """What sentence-transformers gives."""
+    """Returns the embeddings of sentence-transformers."""
     return rounded(SentenceTransformer(str(folder), device="cpu").encode(sentences))
 
 
 def encode_max(folder: Path, sentences: list[str]) -> list[list[float]]:
-    """What it gives with the pooling exchanged for max and no norm."""
+    """Returns the embeddings with max pooling and without normalization."""
     modules = [SentenceTransformer(str(folder), device="cpu")[0], Pooling(32, "max")]
     return rounded(SentenceTransformer(modules=modules, device="cpu").encode(sentences))
 
 
 def main() -> None:
-    """Writes everything."""
+    """Writes all files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--teacher", type=Path, required=True, help="all-MiniLM-L6-v2 folder")
-    parser.add_argument("--sentences", type=Path, required=True, help="parallel file, tsv.gz")
-    parser.add_argument("--sample", type=Path, help="text file with sentences of the sample")
+    parser.add_argument("--teacher", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument(
+        "--sentences", type=Path, required=True, help="English-German corpus, .tsv.gz"
+    )
+    parser.add_argument(
+        "--sample", type=Path, help="text file with sentences of the bundled sample, one per line"
+    )
     arguments = parser.parse_args()
     english, german = read_sentences(arguments.sentences)
     sentences = choose(english, german)
@@ -139,7 +147,7 @@ def main() -> None:
 
 
 def write(path: Path, content: dict[str, object]) -> None:
-    """Writes JSON with one vector a line."""
+    """Writes JSON with one embedding per line."""
     text = json.dumps(content, ensure_ascii=False).replace("], [", "],\n[")
     path.write_text(text + "\n", encoding="utf-8")
 

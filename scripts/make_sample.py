@@ -1,11 +1,8 @@
-"""Makes the sample that comes with the package, kdkeras/sample/.
+"""Creates the sample data of the package, kdkeras/sample/.
 
     python scripts/make_sample.py --parallel FOLDER --bitext FOLDER --teacher FOLDER
 
-FOLDER of --parallel: en-{language}.tsv.gz, `English<TAB>translation`, of tatoeba.org.
-FOLDER of --bitext: the Tatoeba test sets, none of whose sentences gets into the sample.
-FOLDER of --teacher: a snapshot of sentence-transformers/all-MiniLM-L6-v2.
-The same inputs give the same sample.
+Equal inputs give an equal sample.
 """
 
 from __future__ import annotations
@@ -40,21 +37,21 @@ ATTRIBUTION = """\
   [CC BY 2.0 FR](https://creativecommons.org/licenses/by/2.0/fr/), through
   [manythings.org/anki](https://www.manythings.org/anki/) (Tab-delimited Bilingual Sentence Pairs)
   and [OPUS](https://opus.nlpl.eu/Tatoeba) (J. Tiedemann, 2012, Parallel Data, Tools and Interfaces
-  in OPUS). They were brought to Unicode NFC, grouped by their English sentence and chosen; the
-  sentences themselves are unchanged. The text in `distillation_set/` and `held_out/`, and the
-  pieces in `vocabulary/` learned from it, stay under that licence.
+  in OPUS). They were normalized to Unicode NFC, grouped by their English sentence and selected;
+  the sentences themselves are unchanged. The text in `distillation_set/` and `held_out/`, and the
+  pieces in `vocabulary/`, remain under that license.
 - The embeddings in `distillation_set/` were computed with
   [sentence-transformers/all-MiniLM-L6-v2](https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2)
   (Apache-2.0).
 
-`scripts/make_sample.py` in the source repository makes the sample.
+`scripts/make_sample.py` in the source repository creates the sample.
 """
 
 
 def held_out_pairs(
     groups: list[SentenceGroup], language: str, generator: random.Random
 ) -> list[tuple[str, str]]:
-    """Draws `(foreign, English)` pairs; each sentence occurs once."""
+    """Draws `(foreign, English)` pairs in which each sentence occurs once."""
     pairs = [
         (translation, group.source)
         for group in groups
@@ -86,7 +83,7 @@ def write_held_out(groups: list[SentenceGroup], folder: Path, seed: int) -> list
 
 
 def trimmed(group: SentenceGroup) -> SentenceGroup:
-    """Keeps at most `TRANSLATIONS_PER_LANGUAGE` translations a language."""
+    """Keeps at most `TRANSLATIONS_PER_LANGUAGE` translations per language."""
     seen: Counter[str] = Counter()
     kept = []
     for translation, language in zip(group.translations, group.languages, strict=True):
@@ -98,7 +95,7 @@ def trimmed(group: SentenceGroup) -> SentenceGroup:
 
 
 def choose(groups: list[SentenceGroup], number: int, seed: int) -> list[SentenceGroup]:
-    """Chooses groups with translations into many, and into rare, languages."""
+    """Chooses the groups with translations in many languages and in rare ones."""
     counts = Counter(language for group in groups for language in set(group.languages))
 
     def worth(group: SentenceGroup) -> tuple[float, bytes]:
@@ -111,9 +108,14 @@ def choose(groups: list[SentenceGroup], number: int, seed: int) -> list[Sentence
 def main() -> None:
     """Writes the sample."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("parallel", "bitext", "teacher"):
-        parser.add_argument(f"--{name}", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    folders = {
+        "parallel": "Tatoeba corpora en-{language}.tsv.gz with rows English<TAB>translation",
+        "bitext": "Tatoeba test sets, whose sentences are excluded from the sample",
+        "teacher": "snapshot of sentence-transformers/all-MiniLM-L6-v2",
+    }
+    for name, text in folders.items():
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="FOLDER", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the selection, default 0")
     arguments = parser.parse_args()
     tests = sorted(arguments.bitext.glob("*.tsv.gz"))
     files = [arguments.parallel / f"en-{language}.tsv.gz" for language in LANGUAGES]

@@ -1,10 +1,10 @@
-"""Exports a trained student to savedmodels/, verified by language, with its model card.
+"""Exports a trained student to savedmodels/, verifies it by language and writes its model card.
 
     python scripts/release_student.py RUNS/static/mixed-65536/student.keras \
         --name static-multilingual-28 --held-out DATA/bitext/tatoeba \
         --results RUNS/static/results.json --run mixed:65536
 
-Only for students trained on the parallel corpora named below, which may be shipped.
+Use it only for students that were trained on the corpora named in the card below.
 """
 
 from __future__ import annotations
@@ -22,27 +22,33 @@ LIMIT_MB = 25
 
 
 def main() -> None:
-    """Exports, verifies, writes the card; refuses more than 25 MB."""
+    """Exports and verifies the student and writes the card; the maximum size is 25 MB."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("student", type=Path, help="trained student, .keras")
     parser.add_argument("--name", required=True, help="name of the released student")
-    parser.add_argument("--held-out", type=Path, required=True, help="XXX-eng.tsv.gz files")
+    parser.add_argument(
+        "--held-out",
+        type=Path,
+        required=True,
+        help="folder of the Tatoeba test sets, {iso}-eng.tsv.gz",
+    )
     parser.add_argument("--results", type=Path, required=True, help="results.json of the run")
-    parser.add_argument("--run", required=True, help="its key in results.json")
-    parser.add_argument("--output", type=Path, default=Path("savedmodels"))
+    parser.add_argument("--run", required=True, help="key of the run in results.json")
+    parser.add_argument(
+        "--output", type=Path, default=Path("savedmodels"), help="default savedmodels"
+    )
     arguments = parser.parse_args()
 
     from static_student import LANGUAGES, STS
 
     import kdkeras
     from kdkeras import export
-    from kdkeras.evaluation import TranslationEvaluator
+    from kdkeras.data.text_files import read_translations
     from kdkeras.export.model_card import TrainingData
 
     student = kdkeras.load(arguments.student)
     files = {lang: arguments.held_out / f"{iso}-eng.tsv.gz" for lang, iso in LANGUAGES.items()}
-    retrieval = {language: TranslationEvaluator.from_tsv(path) for language, path in files.items()}
-    pairs = {language: (e.foreign, e.english) for language, e in retrieval.items()}
+    pairs = {language: read_translations(path) for language, path in files.items()}
     folder = arguments.output / arguments.name
     export.export_student(
         student, folder, formats=["tflite_int8"], overwrite=True, name=arguments.name
@@ -74,14 +80,17 @@ def main() -> None:
         parity=parity,
         details={
             "losses": " ".join(results["losses"]),
-            "pairs a step": 256,
-            "training, s": results["seconds"],
+            "pairs per step": 256,
+            "training time in seconds": results["seconds"],
             "STS across languages, Spearman x 100": across,
         },
     )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     if size > LIMIT_MB:
-        sys.exit(f"A released student has at most {LIMIT_MB} MB. Received: {size:.1f} MB.")
+        sys.exit(
+            f"A released student must have at most {LIMIT_MB} MB. Received: {size:.1f} MB. "
+            "Use a smaller vocabulary."
+        )
     sys.stderr.write(f"{folder}: {size:.1f} MB\n")
 
 

@@ -1,14 +1,9 @@
 """Evaluation of encoders by language."""
 
 from kdkeras.evaluation.encoders import Encoder, TruncatedEncoder
-from kdkeras.evaluation.evaluators import (
-    AsymmetricRetrievalEvaluator,
-    EmbeddingSimilarityEvaluator,
-    Evaluator,
-    TeacherMatchEvaluator,
-    TranslationEvaluator,
-    evaluate_all,
-)
+from kdkeras.evaluation.evaluator import Evaluator, evaluate_all
+from kdkeras.evaluation.retrieval import AsymmetricRetrievalEvaluator, TranslationEvaluator
+from kdkeras.evaluation.similarity import EmbeddingSimilarityEvaluator, TeacherMatchEvaluator
 
 __all__ = [
     "AsymmetricRetrievalEvaluator",

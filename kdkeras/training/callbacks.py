@@ -11,7 +11,7 @@ import keras
 from kdkeras import replicas
 from kdkeras.distillation.keras_hooks import compiled_forward
 from kdkeras.errors import InputError
-from kdkeras.evaluation.evaluators import Evaluator, evaluate_all
+from kdkeras.evaluation.evaluator import Evaluator, evaluate_all
 from kdkeras.layers.fake_quantization import read_scheme
 from kdkeras.progress import Progress
 from kdkeras.students import Student

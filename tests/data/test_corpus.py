@@ -1,4 +1,4 @@
-"""Corpus files: formats, cleaning, merging, counting, and one line for each error."""
+"""Reading corpora: formats, cleaning, merging, counting and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_tsv_is_read_with_the_languages_of_its_name(tmp_path, name):
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
 @pytest.mark.parametrize("side", ["en", "de"])
-def test_moses_pair_is_found_by_either_side(tmp_path, ending, side):
+def test_moses_corpus_is_found_by_either_side(tmp_path, ending, side):
     for column, language in enumerate(("en", "de")):
         tsv(tmp_path / f"corpus.en-de.{language}{ending}", [(row[column],) for row in GERMAN])
     groups, _ = read(tmp_path / f"corpus.en-de.{side}{ending}")
@@ -48,7 +48,7 @@ def test_moses_pair_is_found_by_either_side(tmp_path, ending, side):
     assert {(g.source_language, g.languages) for g in groups} == {("en", ("de",))}
 
 
-def test_both_moses_sides_named_are_one_corpus(tmp_path):
+def test_both_sides_of_a_moses_corpus_are_read_once(tmp_path):
     for column, language in enumerate(("en", "de")):
         tsv(tmp_path / f"c.en-de.{language}", [(row[column],) for row in GERMAN])
     _, report = read([tmp_path / "c.en-de.en", tmp_path / "c.en-de.de"])
@@ -83,14 +83,14 @@ def test_duplicates_are_merged_into_groups(tmp_path):
     assert report.rows == report.kept + sum(report.dropped.values())
 
 
-def test_text_is_brought_to_nfc_and_stripped(tmp_path):
+def test_text_is_normalized_to_nfc_and_stripped(tmp_path):
     decomposed = unicodedata.normalize("NFD", "Tom a gagné.")
     groups, report = read(tsv(tmp_path / "en-fr.tsv", [*FRENCH, (" Tom won. ", decomposed + " ")]))
     assert groups[2].translations == ("Tom a gagné.",)
     assert report.dropped["duplicate"] == 1
 
 
-def test_byte_order_mark_carriage_return_and_further_columns_do_not_matter(tmp_path):
+def test_byte_order_mark_carriage_return_and_further_columns_are_ignored(tmp_path):
     path = tmp_path / "en-de.tsv"
     path.write_bytes("\ufeffGo.\tGeh.\tCC-BY 2.0\r\nI'm cold.\tMir ist kalt.\r\n".encode())
     assert [(g.source, g.translations) for g in read(path)[0]] == [
@@ -126,6 +126,7 @@ def test_exclude_compares_normalized_text(tmp_path):
 
 
 def refusal(call, *arguments, **keywords):
+    """Returns the message of the error that a call must raise."""
     with pytest.raises(InputError) as error:
         call(*arguments, **keywords)
     assert "\n" not in str(error.value)
@@ -163,7 +164,7 @@ def test_damaged_gzip_is_named(tmp_path, damage):
 
 
 @pytest.mark.parametrize("rows", [[], [("", "Geh.")]])
-def test_empty_corpus_is_refused(tmp_path, rows):
+def test_empty_corpus_is_rejected(tmp_path, rows):
     message = refusal(read, tsv(tmp_path / "en-de.tsv", rows))
     assert "at least one pair" in message
     assert f"{len(rows)} rows" in message
@@ -177,7 +178,7 @@ def test_language_with_too_few_pairs_is_named(tmp_path):
     assert refusal(read_corpus, files).count("min_pairs=10") == 1
 
 
-def test_moses_sides_of_different_length_are_refused(tmp_path):
+def test_moses_sides_of_different_length_are_rejected(tmp_path):
     tsv(tmp_path / "c.en-de.en", [(source,) for source, _ in GERMAN])
     tsv(tmp_path / "c.en-de.de", [(translation,) for _, translation in GERMAN[:3]])
     assert "c.en-de.de ends after line 3" in refusal(read, tmp_path / "c.en-de.en")
@@ -189,10 +190,10 @@ def test_moses_side_missing_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["german.tsv", "c.en-de.fr", "en-de.csv"])
-def test_name_without_languages_is_refused(tmp_path, name):
+def test_name_without_languages_is_rejected(tmp_path, name):
     assert "must contain its languages" in refusal(read, tsv(tmp_path / name, GERMAN))
 
 
-def test_folder_without_corpus_and_no_files_are_refused(tmp_path):
+def test_folder_without_corpus_and_no_files_are_rejected(tmp_path):
     assert "must contain files named like" in refusal(read, tmp_path)
     assert "needs at least one file" in refusal(read, [])

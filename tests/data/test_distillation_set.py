@@ -1,4 +1,4 @@
-"""Reading a distillation set: what it tells, and damaged shards by name."""
+"""Reading a distillation set, and rejecting damaged shards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_balanced_sentences_repeat_small_languages(sample_set, sample_groups, te
         for group in sample_groups
         for language, translation in zip(group.languages, group.translations, strict=True)
     ]
-    # "Tom?" is said alike in many languages: only what occurs once tells its language.
+    # Some translations occur in several languages: only distinct ones identify a language.
     times = Counter([group.source for group in sample_groups] + [t for t, _ in translations])
     language_of = {t: language for t, language in translations if times[t] == 1}
     sentences = sample_set.sentences(language_temperature=temperature)
@@ -49,7 +49,7 @@ def test_balanced_sentences_repeat_small_languages(sample_set, sample_groups, te
         assert drawn[language] == pytest.approx(copies * once[language], rel=0.02)
 
 
-def test_whole_set_verifies(sample_set):
+def test_unchanged_set_verifies(sample_set):
     sample_set.verify()
 
 
@@ -87,13 +87,13 @@ def test_truncated_shard_is_named_while_reading(copy):
         list(read_shard(shard))
 
 
-def test_folder_without_manifest_is_refused(tmp_path):
+def test_folder_without_manifest_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"a folder with `manifest.json`"):
         DistillationSet(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 99}', "[]", '{"format": 1}'])
-def test_foreign_manifest_is_refused(copy, text):
+def test_invalid_manifest_is_rejected(copy, text):
     (copy / "manifest.json").write_text(text)
     with pytest.raises(InputError, match="must be the manifest of a distillation set"):
         DistillationSet(copy)

@@ -1,4 +1,4 @@
-"""The bundled sample: real, small, over many scripts, and without leaks."""
+"""The bundled sample data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdkeras.data import sample_folder
 SCRIPTS = {"LATIN", "CYRILLIC", "ARABIC", "DEVANAGARI", "CJK", "HIRAGANA", "KATAKANA", "HANGUL"}
 
 
-def test_sample_is_at_most_twelve_megabytes():
+def test_sample_has_at_most_twelve_megabytes():
     files = [path for path in sample_folder().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12e6
 
@@ -26,7 +26,7 @@ def test_sample_covers_languages_and_scripts(sample_set, sample_groups):
     assert letters >= SCRIPTS
 
 
-def test_each_source_is_one_record_with_each_translation_once(sample_groups):
+def test_sources_and_their_translations_are_distinct(sample_groups):
     assert len({group.source for group in sample_groups}) == len(sample_groups)
     for group in sample_groups:
         pairs = list(zip(group.languages, group.translations, strict=True))
@@ -59,7 +59,7 @@ def test_all_text_is_normalized(sample_set, held_out):
     assert all(unicodedata.is_normalized("NFC", text) for text in texts)
 
 
-def test_vocabulary_spells_the_sample(sample_groups, vocabulary):
+def test_few_tokens_of_the_sample_are_unknown(sample_groups, vocabulary):
     texts = [text for group in sample_groups for text in group.translations]
     batch = vocabulary.encode(texts, 64)
     unknown = (batch["token_ids"] == vocabulary.unknown_id).sum() / batch["padding_mask"].sum()
@@ -67,7 +67,7 @@ def test_vocabulary_spells_the_sample(sample_groups, vocabulary):
     assert 12_000 <= vocabulary.size <= 16_000
 
 
-def test_attribution_names_authors_licence_and_teacher():
+def test_attribution_names_authors_license_and_teacher():
     text = (sample_folder() / "ATTRIBUTION.md").read_text("utf-8")
     for part in ("tatoeba.org", "CC BY 2.0 FR", "manythings.org/anki", "OPUS", "Apache-2.0"):
         assert part in text
