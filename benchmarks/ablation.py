@@ -266,7 +266,6 @@ def main() -> None:
     print(f"{len(runs)} runs, of which {len(runs) - len(missing)} are there", flush=True)
     if missing:
         import keras
-
         from kdkeras.training.recipe import teacher_axes
 
         dataset = write_targets(arguments.data, arguments.teacher, output)

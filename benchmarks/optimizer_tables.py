@@ -22,10 +22,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from kdkeras.training.recipe import build_distiller
 
 from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.students import StaticStudent
-from kdkeras.training.recipe import build_distiller
 
 OPTIMIZERS = {
     "keras.optimizers.Adam": keras.optimizers.Adam,

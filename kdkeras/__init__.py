@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kdkeras import (
         compression,
         data,
+        distillation,
+        distribution,
         evaluation,
         export,
         growth,
@@ -26,8 +28,16 @@ if TYPE_CHECKING:
         training,
     )
     from kdkeras.distillation import Distiller
-    from kdkeras.errors import GateError, InputError, MissingExtraError, NonFiniteLossError
+    from kdkeras.errors import (
+        GateError,
+        InputError,
+        MissingExtraError,
+        NonFiniteLossError,
+        WorkerLostError,
+    )
     from kdkeras.loading import from_preset, load
+    from kdkeras.recipe import Recipe
+    from kdkeras.training import train
 
 __version__ = "0.1.0"
 
@@ -37,8 +47,11 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "NonFiniteLossError",
+    "Recipe",
+    "WorkerLostError",
     "compression",
     "data",
+    "distillation",
     "distribution",
     "evaluation",
     "export",
@@ -51,6 +64,7 @@ __all__ = [
     "schedules",
     "students",
     "teachers",
+    "train",
     "training",
 ]
 
@@ -60,8 +74,11 @@ _HOMES = {
     "InputError": "kdkeras.errors",
     "MissingExtraError": "kdkeras.errors",
     "NonFiniteLossError": "kdkeras.errors",
+    "Recipe": "kdkeras.recipe",
+    "WorkerLostError": "kdkeras.errors",
     "from_preset": "kdkeras.loading",
     "load": "kdkeras.loading",
+    "train": "kdkeras.training",
 }
 
 _backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")

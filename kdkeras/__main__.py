@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(_explain(error), BAD_INPUT)
     except KeyboardInterrupt as interrupt:
-        finished = str(interrupt) or "Nothing was written."
+        finished = _with_options(str(interrupt)) or "Nothing was written."
         sys.stderr.write(f"\nkdkeras: interrupted. {finished}\n")
         return INTERRUPTED
     return 0
@@ -91,14 +91,23 @@ def _print_result(command: ModuleType, result: dict[str, Any], *, as_json: bool)
             console.print(part)
 
 
-_OPTIONS = {"overwrite=True": "--overwrite", "lower min_pairs": "lower --min-pairs"}
+_OPTIONS = {
+    "overwrite=True and resume=False": "--overwrite without --resume",
+    "overwrite=True": "--overwrite",
+    "resume=True": "--resume",
+    "lower min_pairs": "lower --min-pairs",
+}
 """Advice in errors of the library, and the command-line options to the same effect."""
 
 
-def _fail(message: str, status: int) -> int:
+def _with_options(message: str) -> str:
     for advice, option in _OPTIONS.items():
         message = message.replace(advice, option)
-    sys.stderr.write(f"kdkeras: error: {' '.join(message.split())}\n")
+    return message
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"kdkeras: error: {' '.join(_with_options(message).split())}\n")
     return status
 
 

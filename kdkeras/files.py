@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from kdkeras.errors import InputError
 
-__all__ = ["atomic_folder", "atomic_write", "refuse_existing"]
+__all__ = ["atomic_folder", "atomic_write", "refuse_existing", "refuse_unwritable"]
 
 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> Path:
@@ -26,6 +27,24 @@ def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> Path:
             "Choose another name, or pass overwrite=True."
         )
     return path
+
+
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """Refuses a file that cannot be written, before the work whose result it is for.
+
+    Raises:
+        InputError: If its folder cannot be written, or it is a folder itself.
+    """
+    path = Path(path)
+    probe = _parent(path) / f".{path.name}.{os.getpid()}.partial"
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        probe.touch()
+    except OSError as error:
+        raise _explain(path, error) from error
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _parent(path: Path) -> Path:

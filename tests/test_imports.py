@@ -17,7 +17,8 @@ PACKAGE = Path(kdkeras.__file__).parent
 
 # From the stage nearest the tensors to the stage nearest the user.
 LAYERS = [
-    {"errors", "files", "config", "progress", "replicas", "strings"},
+    {"errors", "files", "progress", "replicas", "strings"},
+    {"recipe"},
     {"schedules"},
     {"layers", "optimizers"},
     {"losses"},

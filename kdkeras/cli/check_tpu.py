@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from kdkeras.cli.options import add_losses, loss_weights, positive_int
-from kdkeras.config import BATCH_SIZE, LEARNING_RATE
 from kdkeras.errors import GateError, InputError
+from kdkeras.recipe import Recipe
 
 HELP = "check whether a training step can run on a TPU"
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size",
         type=positive_int,
-        default=BATCH_SIZE,
+        default=Recipe.batch_size,
         metavar="PAIRS",
         help="pairs per step",
     )
@@ -123,16 +123,15 @@ def _distiller(student: Any, precision: str, arguments: argparse.Namespace) -> A
     """Returns the Distiller that `kdkeras distill` compiles with these arguments."""
     import numpy as np
 
-    from kdkeras.training.recipe import build_distiller, build_optimizer, default_dims
+    from kdkeras.training.preparation import compiled_distiller, resolved
 
     dtype = precision if precision == "float32" else f"mixed_{precision}"
     student = student.clone(dtype=dtype)
-    dims = default_dims(student)
+    weights = loss_weights(arguments.losses)
+    recipe = resolved(Recipe(loss_weights=weights, optimizer=arguments.optimizer), student)
     # The teacher's principal axes do not change the operations.
-    axes = np.eye(student.output_dim, dtype="float32") if dims else None
-    distiller = build_distiller(student, loss_weights(arguments.losses), dims=dims, axes=axes)
-    distiller.compile(build_optimizer(LEARNING_RATE, 200, 10_000, arguments.optimizer))
-    return distiller
+    axes = np.eye(student.output_dim, dtype="float32") if recipe.dims else None
+    return compiled_distiller(student, recipe, 10_000, axes)
 
 
 def _batch_spec(batch_size: int, sequence_length: int, dim: int) -> Any:

@@ -1,7 +1,7 @@
-"""Runs the whole way offline on a bundled sample: train, evaluate, export, verify, report.
+"""Runs the whole job offline on a bundled sample: train, evaluate, export, verify, report.
 
-The sample holds real Tatoeba sentences with vectors of all-MiniLM-L6-v2. Everything is written
-to the output folder; an earlier demo's folder is replaced, any other is left alone.
+The sample contains real Tatoeba sentences with embeddings of all-MiniLM-L6-v2. Everything is
+written to the output folder; the folder of an earlier demo is replaced, any other is refused.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from kdkeras.cli.options import add_seed, positive_int
+from kdkeras.recipe import Recipe
 
-HELP = "run the whole way on a bundled sample, offline, in a few minutes"
+HELP = "run the whole job on a bundled sample, offline, in a few minutes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("demo-output"),
         metavar="FOLDER",
-        help="where artifacts and report go",
+        help="folder of the artifacts and the report",
     )
     parser.add_argument(
-        "--epochs", type=positive_int, default=3, metavar="N", help="passes over the sample"
+        "--epochs",
+        type=positive_int,
+        default=Recipe().epochs,
+        metavar="N",
+        help="passes over the sample",
     )
     parser.add_argument(
-        "--student", default="static_256", metavar="PRESET", help="the student's preset"
+        "--student", default=Recipe().student, metavar="SIZE", help="size of the student"
     )
     add_seed(parser)
 
@@ -39,13 +44,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from kdkeras.cli.progress import say
     from kdkeras.demo import run_demo
 
-    return run_demo(
-        arguments.output,
-        epochs=arguments.epochs,
-        preset=arguments.student,
-        seed=arguments.seed,
-        say=say,
-    )
+    recipe = Recipe(student=arguments.student, epochs=arguments.epochs, seed=arguments.seed)
+    return run_demo(arguments.output, recipe=recipe, say=say)
 
 
 def show(result: dict[str, Any]) -> Iterator[Any]:

@@ -1,10 +1,11 @@
-"""Trains a student from a distillation set, with model.fit.
+"""Trains a student on a distillation set.
 
-While it trains, a backup is kept beside the output (OUTPUT without .keras, plus .backup):
-after a crash the same command with --resume goes on from it. Ctrl-C saves the student as
-trained so far and keeps the backup. SIGTERM (a machine that is taken away) writes the
-backup at the running step and ends with status 0.
-With --strategy multi_worker the first machine writes, and all must see what it writes.
+The defaults are the default recipe. The recipe that was used is written beside the output
+(OUTPUT without .keras, plus .recipe.json) and can be used again with --recipe.
+During training a backup is kept beside the output (.backup): after a crash the same command
+with --resume continues. Ctrl-C saves the student as trained so far and keeps the backup.
+SIGTERM (preemption) writes the backup at the current step and ends with status 0.
+With --strategy multi_worker the first machine writes, and all machines must see its files.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 
 from kdkeras.cli.options import (
     add_overwrite,
-    add_seed,
     fraction,
     non_negative_int,
     positive_float,
@@ -24,189 +24,320 @@ from kdkeras.cli.options import (
     scheme_and_start,
     weight,
 )
-from kdkeras.config import BATCH_SIZE, DIMS, LANGUAGE_TEMPERATURE, LEARNING_RATE, LOSS_WEIGHTS
+from kdkeras.errors import InputError
+from kdkeras.recipe import Recipe
 
-HELP = "train a student from a distillation set"
+HELP = "train a student on a distillation set"
+DEFAULTS = Recipe()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("set", metavar="SET", help="distillation set, from `kdkeras targets`")
     parser.add_argument(
-        "--vocabulary",
-        required=True,
-        metavar="FOLDER",
-        help="the student's vocabulary, from `kdkeras vocabulary`",
+        "--output", required=True, type=Path, metavar="FILE.keras", help="the trained student"
     )
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE.keras", help="the trained student"
+        "--vocabulary",
+        metavar="FOLDER",
+        help="the student's vocabulary, from `kdkeras vocabulary`; trained on the set "
+        f"({DEFAULTS.vocabulary_kind}, {DEFAULTS.vocabulary_size:,} tokens) if omitted",
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="FILE.json",
+        help="recipe that replaces the defaults; options given here override it",
     )
     _add_student(parser)
     _add_training(parser)
+    _add_devices(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the backup of an interrupted run with the same settings, if there is one",
+        help="continue from the backup of an interrupted run with the same settings, if any",
     )
-    add_seed(parser)
     add_overwrite(parser)
+
+
+def _option(group: Any, flag: str, default: Any, help: str, **arguments: Any) -> None:
+    """Adds an option of the recipe; it is absent unless given."""
+    shown = f"{help} (default: {default})" if default is not None else help
+    group.add_argument(flag, default=argparse.SUPPRESS, help=shown, **arguments)
 
 
 def _add_student(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("student")
-    group.add_argument(
+    _option(
+        group,
         "--student",
-        default="static_256",
-        metavar="PRESET|FILE.keras",
-        help="static_128, static_256 (tables of subword vectors), tiny, mini or small "
-        "(transformers); or a trained student that goes on, e.g. from `kdkeras grow`",
+        DEFAULTS.student,
+        "static_128, static_256 (tables of subword vectors), tiny, mini or small (transformers); "
+        "or a trained student to continue with, e.g. from `kdkeras grow`",
+        metavar="SIZE|FILE.keras",
     )
-    group.add_argument(
+    _option(
+        group,
         "--sequence-length",
+        DEFAULTS.sequence_length,
+        "maximum number of tokens per sentence; the rest is truncated",
         type=positive_int,
-        default=64,
         metavar="TOKENS",
-        help="tokens read of a sentence; the rest is cut off",
     )
-    group.add_argument(
+    _option(
+        group,
         "--table-rank",
+        None,
+        "columns of the stored token table, below the width of the size: a smaller file",
         type=positive_int,
         metavar="N",
-        help="columns of the stored token table, below the preset's width: a smaller file",
     )
     start = group.add_mutually_exclusive_group()
-    start.add_argument(
+    _option(
+        start,
         "--start",
+        None,
+        "targets: start from the least squares fit to the cached embeddings (default of static "
+        "students); random: default of transformers",
         choices=["targets", "random"],
-        help="targets: begin at the least squares fit to the cached vectors (static students, "
-        "their default); random: the default of transformers",
     )
     start.add_argument(
         "--init-from-teacher",
         metavar="FOLDER|hf://NAME",
-        help="start from this teacher's subword vectors for the tokens that both know",
+        help="start from this teacher's vectors of the tokens that both know",
     )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     length = group.add_mutually_exclusive_group()
-    length.add_argument(
-        "--epochs", type=positive_int, default=3, metavar="N", help="passes over all pairs"
+    _option(
+        length,
+        "--epochs",
+        DEFAULTS.epochs,
+        "passes over all pairs",
+        type=positive_int,
+        metavar="N",
     )
-    length.add_argument(
-        "--steps", type=positive_int, metavar="N", help="batches in all, instead of --epochs"
+    _option(
+        length,
+        "--steps",
+        None,
+        "number of batches, instead of --epochs",
+        type=positive_int,
+        metavar="N",
     )
-    group.add_argument(
-        "--batch-size", type=positive_int, default=BATCH_SIZE, metavar="PAIRS", help="pairs a step"
+    _option(
+        group,
+        "--batch-size",
+        DEFAULTS.batch_size,
+        "pairs per step",
+        type=positive_int,
+        metavar="PAIRS",
     )
-    group.add_argument(
+    _option(
+        group,
         "--learning-rate",
+        "4e-3 for static students, 5e-4 for transformers",
+        "maximum learning rate, followed by a cosine decay to 0",
         type=positive_float,
-        default=LEARNING_RATE,
         metavar="RATE",
-        help="highest rate of Adam, then a cosine to 0; a transformer wants about 5e-4",
     )
-    group.add_argument(
+    _option(
+        group,
         "--optimizer",
-        choices=["adam", "lazy_adam"],
-        default="adam",
-        help="lazy_adam updates only the table's rows that are in the batch: another update than "
+        DEFAULTS.optimizer,
+        "lazy_adam updates only the table's rows that occur in the batch: not the same update as "
         "Adam's, and much faster for tables of 100,000 rows and more",
+        choices=["adam", "lazy_adam"],
     )
-    group.add_argument(
+    _option(
+        group,
         "--warmup",
+        DEFAULTS.warmup,
+        "steps up to the maximum rate; at most a tenth of all steps is used",
         type=non_negative_int,
-        default=200,
         metavar="STEPS",
-        help="steps up to the highest rate, at most a tenth of all",
     )
-    group.add_argument(
+    _option(
+        group,
         "--losses",
+        " ".join(f"{name}={value:g}" for name, value in DEFAULTS.loss_weights.items()),
+        "losses and their weights: embedding, similarity, ranking",
         nargs="+",
         type=weight,
-        default=[f"{name}={value:g}" for name, value in LOSS_WEIGHTS.items()],
         metavar="NAME=WEIGHT",
-        help="losses and their weights: embedding, similarity, ranking",
     )
-    group.add_argument(
+    _option(
+        group,
+        "--decay",
+        None,
+        "losses whose weight falls linearly to 0 within this fraction of all steps",
+        nargs="+",
+        type=weight,
+        metavar="NAME=FRACTION",
+    )
+    _option(
+        group,
         "--dims",
+        "256 128 64 32, as far as the embedding is wider",
+        "narrower widths that are trained too (Matryoshka); none if no width follows",
         nargs="*",
         type=positive_int,
         metavar="WIDTH",
-        help="narrower widths whose place counts in the training as well (Matryoshka, in the "
-        f"teacher's principal axes); {' '.join(map(str, DIMS))} as far as the teacher is wider if "
-        "left out, none if nothing follows",
     )
-    group.add_argument(
+    _option(
+        group,
         "--keep-axes",
+        None,
+        "rotate the trained student to the teacher's principal axes, so that its embeddings can be "
+        "truncated; otherwise it can be compared with the teacher",
         action="store_true",
-        help="leave the student in the teacher's principal axes, so that its embeddings can be cut "
-        "to the first components; otherwise it is turned back, to be compared with the teacher",
     )
-    group.add_argument(
-        "--decay",
-        nargs="+",
-        type=weight,
-        default=[],
-        metavar="NAME=FRACTION",
-        help="losses whose weight falls linearly to 0 within this fraction of all steps",
-    )
-    group.add_argument(
+    _option(
+        group,
         "--language-temperature",
+        DEFAULTS.language_temperature,
+        "languages are drawn in proportion to pairs^ALPHA: 1 keeps their shares, 0 draws all "
+        "equally often",
         type=fraction,
-        default=LANGUAGE_TEMPERATURE,
         metavar="ALPHA",
-        help="languages are drawn in proportion to pairs^ALPHA: 1 as they come, 0 all alike",
     )
-    group.add_argument(
+    _option(
+        group,
         "--quantization-aware-training",
+        None,
+        "train the last part, from this fraction of all steps on (0.7 if omitted), with the token "
+        "table and the dense layers rounded as in the exported file of that format",
         type=scheme_and_start,
         metavar="int4|int8[:FRACTION]",
-        help="train the last part, from this fraction of all steps on (0.7 if left out), with the "
-        "token table and the dense layers rounded as in the exported file of that format",
     )
-    group.add_argument(
+    _option(
+        group,
         "--mixed-precision",
+        None,
+        "type of the computation; weights and the saved student stay float32",
         choices=["bfloat16", "float16"],
-        help="type of the computation; weights and the saved student stay float32",
     )
-    group.add_argument(
+    _option(
+        group,
         "--jit",
+        None,
+        "compile the training step with XLA; on a CPU rarely faster",
         action="store_true",
-        help="compile the training step with XLA; on a CPU seldom faster",
     )
+    _option(
+        group,
+        "--seed",
+        DEFAULTS.seed,
+        "seed of weights, order and draws; equal seeds give equal results",
+        type=non_negative_int,
+        metavar="N",
+    )
+
+
+def _add_devices(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("devices and backups")
     group.add_argument(
         "--strategy",
         choices=["none", "mirrored", "multi_worker", "tpu"],
         default="none",
-        help="devices to train on together; --batch-size is that of all of them. multi_worker: the "
-        "same command on every machine that the environment variable TF_CONFIG names, the files "
-        "in folders that all see",
+        help="devices to train on together; --batch-size counts the pairs of all of them. "
+        "multi_worker: the same command on every machine in the environment variable TF_CONFIG, "
+        "with the files in folders that all machines see",
     )
     group.add_argument(
         "--replicas",
         type=positive_int,
         metavar="N",
-        help="devices of --strategy mirrored, all GPUs if left out; without a GPU, virtual CPUs",
+        help="devices of --strategy mirrored, all GPUs if omitted; without a GPU, virtual CPUs",
     )
     group.add_argument(
         "--checkpoint-every",
         type=positive_int,
         metavar="STEPS",
-        help="steps between backups and lines of the history; one pass if left out",
+        help="steps between backups and entries of the history; one pass if omitted",
     )
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """Returns the recipe: the default or the given file, changed by the options.
+
+    Raises:
+        InputError: If a value is out of its range, or the file is not a recipe.
+    """
+    given = vars(arguments)
+    recipe = Recipe.load(given["recipe"]) if given.get("recipe") else DEFAULTS
+    values = recipe.to_dict()
+    values.update({name: value for name, value in given.items() if name in values})
+    for name, option in (("loss_weights", "losses"), ("decay", "decay")):
+        if option in given:
+            values[name] = dict(given[option])
+    if "steps" not in given and "epochs" in given:
+        values["steps"] = None
+    if "jit" in given:
+        values["jit_compile"] = True
+    if "quantization_aware_training" in given:
+        values["quantization"], values["quantization_start"] = given["quantization_aware_training"]
+    if given.get("init_from_teacher"):
+        values["start"] = "teacher"
+    if str(values["student"]).endswith(".keras"):
+        values["student"] = None
+    return Recipe.from_dict(values)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Trains and saves the student."""
-    from kdkeras.cli.training import train
+    """Trains and saves the student.
 
-    arguments.losses = dict(
-        weight(item) if isinstance(item, str) else item for item in arguments.losses
-    )
-    arguments.decay = dict(arguments.decay)
-    return train(arguments)
+    Returns:
+        Paths, first and last losses, number of steps and parameters, seconds; after
+        SIGTERM the step at which it stopped, and the backup.
+    """
+    recipe = recipe_of(arguments)
+    if recipe.start == "teacher" and not arguments.init_from_teacher:
+        raise InputError(
+            f"A start from a teacher needs the teacher. Received: start='teacher' in "
+            f"{arguments.recipe}. Pass --init-from-teacher."
+        )
+
+    from kdkeras import teachers, training
+    from kdkeras.cli.models import load_student
+    from kdkeras.cli.progress import show_progress
+    from kdkeras.distribution import choose_strategy
+
+    # First: virtual CPUs can only be made before TensorFlow runs anything.
+    strategy = choose_strategy(arguments.strategy, arguments.replicas)
+    name = getattr(arguments, "student", "")
+    trained = load_student(name) if name.endswith(".keras") else None
+    with show_progress() as progress:
+        result = training.train(
+            trained or recipe.student,
+            arguments.set,
+            recipe=recipe,
+            vocabulary=arguments.vocabulary,
+            teacher=teachers.load(arguments.init_from_teacher)
+            if arguments.init_from_teacher
+            else None,
+            output=arguments.output,
+            backup=arguments.output.with_suffix(".backup"),
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            strategy=strategy,
+            steps_per_epoch=arguments.checkpoint_every,
+            progress=progress,
+        )
+    if result.stopped_at is not None:
+        backup = str(arguments.output.with_suffix(".backup"))
+        return {"stopped_at": result.stopped_at, "steps": result.steps, "backup": backup}
+    return {
+        "output": str(arguments.output),
+        "recipe": str(arguments.output.with_suffix(".recipe.json")),
+        "history": str(arguments.output.with_suffix(".history.json")),
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "parameters": result.student.count_params(),
+        "first": result.history[0],
+        "last": result.history[-1],
+    }
 
 
 def show(result: dict[str, Any]) -> Iterator[Any]:
@@ -215,8 +346,8 @@ def show(result: dict[str, Any]) -> Iterator[Any]:
 
     if "stopped_at" in result:
         yield (
-            f"Told to stop (SIGTERM) at step {result['stopped_at']:,} of {result['steps']:,}; the "
-            f"backup is in {result['backup']}. The same command with --resume goes on from it."
+            f"Stopped by SIGTERM at step {result['stopped_at']:,} of {result['steps']:,}; the "
+            f"backup is in {result['backup']}. The same command with --resume continues."
         )
         return
     first, last = result["first"], result["last"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdkeras.cli.options import add_overwrite, add_seed, non_negative_int, positive_int
-from kdkeras.config import BATCH_SIZE
+from kdkeras.recipe import Recipe
 
 HELP = "make a larger student out of a trained one"
 
@@ -101,7 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sentence-transformers snapshot whose size tells what a sentence costs",
     )
     group.add_argument(
-        "--batch-size", type=positive_int, default=BATCH_SIZE, metavar="PAIRS", help="pairs a step"
+        "--batch-size",
+        type=positive_int,
+        default=Recipe.batch_size,
+        metavar="PAIRS",
+        help="pairs a step",
     )
     group.add_argument(
         "--length", type=positive_int, default=32, metavar="TOKENS", help="tokens of a sentence"

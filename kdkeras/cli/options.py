@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Callable
 
-from kdkeras.config import LOSS_WEIGHTS
+from kdkeras.recipe import Recipe
 
 __all__ = [
     "add_losses",
@@ -91,7 +91,7 @@ def add_losses(parser: argparse._ActionsContainer) -> None:
         "--losses",
         nargs="+",
         type=weight,
-        default=[f"{name}={value:g}" for name, value in LOSS_WEIGHTS.items()],
+        default=[f"{name}={value:g}" for name, value in Recipe().loss_weights.items()],
         metavar="NAME=WEIGHT",
         help="losses with their weights; names: embedding, similarity, ranking",
     )

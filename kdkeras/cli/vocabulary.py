@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdkeras.cli.options import add_overwrite, add_seed, fraction, positive_int
-from kdkeras.config import VOCABULARY_TEMPERATURE
+from kdkeras.recipe import Recipe
 
 HELP = "train the student's vocabulary"
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--language-temperature",
         type=fraction,
-        default=VOCABULARY_TEMPERATURE,
+        default=Recipe.vocabulary_temperature,
         metavar="ALPHA",
         help="languages of a distillation set count in proportion to sentences^ALPHA: 1 is their "
         "share of the set, 0 is equal shares",

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kdkeras.config import LANGUAGE_TEMPERATURE
 from kdkeras.data.corpus import SentenceGroup
 from kdkeras.data.pipeline import PipelineConfig, training_batches
 from kdkeras.data.shards import file_sha256, read_shard
 from kdkeras.data.vocabulary import Vocabulary
 from kdkeras.errors import InputError
+from kdkeras.recipe import Recipe
 
 __all__ = ["FORMAT", "MANIFEST", "PARTIAL_MANIFEST", "DistillationSet"]
 
@@ -191,7 +191,7 @@ class DistillationSet:
         vocabulary: Vocabulary,
         *,
         sequence_length: int = 64,
-        language_temperature: float = LANGUAGE_TEMPERATURE,
+        language_temperature: float = Recipe.language_temperature,
         seed: int = 0,
         shuffle_buffer_size: int = 65_536,
         bucket_boundaries: Sequence[int] | None = None,

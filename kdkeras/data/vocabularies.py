@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kdkeras.config import VOCABULARY_TEMPERATURE
+from kdkeras.recipe import Recipe
 from kdkeras.data.distillation_set import DistillationSet
 from kdkeras.data.mixed import train_mixed
 from kdkeras.data.sentencepiece import SentencePieceVocabulary, train_sentencepiece
@@ -91,7 +91,7 @@ def train_vocabulary(
     size: int,
     kind: str = "mixed",
     seed: int = 0,
-    language_temperature: float = VOCABULARY_TEMPERATURE,
+    language_temperature: float = Recipe.vocabulary_temperature,
     progress: Progress = no_progress,
 ) -> Vocabulary:
     """Trains a vocabulary on sentences.

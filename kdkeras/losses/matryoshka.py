@@ -22,25 +22,26 @@ __all__ = ["Matryoshka", "MatryoshkaAlignment"]
 class Matryoshka(DistillationLoss):
     """Applies a loss to the first components of teacher and student, for several widths.
 
-    The student then serves any of these widths: `student.encode(texts,
-    dim=64)`. A teacher's first components mean no more than its last ones
-    unless they are rotated, so that the first say the most:
-    `rotation=principal_axes(teacher_vectors)`.
+    A student trained with it can be truncated to any of these widths. The first
+    components of a teacher carry no more information than the last ones, so
+    both sides are rotated before they are truncated:
+    `rotation=principal_axes(teacher_embeddings)`. The rotation is inside the loss
+    only: the student is trained in the teacher's space, and the whole width can be
+    compared with the teacher's embeddings.
 
-    **The student learns the rotated vectors.** Their cosines with each other
-    are the teacher's, but not their cosines with the teacher's own vectors,
-    unless those are rotated (`teacher @ rotation`). So every loss that
-    compares places must be wrapped with the same rotation (`dims=[d]` for the
-    whole width alone); losses of relations within the batch need not.
+    To truncate the trained student, rotate it once:
+    `rotate_projection(student, rotation)`, then `student.encode(texts, dim=64)`.
+    Cosines between its embeddings do not change; the teacher's embeddings must be
+    rotated too (`teacher @ rotation`) before they are compared with it.
 
     Formula:
 
     ```
-    t, s = teacher @ rotation, student
+    t, s = teacher @ rotation, student @ rotation
     loss = sum_k(dim_weights[k] * inner(t[:dims[k]] / |t[:dims[k]]|, s[:dims[k]] / |s[:dims[k]]|))
     ```
 
-    Cost: that of `inner` at each width, and `B * d^2` for the rotation.
+    Cost: that of `inner` at each width, and `2 * B * d^2` for the rotation.
 
     Args:
         inner: The loss; one that has no weights of its own.
@@ -130,17 +131,20 @@ class Matryoshka(DistillationLoss):
         """
         super().check_shapes(teacher, student)
         _check_width(self.dims, student)
-        if self.rotation is not None and teacher.shape[-1] != self.rotation:
-            raise InputError(
-                "The rotation must have the teacher's width. Received: teacher "
-                f"{tuple(teacher.shape)}, a rotation of {self.rotation}. "
-                "Fit principal_axes() on this teacher's vectors."
-            )
+        if self.rotation is None:
+            return
+        for name, vectors in (("teacher", teacher), ("student", student)):
+            if vectors.shape[-1] != self.rotation:
+                raise InputError(
+                    f"The rotation must have the width of both sides. Received: {name} "
+                    f"{tuple(vectors.shape)}, a rotation of width {self.rotation}. Fit "
+                    "principal_axes() on this teacher's embeddings, and use its width."
+                )
 
     def loss(self, teacher: Any, student: Any, *_: Any, **parts: Any) -> Any:
         """Returns the weighted sum over the widths, `(B,)`."""
         if self.axes is not None:
-            teacher = ops.matmul(teacher, self.axes)
+            teacher, student = ops.matmul(teacher, self.axes), ops.matmul(student, self.axes)
         return _sum_over_prefixes(self, teacher, student, parts)
 
     def get_config(self) -> dict[str, Any]:

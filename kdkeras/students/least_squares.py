@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 from scipy import sparse
 
-from kdkeras.config import LANGUAGE_TEMPERATURE
 from kdkeras.data import DistillationSet
 from kdkeras.data.pipeline import copies_by_language
 from kdkeras.data.shards import read_shard
 from kdkeras.errors import InputError
 from kdkeras.progress import Progress, no_progress
+from kdkeras.recipe import Recipe
 from kdkeras.students.static import StaticStudent
 
 __all__ = ["LeastSquaresStart", "initialize_from_targets"]
@@ -49,7 +49,7 @@ def initialize_from_targets(
     student: StaticStudent,
     dataset: DistillationSet,
     *,
-    language_temperature: float = LANGUAGE_TEMPERATURE,
+    language_temperature: float = Recipe.language_temperature,
     iterations: int = 8,
     ridge: float = 4.0,
     max_sentences: int = 2_000_000,

@@ -1,4 +1,4 @@
-"""The whole training run: recipe, `train`, backups, stages and callbacks."""
+"""The whole training run: `train`, backups, stages and callbacks."""
 
 from kdkeras.training.backup import Backup
 from kdkeras.training.callbacks import (
@@ -7,6 +7,7 @@ from kdkeras.training.callbacks import (
     StopOnTermination,
 )
 from kdkeras.training.stages import Stage, Stages
+from kdkeras.training.train import TrainingResult, train
 
 __all__ = [
     "Backup",
@@ -15,4 +16,6 @@ __all__ = [
     "Stage",
     "Stages",
     "StopOnTermination",
+    "TrainingResult",
+    "train",
 ]

@@ -109,7 +109,8 @@ class Backup(RunCallback):
             if not overwrite:
                 raise InputError(
                     "A backup of an unfinished training must be resumed or overwritten. "
-                    f"Received: {self.folder}. Resume it, or allow overwriting to start again."
+                    f"Received: {self.folder}. Pass resume=True to continue, or overwrite=True to "
+                    "start again."
                 )
             return
         state = self._read_state()
@@ -146,7 +147,7 @@ class Backup(RunCallback):
                 raise InputError(
                     f"A resumed training needs the settings it started with. Received: {name}="
                     f"{value}, before {name}={state['settings'].get(name)}. Use the same settings, "
-                    "or start again by overwriting the backup."
+                    "or pass overwrite=True and resume=False to start again."
                 )
 
     @contextmanager
@@ -386,7 +387,7 @@ def read_variables(path: Path, model: keras.Model) -> None:
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"A backup must be complete. Received: {path}, which cannot be read ({error}). "
-            "Start again by overwriting it, or delete its folder."
+            "Pass overwrite=True and resume=False to start again."
         ) from error
     variables = _variables(model)
     sizes = [variable.numpy().nbytes for variable in variables]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -155,34 +156,45 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
 
 
 class StopOnTermination(keras.callbacks.Callback):
-    """Stops training gracefully after the current step when the process receives SIGTERM.
+    """Stops training gracefully after the current step when a signal arrives.
 
     A `Backup` then saves that step. With several workers all stop at the same
     step, whichever of them received the signal. It is a context manager that
-    restores the previous signal handler. Schedulers send SIGTERM about 30 s
-    before they kill a process (preemption).
+    restores the previous signal handlers. Schedulers send SIGTERM about 30 s before
+    they kill a process (preemption). A second signal has its usual effect. Outside
+    the main thread, where Python does not allow signal handlers, it does nothing.
+
+    Args:
+        signals: Signals that stop the training; SIGTERM by default.
 
     Attributes:
-        requested: Whether any of the workers received the signal.
+        requested: Whether any of the workers received a signal.
+        received: The signal that this process received, or None.
 
     Example:
         >>> with StopOnTermination() as termination:  # doctest: +SKIP
         ...     distiller.fit(batches, epochs=9, callbacks=[termination, Backup("run")])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[int] = (signal.SIGTERM,)) -> None:
         super().__init__()
+        self.signals = tuple(signals)
         self.requested = False
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopOnTermination:
-        self._before = signal.signal(signal.SIGTERM, self._request)
+        if threading.current_thread() is threading.main_thread():
+            self._before = {name: signal.signal(name, self._request) for name in self.signals}
         return self
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
 
-    def _request(self, *received: object) -> None:
-        self.requested = True
+    def _request(self, received: int, frame: Any) -> None:
+        self.requested, self.received = True, received
+        signal.signal(received, self._before[received])
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops if a stop was requested."""

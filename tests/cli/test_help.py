@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from kdkeras import config
 from kdkeras.__main__ import main
 from kdkeras.cli.parser import COMMANDS, build_parser
+from kdkeras.recipe import Recipe
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
@@ -45,8 +45,8 @@ def test_help_states_units_and_defaults(capsys):
         main(["distill", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
-    losses = " ".join(f"{name}={value:g}" for name, value in config.LOSS_WEIGHTS.items())
-    assert f"pairs a step (default: {config.BATCH_SIZE})" in text
+    losses = " ".join(f"{name}={value:g}" for name, value in Recipe().loss_weights.items())
+    assert f"pairs per step (default: {Recipe.batch_size})" in text
     assert f"(default: {losses})" in text
     assert "None" not in text and "[0, 1]" not in text
 

@@ -78,7 +78,7 @@ def test_another_vocabulary_at_the_same_path_is_refused(
     try:
         command("vocabulary", *corpus, "--size", 500, "--output", vocabulary[0])
         assert main([*again, "--resume"]) == 2
-        assert "vocabulary_fingerprint" in capsys.readouterr().err.strip().splitlines()[-1]
+        assert "Received: vocabulary=" in capsys.readouterr().err.strip().splitlines()[-1]
     finally:
         shutil.rmtree(vocabulary[0])
         shutil.move(kept, vocabulary[0])

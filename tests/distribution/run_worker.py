@@ -18,13 +18,13 @@ strategy = kdkeras.distribution.choose_strategy()
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from kdkeras.training.recipe import build_distiller, build_optimizer  # noqa: E402
 from small_models import every_loss, make_distiller, make_two_heads, pairs  # noqa: E402
 
 from kdkeras import data, evaluation, replicas, students, training  # noqa: E402
 from kdkeras.losses import QueueDistillation  # noqa: E402
 from kdkeras.optimizers import FusedAdam, LazyAdam  # noqa: E402
 from kdkeras.training import Backup  # noqa: E402
-from kdkeras.training.recipe import build_distiller, build_optimizer  # noqa: E402
 
 OUTPUT, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 ROWS = 9

@@ -25,7 +25,6 @@ from kdkeras.errors import InputError
 from kdkeras.evaluation.metrics import teacher_match
 from kdkeras.students import TransformerStudent, build_student, initialize_from_targets
 from kdkeras.training import Backup, QuantizationAwareTraining
-from kdkeras.training.recipe import build_distiller, build_optimizer
 
 ROWS, STEPS = 16, 4
 WAYS = {
