@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from kdkeras.recipe import Recipe
 from kdkeras.data.distillation_set import DistillationSet
 from kdkeras.data.mixed import train_mixed
 from kdkeras.data.sentencepiece import SentencePieceVocabulary, train_sentencepiece
@@ -18,6 +17,7 @@ from kdkeras.data.vocabulary import FORMAT, INDEX, Vocabulary, sha256
 from kdkeras.data.wordpiece import WordPieceVocabulary, train_wordpiece
 from kdkeras.errors import InputError
 from kdkeras.progress import Progress, no_progress
+from kdkeras.recipe import Recipe
 
 __all__ = ["load_vocabulary", "sample_sentences", "train_vocabulary"]
 
