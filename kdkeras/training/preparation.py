@@ -20,6 +20,7 @@ from kdkeras.losses import (
     TranslationRanking,
     principal_axes,
 )
+from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.progress import Progress, no_progress
 from kdkeras.recipe import Recipe
 from kdkeras.schedules import LinearDecay
@@ -32,10 +33,9 @@ from kdkeras.students import (
 )
 
 __all__ = [
-    "build_distiller",
+    "compiled_distiller",
     "choose_vocabulary",
     "copied_student",
-    "learning_rate",
     "named",
     "new_student",
     "resolved",
@@ -47,6 +47,7 @@ DIMS = (256, 128, 64, 32)
 """Narrower widths that are trained by default, as far as the embedding is wider."""
 LEARNING_RATES = {True: 4e-3, False: 5e-4}
 """Default maximum learning rate of a static student, and of a transformer."""
+OPTIMIZERS = {"adam": FusedAdam, "lazy_adam": LazyAdam}
 AXES_FROM = 20_000
 """Number of cached embeddings that the principal axes are computed from."""
 
@@ -74,7 +75,7 @@ def named(recipe: Recipe, given: Student | None, size: Any) -> Recipe:
     return dataclasses.replace(recipe, student=None)
 
 
-def resolved(recipe: Recipe, student: Student, given: Student | None) -> Recipe:
+def resolved(recipe: Recipe, student: Student, given: Student | None = None) -> Recipe:
     """Returns the recipe with the values that depend on the student.
 
     Raises:
@@ -185,7 +186,7 @@ def start(
             student,
             dataset,
             language_temperature=recipe.language_temperature,
-            progress=lambda *call: progress("Fitting the start", *call[-2:]),
+            progress=progress,
         )
 
 
@@ -194,36 +195,57 @@ def teacher_axes(dataset: DistillationSet) -> np.ndarray:
     return principal_axes(np.stack([vector for _, vector in islice(dataset.records(), AXES_FROM)]))
 
 
-def build_distiller(
-    student: Student, recipe: Recipe, steps: int, axes: np.ndarray | None
+def compiled_distiller(
+    student: Student, recipe: Recipe, steps: int, axes: np.ndarray | None = None, **arguments: Any
 ) -> Distiller:
-    """Returns the Distiller with the losses and weights of the recipe."""
-    weights = {
+    """Returns the compiled Distiller of a recipe.
+
+    Args:
+        student: The student.
+        recipe: The recipe, as `resolved` returns it.
+        steps: Steps of the whole training.
+        axes: `(d, d)`, the teacher's principal axes; needed if the recipe has `dims`.
+        **arguments: More arguments of `Distiller`.
+    """
+    distiller = Distiller(
+        student,
+        loss_weights=_weights(recipe, max(1, steps)),
+        # The Distiller's own policy makes Keras scale float16 losses.
+        dtype=student.dtype_policy,
+        **_losses(recipe, student.output_dim, axes),
+        **arguments,
+    )
+    optimizer = OPTIMIZERS[recipe.optimizer](_learning_rate(recipe, steps))
+    distiller.compile(optimizer, jit_compile=recipe.jit_compile)
+    return distiller
+
+
+def _weights(recipe: Recipe, steps: int) -> dict[str, Any]:
+    return {
         name: LinearDecay(weight, recipe.decay[name], steps) if name in recipe.decay else weight
         for name, weight in recipe.loss_weights.items()
     }
+
+
+def _losses(recipe: Recipe, width: int, axes: np.ndarray | None) -> dict[str, Any]:
     losses: dict[str, Any] = {
         "embedding": EmbeddingDistillation(),
         "similarity": SimilarityDistillation(),
         "ranking": TranslationRanking(),
     }
     if recipe.dims:
-        widths = [student.output_dim, *recipe.dims]
+        widths = [width, *recipe.dims]
         # Equal shares of the weight for every width.
         shares = [1 / len(widths)] * len(widths)
         losses["embedding"] = Matryoshka(losses["embedding"], widths, shares, axes)
-    used = {name: loss for name, loss in losses.items() if name in weights}
-    return Distiller(
-        student,
-        distillation_losses={name: loss for name, loss in used.items() if name != "ranking"},
-        alignment_losses={name: loss for name, loss in used.items() if name == "ranking"},
-        loss_weights=weights,
-        # The Distiller's own policy makes Keras scale float16 losses.
-        dtype=student.dtype_policy,
-    )
+    used = {name: loss for name, loss in losses.items() if name in recipe.loss_weights}
+    return {
+        "distillation_losses": {name: loss for name, loss in used.items() if name != "ranking"},
+        "alignment_losses": {name: loss for name, loss in used.items() if name == "ranking"},
+    }
 
 
-def learning_rate(recipe: Recipe, steps: int) -> keras.optimizers.schedules.CosineDecay:
+def _learning_rate(recipe: Recipe, steps: int) -> keras.optimizers.schedules.CosineDecay:
     """Returns a linear warm-up and a cosine decay to zero."""
     warmup, rate = min(recipe.warmup, steps // 10), recipe.learning_rate
     return keras.optimizers.schedules.CosineDecay(

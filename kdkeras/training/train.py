@@ -20,7 +20,6 @@ from kdkeras.data import DistillationSet, Vocabulary
 from kdkeras.distribution import distribute_batches
 from kdkeras.errors import InputError, WorkerLostError
 from kdkeras.files import atomic_write, refuse_existing, refuse_unwritable
-from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.progress import Progress, no_progress
 from kdkeras.recipe import Recipe
 from kdkeras.students import (
@@ -35,10 +34,9 @@ from kdkeras.training.callbacks import (
     StopOnTermination,
 )
 from kdkeras.training.preparation import (
-    build_distiller,
     choose_vocabulary,
+    compiled_distiller,
     copied_student,
-    learning_rate,
     named,
     new_student,
     resolved,
@@ -47,8 +45,6 @@ from kdkeras.training.preparation import (
 )
 
 __all__ = ["TrainingResult", "train"]
-
-OPTIMIZERS = {"adam": FusedAdam, "lazy_adam": LazyAdam}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,9 +181,7 @@ class _Run:
         )
         # Endless, so that an epoch can have any number of steps.
         self.batches, _ = endless_batches(batches, self.steps_per_epoch)
-        self.distiller = build_distiller(student, recipe, max(1, self.steps), self.axes)
-        optimizer = OPTIMIZERS[recipe.optimizer](learning_rate(recipe, self.steps))
-        self.distiller.compile(optimizer, jit_compile=recipe.jit_compile)
+        self.distiller = compiled_distiller(student, recipe, self.steps, self.axes)
         self.epochs = _Epochs()
         self.seconds = 0.0
 

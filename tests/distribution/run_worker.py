@@ -18,13 +18,14 @@ strategy = kdkeras.distribution.choose_strategy()
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from kdkeras.training.recipe import build_distiller, build_optimizer  # noqa: E402
 from small_models import every_loss, make_distiller, make_two_heads, pairs  # noqa: E402
 
 from kdkeras import data, evaluation, replicas, students, training  # noqa: E402
 from kdkeras.losses import QueueDistillation  # noqa: E402
 from kdkeras.optimizers import FusedAdam, LazyAdam  # noqa: E402
+from kdkeras.recipe import Recipe  # noqa: E402
 from kdkeras.training import Backup  # noqa: E402
+from kdkeras.training.preparation import compiled_distiller  # noqa: E402
 
 OUTPUT, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 ROWS = 9
@@ -79,8 +80,9 @@ def sample():
         student = students.build_student(
             "static_128", vocabulary=words, output_dim=dataset.embedding_dim
         )
-        distiller = build_distiller(student, {"embedding": 1.0, "ranking": 0.5})
-        distiller.compile(build_optimizer(5e-3, 0, 8), jit_compile=False)
+        weights = {"embedding": 1.0, "ranking": 0.5}
+        recipe = Recipe(loss_weights=weights, dims=(), learning_rate=5e-3, warmup=0)
+        distiller = compiled_distiller(student, recipe, 8)
     held_out = evaluation.TranslationEvaluator.from_tsv(folder / "held_out" / "de.tsv", "de")
     # Of its own, to see who writes.
     backup = Backup(FOLDER / ("chief" if CHIEF else "other"), every=3)

@@ -23,8 +23,10 @@ from test_backup import StopAt
 from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
 from kdkeras.evaluation.metrics import teacher_match
+from kdkeras.recipe import Recipe
 from kdkeras.students import TransformerStudent, build_student, initialize_from_targets
 from kdkeras.training import Backup, QuantizationAwareTraining
+from kdkeras.training.preparation import compiled_distiller
 
 ROWS, STEPS = 16, 4
 WAYS = {
@@ -199,8 +201,8 @@ def test_it_improves_the_int4_student(sample_set, vocabulary, embedded):
         )
         batches = sample_set.batches(batch, vocabulary, sequence_length=64, seed=0)
         steps = epochs * int(batches.cardinality())
-        distiller = build_distiller(student, {"embedding": 1.0})
-        distiller.compile(build_optimizer(5e-3, 100, steps), jit_compile=False)
+        recipe = Recipe(loss_weights={"embedding": 1.0}, dims=(), learning_rate=5e-3, warmup=100)
+        distiller = compiled_distiller(student, recipe, steps)
         initialize_from_targets(student, sample_set)
         loop = [QuantizationAwareTraining(scheme, round(0.7 * steps))] if scheme else []
         distiller.fit(batches, epochs=epochs, callbacks=loop, verbose=0)

@@ -147,7 +147,7 @@ def test_progress_reports_the_start_and_every_step(train):
     train(progress=lambda *call: calls.append(call))
     training = [(done, total) for task, done, total in calls if task.startswith("Training, loss")]
     assert training == [(step, 12) for step in range(1, 13)]
-    assert {task.partition(",")[0] for task, _, _ in calls} == {"Fitting the start", "Training"}
+    assert {task.partition(",")[0] for task, _, _ in calls} == {"Fitting the table", "Training"}
 
 
 class SignalAt(keras.callbacks.Callback):
