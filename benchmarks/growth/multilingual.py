@@ -79,10 +79,7 @@ def started(start: str, layers: int, static: Any, arguments: Any, probe: list[st
     from kdkeras.growth import GrowthPlan, grow
 
     if start == ON:
-        copy = students.StaticStudent.from_config(static.get_config())
-        copy._hold(static.vocabulary)
-        copy.set_weights(static.get_weights())
-        return copy
+        return static.clone()
     if start in (GROWN, BLOCKS):
         grown = grow(static, GrowthPlan(sizes={**SIZES, "num_layers": layers}), probe=probe)
         return grown if start == GROWN else with_random_layers(grown)
@@ -128,11 +125,8 @@ def train(
     from kdkeras.growth import forward_flops
 
     # No pair is seen twice: no dropout. What is measured computes in float32.
-    settings = {**student.get_config(), "dtype": PRECISION}
-    settings |= {"dropout": 0.0} if "dropout" in settings else {}
-    trained = type(student).from_config(settings)
-    trained._hold(student.vocabulary)
-    trained.set_weights(student.get_weights())
+    settings = {"dropout": 0.0} if hasattr(student, "dropout") else {}
+    trained = student.clone(dtype=PRECISION, **settings)
     distiller = build_distiller(trained, config.LOSS_WEIGHTS, dtype=trained.dtype_policy)
     optimizer = build_optimizer(rate, WARMUP, arguments.steps, "lazy_adam")
     distiller.compile(optimizer, jit_compile=False)

@@ -1,11 +1,9 @@
-"""Layers that students are made of."""
+"""Keras layers of students."""
 
 from kdkeras.layers.embedding_table import EmbeddingTable
 from kdkeras.layers.factorized_dense import FactorizedDense
 from kdkeras.layers.factorized_embedding import FactorizedEmbedding
 from kdkeras.layers.feature_model import FeatureModel
-from kdkeras.layers.masked_block import MaskedTransformerBlock
-from kdkeras.layers.masks import MaskedNorm, MaskLevel
 from kdkeras.layers.pooling import MeanPooling, UnitNorm
 from kdkeras.layers.quantizable_dense import QuantizableDense
 from kdkeras.layers.transformer_block import TransformerBlock
@@ -16,10 +14,7 @@ __all__ = [
     "FactorizedDense",
     "FactorizedEmbedding",
     "FeatureModel",
-    "MaskLevel",
     "MeanPooling",
-    "MaskedNorm",
-    "MaskedTransformerBlock",
     "TransformerBlock",
     "UnitNorm",
 ]

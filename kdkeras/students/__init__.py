@@ -1,10 +1,9 @@
 """Students: the models that are trained and exported."""
 
 from kdkeras.students.initialization import initialize_from_teacher
-from kdkeras.students.least_squares import LeastSquaresStart, initialize_from_targets
+from kdkeras.students.least_squares import initialize_from_targets
 from kdkeras.students.masked import MaskedTransformerStudent
 from kdkeras.students.projection import (
-    ProjectionFit,
     fit_projection,
     fold_projection,
     rotate_projection,
@@ -16,9 +15,7 @@ from kdkeras.students.transformer import TransformerStudent
 
 __all__ = [
     "SIZES",
-    "LeastSquaresStart",
     "MaskedTransformerStudent",
-    "ProjectionFit",
     "StaticStudent",
     "Student",
     "TransformerStudent",

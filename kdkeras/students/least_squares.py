@@ -18,7 +18,7 @@ from kdkeras.progress import Progress, no_progress
 from kdkeras.recipe import Recipe
 from kdkeras.students.static import StaticStudent
 
-__all__ = ["LeastSquaresStart", "initialize_from_targets"]
+__all__ = ["LeastSquaresInitialization", "initialize_from_targets"]
 
 # `a` of Arora et al.: a token of this relative frequency has the weight 0.5.
 _FREQUENT = 1e-3
@@ -29,7 +29,7 @@ _RECORDS_AT_ONCE = 8_192
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeastSquaresStart:
+class LeastSquaresInitialization:
     """Result of `initialize_from_targets`.
 
     Attributes:
@@ -54,7 +54,7 @@ def initialize_from_targets(
     ridge: float = 4.0,
     max_sentences: int = 2_000_000,
     progress: Progress = no_progress,
-) -> LeastSquaresStart:
+) -> LeastSquaresInitialization:
     """Fits an untrained static student to cached targets by least squares.
 
     A static student is linear in its table, so the table whose embeddings are
@@ -116,7 +116,7 @@ def initialize_from_targets(
     axes = equations.axes(min(student.embedding_dim, student.output_dim))
     table = _solve(equations, axes, iterations, ridge, report)
     _assign(student, table, axes, equations)
-    return LeastSquaresStart(
+    return LeastSquaresInitialization(
         sentences=equations.sentences,
         iterations=iterations,
         explained=equations.explained(table, axes),

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 
 from kdkeras.errors import InputError
-from kdkeras.layers import MaskedNorm, MaskedTransformerBlock, MaskLevel, TransformerBlock
+from kdkeras.layers import TransformerBlock
+from kdkeras.layers.masked_block import MaskedTransformerBlock
+from kdkeras.layers.masks import MaskedNorm, MaskLevel
 from kdkeras.students.transformer import TransformerStudent
 
 __all__ = ["MaskedTransformerStudent"]

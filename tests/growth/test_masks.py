@@ -108,7 +108,7 @@ def unscaled(model):
 def test_masked_norm_by_hand():
     # Units 1 and 3, and a new one of 5 that counts half: mean (1 + 3 + 2.5) / 2.5 = 2.6,
     # variance (1.6^2 + 0.4^2 + 2.4^2 / 2) / 2.5 = 2.24.
-    from kdkeras.layers import MaskedNorm, MaskLevel
+    from kdkeras.layers.masks import MaskedNorm, MaskLevel
 
     level = MaskLevel(dtype="float32")
     norm = MaskedNorm(level, 2, epsilon=0.0)

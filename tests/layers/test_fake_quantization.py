@@ -1,4 +1,4 @@
-"""Rounding by hand, and gradients that do not see it."""
+"""Fake quantization: rounding by hand, gradients, and layers."""
 
 import keras
 import numpy as np
@@ -21,13 +21,13 @@ def random(*shape):
 
 
 def test_int8_row_by_hand():
-    # The scale is 127 / 127 = 1: each number goes to the next whole one.
+    # The scale is 127 / 127 = 1: values are rounded to integers.
     row = np.array([[127.0, -3.4, 0.6, 0.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
     expected = [[127.0, -3.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
     np.testing.assert_array_equal(quantized_rows(row, "int8"), expected)
 
 
-def test_int4_blocks_have_scales_of_their_own():
+def test_each_int4_block_has_its_own_scale():
     # 14 / 7 = 2 in the first block, 0.7 / 7 = 0.1 in the second, of which
     # bfloat16 keeps 8 bits: 0.10009765625.
     row = np.zeros((1, 64), np.float32)
@@ -39,23 +39,23 @@ def test_int4_blocks_have_scales_of_their_own():
     assert not rounded[0, 3:32].any() and not rounded[0, 35:].any()
 
 
-def test_int4_row_that_blocks_do_not_divide_has_one_scale():
+def test_int4_row_has_one_scale_if_blocks_do_not_divide_it():
     row = np.array([[7.0, 3.4, -0.6]], np.float32)
     np.testing.assert_array_equal(quantized_rows(row, "int4"), [[7.0, 3.0, -1.0]])
 
 
-def test_kernel_has_one_scale_a_unit():
+def test_kernel_has_one_scale_per_unit():
     kernel = np.array([[127.0, 0.127], [0.6, 0.0006]], np.float32)
     expected = [[127.0, 0.127], [1.0, 0.001]]
     np.testing.assert_allclose(quantized_kernel(kernel), expected, rtol=1e-6)
 
 
-def test_activations_have_256_steps_from_least_to_largest():
-    # (205 + 50) / 255 = 1: 0 is a step, 0.4 is not.
+def test_activations_are_rounded_to_256_values_per_row():
+    # The step is (205 + 50) / 255 = 1: 0.4 is rounded to 0.
     row = np.array([[205.0, -50.0, 0.4, 3.0], [2.0, 1.0, 0.0, 2.0]], np.float32)
     rounded = quantized_activations(row).numpy()
     np.testing.assert_allclose(rounded[0], [205.0, -50.0, 0.0, 3.0], atol=1e-4)
-    # Zero is always a step, so that padding stays what it is.
+    # Zero is always represented exactly.
     np.testing.assert_allclose(rounded[1], [2.0, 1.0, 0.0, 2.0], atol=2 / 255)
     assert rounded[1, 2] == 0
 
@@ -70,7 +70,7 @@ def test_activations_have_256_steps_from_least_to_largest():
     ],
     ids=["int8", "int4", "kernel", "activations"],
 )
-def test_gradient_goes_straight_through(apply):
+def test_gradient_is_that_of_the_identity(apply):
     values, upstream = tf.constant(random(3, 32)), random(3, 32)
     with tf.GradientTape() as tape:
         tape.watch(values)
@@ -80,7 +80,7 @@ def test_gradient_goes_straight_through(apply):
     np.testing.assert_array_equal(tape.gradient(total, values), upstream)
 
 
-def test_dense_with_the_switch_off_equals_keras():
+def test_dense_without_fake_quantization_equals_keras():
     layer, reference = (
         QuantizableDense(5, activation="gelu"),
         keras.layers.Dense(5, activation="gelu"),
@@ -91,7 +91,7 @@ def test_dense_with_the_switch_off_equals_keras():
     np.testing.assert_array_equal(layer(random(3, 32)), reference(random(3, 32)))
 
 
-def test_dense_with_the_switch_on_rounds_kernel_and_inputs():
+def test_dense_with_fake_quantization_rounds_kernel_and_inputs():
     layer = QuantizableDense(5, activation="gelu", bias_initializer="ones")
     inputs = random(2, 3, 32)
     layer.build(inputs.shape)
@@ -103,7 +103,7 @@ def test_dense_with_the_switch_on_rounds_kernel_and_inputs():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_table_with_the_switch_on_rounds_the_rows_it_reads(dtype):
+def test_table_with_fake_quantization_rounds_the_rows(dtype):
     table = EmbeddingTable(5, 32, "normal", dtype=dtype)
     ids = np.array([[1, 4, 4, 0]])
     table(ids)

@@ -1,4 +1,4 @@
-"""Layers against Keras' own, and what padding may not do."""
+"""Layers compared with those of Keras, padding, and saving."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from kdkeras.layers import (
     EmbeddingTable,
     FactorizedDense,
     FactorizedEmbedding,
-    MaskedNorm,
-    MaskedTransformerBlock,
-    MaskLevel,
     MeanPooling,
     TransformerBlock,
     UnitNorm,
 )
+from kdkeras.layers.masked_block import MaskedTransformerBlock
+from kdkeras.layers.masks import MaskedNorm, MaskLevel
 
 IDS = np.array([[1, 4, 4, 0], [2, 2, 0, 0]])
 MASK = np.array([[1, 1, 1, 0], [1, 1, 0, 0]])
@@ -55,25 +54,25 @@ def test_embedding_table_in_mixed_precision_keeps_float32_rows(dtype):
     np.testing.assert_array_equal(tf.cast(vectors, "float32"), tf.cast(expected, "float32"))
 
 
-def test_embedding_table_takes_its_initializer():
+def test_embedding_table_uses_its_initializer():
     table = EmbeddingTable(5, 3, keras.initializers.Constant(2.0))
     np.testing.assert_array_equal(table(IDS), np.full((2, 4, 3), 2.0))
 
 
-def test_factorized_embedding_is_the_product_of_its_matrices():
+def test_factorized_embedding_equals_the_product_of_its_matrices():
     layer = FactorizedEmbedding(5, 3, 2)
     vectors = layer(IDS)
     table, kernel = layer.get_weights()
     assert table.shape == (5, 2) and kernel.shape == (2, 3) and layer.table.shape == (5, 2)
     np.testing.assert_allclose(vectors, (table @ kernel)[IDS], atol=1e-6)
-    # Vectors in a plane are kept as they are.
+    # Vectors of rank 2 are reproduced.
     plane = random(5, 2) @ random(2, 3)
     layer.assign(plane)
     np.testing.assert_allclose(layer(IDS), plane[IDS], atol=1e-5)
 
 
-def test_masked_mean_by_hand():
-    # (1 + 3) / 2 = 2; weighted (1 * 2 + 3 * 4) / 2 = 7: over the count, not the weights' sum.
+def test_mean_pooling_by_hand():
+    # (1 + 3) / 2 = 2; weighted (1 * 2 + 3 * 4) / 2 = 7, divided by the number of tokens.
     vectors, mask = np.array([[[1.0], [3.0], [9.0]]]), np.array([[1, 1, 0]])
     weights = np.array([[[2.0], [4.0], [5.0]]])
     assert float(MeanPooling()(vectors, mask)[0, 0]) == pytest.approx(2)
@@ -81,12 +80,12 @@ def test_masked_mean_by_hand():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_masked_mean_of_nothing_is_zero(dtype):
+def test_mean_pooling_without_tokens_is_zero(dtype):
     mean = MeanPooling(dtype=dtype)(random(1, 3, 2), np.zeros((1, 3), "int32"))
     np.testing.assert_array_equal(tf.cast(mean, "float32"), np.zeros((1, 2)))
 
 
-def test_unit_norm_scales_to_one_and_leaves_zero():
+def test_unit_norm_scales_to_length_one_and_keeps_zero():
     vectors = np.array([[3.0, 4.0], [0.0, 0.0]])
     np.testing.assert_allclose(UnitNorm()(vectors), [[0.6, 0.8], [0, 0]], atol=1e-6)
 
@@ -96,7 +95,7 @@ def test_unit_norm_is_float32_under_any_policy():
 
 
 def copied_encoder(block):
-    """keras_hub's encoder block with the weights of ours."""
+    """Returns a keras_hub encoder layer with the weights of a block."""
     encoder = keras_hub.layers.TransformerEncoder(
         block.intermediate_dim,
         block.num_heads,
@@ -144,18 +143,18 @@ def test_padding_does_not_change_a_block(block):
     np.testing.assert_array_equal(block(hidden, MASK)[MASK == 1], block(other, MASK)[MASK == 1])
 
 
-def test_a_block_without_any_token_stays_finite(block):
+def test_a_block_without_tokens_is_finite(block):
     assert np.isfinite(block(random(1, 3, 8), np.zeros((1, 3), "int32"))).all()
 
 
-def test_dropout_runs_only_in_training(block):
+def test_dropout_is_applied_in_training_only(block):
     hidden = random(2, 4, 8)
     still = block(hidden, MASK, training=False)
     np.testing.assert_array_equal(still, block(hidden, MASK, training=False))
     assert np.abs(block(hidden, MASK, training=True) - still).max() > 0.01
 
 
-def test_a_block_in_float16_stays_finite_with_padding(block):
+def test_a_block_in_float16_with_padding_is_near_float32(block):
     half = TransformerBlock(8, 2, 16, dtype="mixed_float16")
     half.build((None, None, 8))
     half.set_weights(block.get_weights())
@@ -163,26 +162,26 @@ def test_a_block_in_float16_stays_finite_with_padding(block):
     np.testing.assert_allclose(output, block(random(2, 4, 8), MASK), atol=0.05)
 
 
-def test_heads_must_divide_width():
+def test_num_heads_must_divide_hidden_dim():
     with pytest.raises(InputError) as error:
         TransformerBlock(8, 3, 16)
     assert_one_line(str(error.value), "num_heads=3", "hidden_dim=8", "divisor of 8")
 
 
-def test_block_configuration_survives():
+def test_block_configuration_round_trips():
     sizes = {"hidden_dim": 6, "num_heads": 3, "intermediate_dim": 5}
     arguments = {**sizes, "dropout": 0.3, "layer_norm_epsilon": 1e-5, "kernel_ranks": {"qkv": 2}}
     assert_config_round_trip(TransformerBlock, arguments)
 
 
-def test_table_configuration_survives():
+def test_table_configuration_round_trips():
     table = EmbeddingTable(9, 4, keras.initializers.Constant(0.5), name="rows")
     copy = EmbeddingTable.from_config(table.get_config())
     assert (copy.vocabulary_size, copy.dim, copy.name) == (9, 4, "rows")
     np.testing.assert_array_equal(copy(IDS), np.full((2, 4, 4), 0.5))
 
 
-def test_factorized_embedding_configuration_survives(tmp_path):
+def test_factorized_embedding_round_trips(tmp_path):
     made = FactorizedEmbedding(9, 4, 3, keras.initializers.Constant(0.5), name="rows")
     copy = FactorizedEmbedding.from_config(made.get_config())
     assert (copy.vocabulary_size, copy.dim, copy.rank, copy.name) == (9, 4, 3, "rows")
@@ -195,7 +194,7 @@ def test_factorized_embedding_configuration_survives(tmp_path):
     np.testing.assert_array_equal(again(IDS), model(IDS))
 
 
-def test_factorized_dense_is_the_product_of_its_matrices():
+def test_factorized_dense_equals_the_product_of_its_matrices():
     layer = FactorizedDense(5, 2, activation="gelu")
     inputs = random(3, 4, 6)
     outputs = layer(inputs)
@@ -205,11 +204,11 @@ def test_factorized_dense_is_the_product_of_its_matrices():
     expected = keras.activations.gelu(inputs @ (left @ right) + random(5))
     np.testing.assert_allclose(layer(inputs), expected, atol=1e-6)
     np.testing.assert_allclose(layer.product(), left.astype(float) @ right, atol=1e-12)
-    # Two draws of one initializer, not the same numbers twice.
+    # The initializer draws different numbers for both matrices.
     assert not np.allclose(left.ravel()[:4], right.ravel()[:4]) and outputs.shape == (3, 4, 5)
 
 
-def test_factorized_dense_configuration_survives(tmp_path):
+def test_factorized_dense_round_trips(tmp_path):
     start = keras.initializers.Constant(0.5)
     made = FactorizedDense(5, 2, activation="gelu", kernel_initializer=start, name="narrow")
     copy = FactorizedDense.from_config(made.get_config())
@@ -223,7 +222,7 @@ def test_factorized_dense_configuration_survives(tmp_path):
     np.testing.assert_array_equal(again(random(3, 6)), model(random(3, 6)))
 
 
-def test_a_masked_block_survives_saving(tmp_path):
+def test_a_masked_block_can_be_saved(tmp_path):
     sizes = {"hidden_dim": 4, "num_heads": 1, "head_size": 3, "intermediate_dim": 5}
     made = MaskedTransformerBlock(6, 2, 7, level=MaskLevel(), masked=sizes, whole=True)
     inputs = [keras.Input((None, 6)), keras.Input((None,), dtype="int32")]
@@ -239,7 +238,7 @@ def test_a_masked_block_survives_saving(tmp_path):
     assert np.abs(model(data) - data[0]).max() > 1e-3
 
 
-def test_masked_norm_at_one_is_keras_own_and_survives():
+def test_masked_norm_at_level_one_equals_keras_and_round_trips():
     norm, reference = MaskedNorm(MaskLevel(), 2, epsilon=1e-5), keras.layers.LayerNormalization()
     for layer in (norm, reference):
         layer.build((None, 6))
@@ -254,7 +253,7 @@ def test_masked_norm_at_one_is_keras_own_and_survives():
 
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
-def test_a_masked_block_in_half_precision_is_near_the_full_one(dtype):
+def test_a_masked_block_in_half_precision_is_near_float32(dtype):
     masked = {"hidden_dim": 4, "num_heads": 1, "head_size": 3, "intermediate_dim": 5}
     half, full = (
         MaskedTransformerBlock(6, 2, 7, level=MaskLevel(), masked=masked, whole=True, dtype=d)

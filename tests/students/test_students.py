@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from collections import Counter
 
 import keras
@@ -394,6 +395,11 @@ def test_clone_with_another_vocabulary_takes_its_size_and_no_weights():
             student.clone(vocabulary=other)
         clone = student.clone(vocabulary=other, copy_weights=False)
         assert (clone.vocabulary, clone.vocabulary_size) == (other, other.size)
+
+
+def test_examples_in_docstrings_run():
+    results = doctest.testmod(kdkeras.students.student)
+    assert results.failed == 0 and results.attempted > 0
 
 
 def test_summary_lists_the_layers(student, capsys):
