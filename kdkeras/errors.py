@@ -1,4 +1,4 @@
-"""The errors a user can cause, and what each one means to the command line."""
+"""Errors caused by a user's input or environment, and their exit status on the command line."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = [
 
 
 class InputError(ValueError):
-    """Input that cannot be used: the rule, what was received, what to do.
+    """Unusable input. The message has the rule, the received value and the next step.
 
-    The command line prints its one line and exits with status 2.
+    The command line prints the message and exits with status 2.
     """
 
-    # Keras appends a dump of the arguments to what a layer's `call` raises,
-    # unless this says that an inner layer has already done so.
+    # Keras appends all arguments to an error raised in a layer's `call`, unless
+    # this attribute is set.
     _keras_call_info_injected = True
 
 
@@ -31,15 +31,15 @@ class GateError(RuntimeError):
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss term that became NaN or infinite (exit status 2)."""
+    """A loss term became NaN or infinite (exit status 2)."""
 
 
 class WorkerLostError(RuntimeError):
-    """A training on several machines of which one has gone (exit status 1)."""
+    """A worker of a training on several machines stopped responding (exit status 1)."""
 
 
 class MissingExtraError(ImportError):
-    """An optional package that the call needs (exit status 2)."""
+    """An optional package is not installed (exit status 2)."""
 
 
 def require_extra(module: str, extra: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Optimizers for models that are mostly one large table."""
+"""Variants of Adam for models with large embedding tables."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import tensorflow as tf
 
 from kdkeras.errors import InputError
 
-__all__ = ["FusedAdam", "LazyAdam", "merge_rows"]
+__all__ = ["FusedAdam", "LazyAdam"]
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class FusedAdam(keras.optimizers.Adam):
-    """Adam with one TensorFlow operation a variable.
+    """Adam with one TensorFlow operation per variable.
 
     The same update as `keras.optimizers.Adam` (without `amsgrad`), in a third
     of the time for tables of 100,000 rows: TensorFlow's fused kernel reads and
-    writes every number once.
+    writes every number once. Use it for most students. If a batch reads only a
+    small part of a table, `LazyAdam` is faster.
 
     Args:
         learning_rate: A float or a `keras.optimizers.schedules.LearningRateSchedule`.
-        **arguments: Those of `keras.optimizers.Adam` but `amsgrad`.
+            Defaults to 0.001.
+        **arguments: Other arguments of `keras.optimizers.Adam`, except
+            `amsgrad`.
 
     Raises:
-        InputError: If `amsgrad` is asked for.
+        InputError: If `amsgrad` is set.
 
     References:
         Kingma, Ba (2014), arXiv:1412.6980, algorithm 1 with the reordering of
@@ -37,7 +40,7 @@ class FusedAdam(keras.optimizers.Adam):
     ) -> None:
         if arguments.pop("amsgrad", False):
             raise InputError(
-                "`amsgrad` is not in the fused kernel. Received: amsgrad=True. "
+                "`amsgrad` is not supported by the fused kernel. Received: amsgrad=True. "
                 "Use keras.optimizers.Adam(amsgrad=True)."
             )
         super().__init__(learning_rate=learning_rate, name=name, **arguments)
@@ -63,10 +66,11 @@ class FusedAdam(keras.optimizers.Adam):
 
 
 def _tf_variable(variable: Any) -> tf.Variable:
-    """Keras hands the step its own variables or TensorFlow's, as it likes."""
+    """The TensorFlow variable; Keras passes either its own or TensorFlow's."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
+# Arguments that affect every row of a table.
 _DENSE = (
     "amsgrad",
     "weight_decay",
@@ -80,18 +84,18 @@ _DENSE = (
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class LazyAdam(keras.optimizers.Adam):
-    """Adam that touches only the rows of a table that the batch names.
+    """Adam that updates only the rows of a table that occur in the batch.
 
-    For embedding tables so large that updating every row costs more than the
-    training: a step's time depends on the tokens in the batch, not on the
-    rows of the table. **It is not Adam**: the moments of a row that is not in
-    the batch stay as they are instead of fading, so that a rare row keeps its
-    momentum until it is seen again, and does not move between. Weights that
-    are no tables get plain Adam. Gradients of a token that is several times
-    in the batch are added up first. Not for TPUs (`tf.unique` has no static
+    Use it for embedding tables so large that updating every row takes longer
+    than the rest of the step: the time of a step depends on the tokens in the
+    batch, not on the size of the table. **It is not equivalent to Adam**: the
+    moments of a row that is not in the batch are unchanged instead of decaying,
+    and the row itself does not move. Weights without sparse gradients are
+    updated by Adam. The gradients of a token that occurs several times in the
+    batch are summed first. It does not run on TPUs (`tf.unique` has no static
     shape).
 
-    Formula, for the rows `r` that are in the batch, at step `t`:
+    Formula, for the rows `r` in the batch, at step `t`:
 
     ```
     m[r] = beta_1 * m[r] + (1 - beta_1) * g[r]
@@ -101,33 +105,37 @@ class LazyAdam(keras.optimizers.Adam):
 
     Args:
         learning_rate: A float or a `keras.optimizers.schedules.LearningRateSchedule`.
-        **arguments: Those of `keras.optimizers.Adam` but those that concern
-            all rows: `amsgrad`, `weight_decay`, clipping, loss scaling and
-            gradient accumulation (use `Distiller(micro_batches=...)`).
+            Defaults to 0.001.
+        **arguments: Other arguments of `keras.optimizers.Adam`, except those
+            that affect every row: `amsgrad`, `weight_decay`, clipping, loss
+            scaling and gradient accumulation (use
+            `Distiller(micro_batches=...)`).
 
     Raises:
-        InputError: If one of these is asked for.
+        InputError: If one of these is set.
 
     References:
-        Kingma, Ba (2014), arXiv:1412.6980; lazily as `tfa.optimizers.LazyAdam`.
+        Kingma, Ba (2014), arXiv:1412.6980; sparse updates as in
+        `tfa.optimizers.LazyAdam`.
     """
 
     accepts_sparse_gradients = True
-    """Tells the Distiller to hand on `tf.IndexedSlices`, without repeated rows."""
+    """Whether the Distiller passes `tf.IndexedSlices` to the optimizer."""
 
     def __init__(
         self, learning_rate: Any = 0.001, name: str = "lazy_adam", **arguments: Any
     ) -> None:
-        for unfit in _DENSE:
-            if arguments.get(unfit):
+        for unsupported in _DENSE:
+            if arguments.get(unsupported):
                 raise InputError(
-                    f"LazyAdam leaves most rows alone, and {unfit} concerns all. Received: "
-                    f"{unfit}={arguments[unfit]}. Use FusedAdam or keras.optimizers.Adam."
+                    f"LazyAdam updates only the rows of a batch, but `{unsupported}` affects every "
+                    f"row. Received: {unsupported}={arguments[unsupported]}. Use FusedAdam or "
+                    "keras.optimizers.Adam."
                 )
         super().__init__(learning_rate=learning_rate, name=name, **arguments)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one variable, or the rows of it that have a gradient."""
+        """Updates one variable, or those of its rows that have a gradient."""
         if not isinstance(gradient, tf.IndexedSlices):
             super().update_step(gradient, variable, learning_rate)
             return
@@ -148,7 +156,7 @@ class LazyAdam(keras.optimizers.Adam):
 
 
 def merge_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    """Adds up the gradients of equal rows, so that every row occurs once."""
+    """Sums the gradients of equal rows, so that every row occurs once."""
     rows, place = tf.unique(gradient.indices)
     values = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
     return tf.IndexedSlices(values, rows, gradient.dense_shape)

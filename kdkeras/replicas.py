@@ -1,7 +1,7 @@
-"""What a training step has to know of the other replicas, and nothing if there are none.
+"""Cross-replica reduction and gathering.
 
-Every function works alike with one replica (as in a plain Keras script) and
-inside `tf.distribute.Strategy.run`.
+Every function works with one replica (as in a plain Keras script) and inside
+`tf.distribute.Strategy.run`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ __all__ = [
 
 
 def _context() -> tf.distribute.ReplicaContext | None:
-    """The replica's context, or None where there is but one replica."""
+    """The replica's context, or None if there is only one replica."""
     context = tf.distribute.get_replica_context()
     return context if context is not None and context.num_replicas_in_sync > 1 else None
 
 
 def num_replicas() -> int:
-    """Returns how many replicas train together; 1 without a strategy."""
+    """Returns the number of replicas; 1 without a strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """Returns how many processes train together; 1 but for several machines."""
+    """Returns the number of processes; 1 unless training runs on several machines."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     cluster = strategy.cluster_resolver.cluster_spec()
@@ -43,7 +43,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes files: the only one, or the first worker."""
+    """Whether this process writes files: the only process, or the first worker."""
     if num_workers(strategy) == 1:
         return True
     resolver = strategy.cluster_resolver
@@ -53,11 +53,13 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Whether the flag is set on any worker; every worker must ask at the same step.
+    """Returns whether the flag is set on any worker.
+
+    Every worker must call this at the same step.
 
     Args:
         strategy: The training's strategy.
-        flag: This process's own answer.
+        flag: The flag of this process.
     """
     if num_workers(strategy) == 1:
         return flag
@@ -75,13 +77,13 @@ def _summed(strategy: tf.distribute.Strategy) -> Any:
 
 
 def replica_id() -> Any:
-    """Returns this replica's number, from 0: an int, or on a TPU an int32 scalar."""
+    """Returns the index of this replica, from 0: an int, or on a TPU an int32 scalar."""
     context = _context()
     return 0 if context is None else context.replica_id_in_sync_group
 
 
 def total(value: Any) -> Any:
-    """Adds a value up over all replicas.
+    """Returns the sum of a value over all replicas.
 
     Args:
         value: Tensor of the same shape on every replica.
@@ -96,11 +98,11 @@ def total(value: Any) -> Any:
 
 
 def all_rows(rows: Any) -> Any:
-    """Joins the rows of all replicas, in their order.
+    """Concatenates the rows of all replicas, in the order of the replicas.
 
-    The gradient of a row is the sum of what all replicas' losses say of it, so
-    that each replica may compute the loss of its own rows against all rows and
-    the sum of the replicas' gradients is that of one device with all rows.
+    The gradient of a row is the sum of its gradients on all replicas. Each
+    replica can therefore compute the loss of its own rows against all rows, and
+    the sum of the replicas' gradients equals that of one device with all rows.
 
     Args:
         rows: Tensor `(n, ...)`; `n` may differ between replicas.
@@ -113,7 +115,7 @@ def all_rows(rows: Any) -> Any:
         return rows
     start = _start(rows)
 
-    # TensorFlow's own gradient slices by a range that XLA cannot size.
+    # TensorFlow's own gradient slices a range whose size XLA cannot determine.
     @tf.custom_gradient
     def gather(values: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
@@ -121,22 +123,22 @@ def all_rows(rows: Any) -> Any:
             begin = [start, *[0] * (len(values.shape) - 1)]
             return tf.slice(summed, begin, tf.shape(values))
 
-        # A copy, since a step's argument is on no device, and one worker's gather asks for it.
+        # A copy, because the gather of one worker needs the device, which a step's argument lacks.
         return context.all_gather(tf.identity(values), axis=0), gradient
 
     return gather(tf.convert_to_tensor(rows))
 
 
 def own_rows(rows: Any, every_row: Any) -> Any:
-    """Marks where a replica's own rows stand among all rows.
+    """Marks the positions of a replica's own rows among all rows.
 
     Args:
         rows: Tensor `(n, ...)`, the replica's rows.
         every_row: `all_rows(rows)`, `(N, ...)`.
 
     Returns:
-        `(n, N)` float32, 1.0 where column `j` is row `i` itself: the identity
-        matrix with one replica.
+        `(n, N)` float32, 1.0 where column `j` is row `i` itself; with one
+        replica the identity matrix.
     """
     own = tf.range(tf.shape(rows)[0]) + _start(rows)
     return tf.one_hot(own, tf.shape(every_row)[0], dtype=tf.float32)
@@ -145,7 +147,7 @@ def own_rows(rows: Any, every_row: Any) -> Any:
 def _start(rows: Any) -> Any:
     """Number of rows on the replicas before this one.
 
-    Always asked of the others: a static shape says nothing of theirs.
+    Always gathered, because the other replicas may have other numbers of rows.
     """
     context = _context()
     if context is None:

@@ -1,9 +1,9 @@
-"""Numbers that change while training: weights, temperatures, rates as functions of the step.
+"""Schedules of the training step, for loss weights, temperatures and learning rates.
 
-Wherever kdkeras takes a number that may change, it takes a float or any
-`keras.optimizers.schedules.LearningRateSchedule`: `PolynomialDecay` (linear),
-`CosineDecay`, `PiecewiseConstantDecay`, or one of the few below that Keras
-lacks. The step is the number of updates that are done.
+Where kdkeras takes a value that may change during training, it takes a float or
+any `keras.optimizers.schedules.LearningRateSchedule`: `PolynomialDecay`
+(linear), `CosineDecay`, `PiecewiseConstantDecay`, or one of those below that
+Keras lacks. The step is the number of completed updates.
 """
 
 from __future__ import annotations
@@ -18,28 +18,17 @@ from keras.optimizers.schedules import LearningRateSchedule as Schedule
 
 from kdkeras.errors import InputError
 
-__all__ = [
-    "LinearDecay",
-    "Delayed",
-    "LinearWarmup",
-    "Piecewise",
-    "Rewarmed",
-    "Schedule",
-    "as_value",
-    "is_number",
-    "is_schedule",
-    "sampled",
-    "serialized",
-    "value_at",
-]
+__all__ = ["Delayed", "LinearDecay", "LinearWarmup", "Piecewise", "Rewarmed", "Schedule"]
 
 _MANY = 2**20
-"""Steps that a training hardly takes."""
+"""More steps than a training usually has."""
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class LinearWarmup(Schedule):
-    """Rises (or falls) linearly to a value, and stays there.
+    """Changes linearly to a target value, then stays constant.
+
+    Use it to warm up a learning rate or a loss weight.
 
     Formula:
 
@@ -49,7 +38,7 @@ class LinearWarmup(Schedule):
 
     Args:
         target: Value from step `steps` on.
-        steps: Updates that it takes, at least 1.
+        steps: Number of updates until then, at least 1.
         initial: Value at step 0. Defaults to 0.0.
 
     Raises:
@@ -77,9 +66,9 @@ class LinearWarmup(Schedule):
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class LinearDecay(Schedule):
-    """Falls linearly to zero within a fraction of the training, and stays there.
+    """Decays linearly to zero within a fraction of the training, then stays zero.
 
-    For a loss that helps at the beginning only.
+    Use it for a loss that helps only at the beginning, or for a learning rate.
 
     Formula:
 
@@ -89,9 +78,9 @@ class LinearDecay(Schedule):
 
     Args:
         initial: Value at step 0.
-        fraction: Share of the training after which it is zero, above 0 and at
-            most 1.
-        total_steps: Updates of the whole training, at least 1.
+        fraction: Fraction of the training after which the value is zero, above
+            0 and at most 1.
+        total_steps: Number of updates of the whole training, at least 1.
 
     Raises:
         InputError: If an argument is out of its range.
@@ -128,11 +117,17 @@ class LinearDecay(Schedule):
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class Delayed(Schedule):
-    """A schedule that begins later; until then it has its first value.
+    """Starts a schedule at a later step, and has its first value until then.
+
+    Formula:
+
+    ```
+    value(step) = schedule(max(0, step - start))
+    ```
 
     Args:
         schedule: A float or a schedule.
-        start: Step at which it begins, at least 0.
+        start: Step at which the schedule starts, at least 0.
 
     Raises:
         InputError: If `start` is negative.
@@ -147,7 +142,7 @@ class Delayed(Schedule):
         super().__init__()
         if not start >= 0:
             raise InputError(
-                f"`start` must be 0 or more. Received: start={start}. Use 0 to begin at once."
+                f"`start` must be 0 or more. Received: start={start}. Use 0 to start at once."
             )
         self.schedule, self.start = as_value(schedule), int(start)
 
@@ -163,10 +158,10 @@ class Delayed(Schedule):
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class Rewarmed(Schedule):
-    """Goes on with a schedule after a change of the model (growth), warmed up again.
+    """Continues a schedule after the model was changed (growth), with a new warmup.
 
-    The optimizer counts from 0; the schedule goes on where the small model's
-    training ended.
+    The optimizer counts steps from 0 again; the schedule continues at the step
+    where the training of the small model ended.
 
     Formula:
 
@@ -175,10 +170,11 @@ class Rewarmed(Schedule):
     ```
 
     Args:
-        schedule: A float or a schedule, of the whole training.
-        start: Updates that were done before, at least 0.
-        steps: Updates until the schedule's own value is reached, at least 1.
-        fraction: Share of it at first, 0 (the default) to 1.
+        schedule: A float or a schedule of the whole training.
+        start: Number of updates before the change, at least 0.
+        steps: Number of warmup updates, at least 1.
+        fraction: Factor of the schedule's value at the first step, from 0 to
+            1. Defaults to 0.0.
 
     Raises:
         InputError: If an argument is out of its range.
@@ -218,19 +214,20 @@ class Rewarmed(Schedule):
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class Piecewise(Schedule):
-    """One value or schedule after the other.
+    """Switches between values or schedules at given steps.
 
-    All pieces count the steps of the whole training; put one into `Delayed` to
-    let it begin with its piece. From the step `boundaries[i]` on, `values[i + 1]`
-    counts. (`PiecewiseConstantDecay` knows floats only, and changes one step
-    later.)
+    From step `boundaries[i]` on, the value is that of `values[i + 1]`. All
+    schedules receive the step of the whole training; wrap one in `Delayed` to
+    start it at its boundary. (Keras' `PiecewiseConstantDecay` takes only
+    floats, and switches one step later.)
 
     Args:
-        boundaries: Steps at which the next piece begins, rising.
-        values: Floats or schedules, one more than boundaries.
+        boundaries: Steps of the switches, increasing.
+        values: Floats or schedules, one more than there are boundaries.
 
     Raises:
-        InputError: If there are not as many values, or boundaries fall.
+        InputError: If the number of values is wrong, or the boundaries do not
+            increase.
 
     Example:
     >>> rate = Piecewise([10], [0.5, 0.25])
@@ -245,9 +242,9 @@ class Piecewise(Schedule):
         rising = sorted(set(self.boundaries)) == self.boundaries
         if len(self.values) != len(self.boundaries) + 1 or not rising:
             raise InputError(
-                "Pieces need rising boundaries, and one value more than these. Received: "
+                "`boundaries` must increase, and `values` must have one value more. Received: "
                 f"boundaries={self.boundaries} and {len(self.values)} values. "
-                "Write e.g. Piecewise([1000], [1.0, 0.5])."
+                "Use e.g. Piecewise([1000], [1.0, 0.5])."
             )
 
     def __call__(self, step: Any) -> Any:
@@ -267,17 +264,16 @@ class Piecewise(Schedule):
 
 
 def is_schedule(value: Any) -> bool:
-    """Whether the value changes with the step."""
+    """Whether the value is a schedule of the step."""
     return isinstance(value, Schedule)
 
 
 def value_at(value: Any, step: Any) -> Any:
-    """Returns what a float or a schedule is at a step.
+    """Returns the value of a float or a schedule at a step.
 
     Args:
-        value: A float, returned as it is, or a schedule.
-        step: Number of updates that are done, an int scalar; None where it is
-            not known.
+        value: A float, returned unchanged, or a schedule.
+        step: Number of completed updates, an int scalar; None if unknown.
 
     Returns:
         A float, or a float32 scalar.
@@ -289,14 +285,14 @@ def value_at(value: Any, step: Any) -> Any:
         return value
     if step is None:
         raise InputError(
-            f"A schedule needs the training's step. Received: {type(value).__name__} and no step. "
+            f"A schedule needs the training step. Received: {type(value).__name__} and no step. "
             "Train with a Distiller, or pass step=."
         )
     return ops.cast(value(step), "float32")
 
 
 def as_value(value: Any) -> Any:
-    """Returns a float or a schedule, also from what `serialized` made of it.
+    """Returns a float or a schedule, also from the output of `serialized`.
 
     Raises:
         InputError: If it is neither.
@@ -305,7 +301,7 @@ def as_value(value: Any) -> Any:
         value = keras.saving.deserialize_keras_object(value)
     if not is_schedule(value) and not is_number(value):
         raise InputError(
-            f"A value must be a number, or a schedule of the step. Received: {value!r}. "
+            f"A value must be a number or a schedule of the step. Received: {value!r}. "
             "Use 1.0 if in doubt."
         )
     return value if is_schedule(value) else float(value)
@@ -317,15 +313,16 @@ def is_number(value: Any) -> bool:
 
 
 def serialized(value: Any) -> Any:
-    """Returns a float, or a schedule's configuration, for a `get_config`."""
+    """Returns a float, or the configuration of a schedule, for `get_config`."""
     return keras.saving.serialize_keras_object(value) if is_schedule(value) else value
 
 
 def sampled(schedule: Any) -> Iterator[tuple[int, float]]:
-    """Yields steps at which a schedule turns, as its configuration names them, and its values.
+    """Yields the steps that may be turning points of a schedule, and its values there.
 
-    A schedule's extremes are there, if it is one of Keras' or of this module;
-    for others' sake the powers of two up to a million are there too.
+    These are the steps in its configuration and, for schedules of users, the
+    powers of two up to a million. They include the extremes of every schedule
+    of Keras and of this module.
     """
     named = sorted({int(n) for n in _numbers(serialized(schedule)) if 1 <= n < _MANY})
     turns = sorted({0, *named, *(n + 1 for n in named), sum(named)})
@@ -346,7 +343,7 @@ def _numbers(config: Any) -> Iterator[float]:
 def _positive_steps(name: str, steps: int) -> int:
     if int(steps) != steps or steps < 1:
         raise InputError(
-            f"`{name}` must be a whole number of at least 1. Received: {name}={steps}. "
+            f"`{name}` must be an integer of at least 1. Received: {name}={steps}. "
             "Count updates, not epochs."
         )
     return int(steps)

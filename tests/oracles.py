@@ -127,7 +127,7 @@ def relational_distance(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
 
 
 def relational_angle(
-    teacher: np.ndarray, student: np.ndarray, max_neighbours: int = 64
+    teacher: np.ndarray, student: np.ndarray, max_neighbors: int = 64
 ) -> np.ndarray:
     """Over explicit triplets, the vertex in the middle."""
     n = len(teacher)
@@ -139,7 +139,7 @@ def relational_angle(
 
     losses = []
     for j in range(n):
-        ends = [i for i in range(min(n, max_neighbours)) if i != j]
+        ends = [i for i in range(min(n, max_neighbors)) if i != j]
         found = [
             huber(np.array(angle(student, i, j, k) - angle(teacher, i, j, k)))
             for i in ends

@@ -52,7 +52,7 @@ def spread_out(
     return np.full(n, value)
 
 
-def variance_covariance(
+def vicreg(
     source: np.ndarray,
     translation: np.ndarray,
     invariance_weight: float = 25.0,
@@ -72,7 +72,7 @@ def variance_covariance(
     return values
 
 
-def cross_correlation(
+def barlow_twins(
     source: np.ndarray, translation: np.ndarray, redundancy_weight: float = 0.005
 ) -> np.ndarray:
     """Barlow Twins, by np.corrcoef of one pair of columns after the other."""

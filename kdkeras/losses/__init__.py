@@ -1,6 +1,6 @@
-"""Losses: soft targets from a teacher, and alignment across languages."""
+"""Losses: distillation from a teacher, and alignment of languages."""
 
-from kdkeras.losses.attention import MiniLMv2
+from kdkeras.losses.barlow_twins import BarlowTwins
 from kdkeras.losses.base import AlignmentLoss, DistillationLoss
 from kdkeras.losses.correlation import CorrelationDistillation
 from kdkeras.losses.decoupled import DecoupledDistillation
@@ -9,10 +9,10 @@ from kdkeras.losses.hidden_states import HiddenStateDistillation
 from kdkeras.losses.keras_loss import KerasLoss
 from kdkeras.losses.logit_mse import LogitMSE, TokenLogitMSE
 from kdkeras.losses.matryoshka import Matryoshka, MatryoshkaAlignment
+from kdkeras.losses.minilm_v2 import MiniLMv2
 from kdkeras.losses.per_layer import PerLayer
 from kdkeras.losses.principal_axes import principal_axes
 from kdkeras.losses.queue import QueueContrast, QueueDistillation
-from kdkeras.losses.redundancy import BarlowTwins, VICReg
 from kdkeras.losses.relations import RelationalAngle, RelationalDistance, SimilarityMatrix
 from kdkeras.losses.similarity import SimilarityDistillation
 from kdkeras.losses.soft_targets import SoftTargets, TokenSoftTargets
@@ -20,12 +20,12 @@ from kdkeras.losses.spread_out import SpreadOut
 from kdkeras.losses.token_cross_entropy import TokenCrossEntropy
 from kdkeras.losses.top_k import TokenTopKSoftTargets, TopKSoftTargets, top_k_targets
 from kdkeras.losses.translation_ranking import TranslationRanking
+from kdkeras.losses.vicreg import VICReg
 
 __all__ = [
     "AlignmentLoss",
-    "MiniLMv2",
-    "CorrelationDistillation",
     "BarlowTwins",
+    "CorrelationDistillation",
     "DecoupledDistillation",
     "DistillationLoss",
     "EmbeddingDistillation",
@@ -34,6 +34,7 @@ __all__ = [
     "LogitMSE",
     "Matryoshka",
     "MatryoshkaAlignment",
+    "MiniLMv2",
     "PerLayer",
     "QueueContrast",
     "QueueDistillation",

@@ -1,4 +1,4 @@
-"""What every loss of kdkeras shares: one value an example, teacher first."""
+"""Base classes of the losses: one value per example, teacher first."""
 
 from __future__ import annotations
 
@@ -9,78 +9,60 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
+from kdkeras.losses.checks import may_match
 from kdkeras.losses.keras_interface import KerasInterface
 
-__all__ = [
-    "BATCH_PARTS",
-    "AlignmentLoss",
-    "DistillationLoss",
-    "ExampleLoss",
-    "may_match",
-    "real_token_mean",
-]
+__all__ = ["BATCH_PARTS", "AlignmentLoss", "DistillationLoss", "ExampleLoss"]
 
 BATCH_PARTS = ("padding_mask", "token_ids", "label", "source_id", "step")
-"""What a loss may read besides teacher targets: inputs of its side, the batch's labels, and the
-number of updates that are done."""
-
-
-def may_match(one: Any, other: Any) -> bool:
-    """Whether two shapes can be equal; a length that is not known can be any."""
-    return len(one) == len(other) and all(
-        None in (m, n) or m == n for m, n in zip(one, other, strict=True)
-    )
-
-
-def real_token_mean(values: Any, padding_mask: Any) -> Any:
-    """Averages `(B, L)` over the real tokens, to `(B,)`; 0 for a row without any."""
-    mask = ops.cast(padding_mask, values.dtype)
-    return ops.sum(values * mask, axis=-1) / ops.maximum(ops.sum(mask, axis=-1), 1.0)
+"""What a loss may read besides teacher targets: inputs of the compared side, the batch's labels and
+source ids, and the number of completed updates."""
 
 
 class ExampleLoss(keras.layers.Layer):
-    """Base class of every loss: a layer that gives one value an example.
+    """Base class of every loss: a layer that returns one value per example.
 
-    A loss is a layer, so that weights of its own (a projection) are trained
-    and saved. It returns **one value an example**: the `Distiller` alone
-    weighs, sums and divides by the global batch, which is what makes one
-    replica equal many. It always computes in float32.
+    A loss is a layer, so that its own weights (such as a projection) are
+    trained and saved. It returns **one value per example**: only the
+    `Distiller` applies sample weights, sums, and divides by the global batch
+    size, which makes training on one replica equal to training on several. It
+    always computes in float32.
     """
 
     needs: Mapping[str, str] = {}
-    """Keyword arguments of `call` and the part of the batch that each is: one of
-    `BATCH_PARTS`, or a teacher target by its name. A batch without it is refused."""
+    """Required keyword arguments of `call`, each with the part of the batch that it receives: one
+    of `BATCH_PARTS`, or a teacher target by name. A batch without the part is refused."""
     takes: Mapping[str, str] = {}
-    """The same for what is left out where the batch lacks it."""
+    """Optional keyword arguments of `call`, omitted where the batch lacks the part."""
     has_memory = False
-    """Whether the loss keeps something of the batches: `after_step` must then be called."""
+    """Whether the loss keeps state between batches; `after_step` must then be called."""
     compares_rows = False
-    """Whether the loss reads a row beside the others of its batch: of one row it says nothing."""
+    """Whether the loss compares an example with the others of its batch. A batch of size one then
+    has nothing to learn from."""
     may_be_negative = False
-    """Whether the least value is below zero."""
+    """Whether the minimum of the loss is below zero."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
 
     def after_step(self, targets: Mapping[str, Any], kept: Any) -> None:
-        """Hears what the teacher said of a training step's rows, once its update is done.
+        """Updates the state of a loss with a memory after a training step.
 
-        For a loss with a memory; never called in evaluation. Does nothing
-        unless a subclass says what.
+        Never called in evaluation. Does nothing by default.
 
         Args:
-            targets: The teacher's targets by name, of this replica's rows;
-                with `micro_batches` the parts come one after the other.
-            kept: Scalar bool, the same on all replicas: false where the step
-                was not finite and must leave no trace.
+            targets: The teacher targets of this replica's examples, by name.
+                With `micro_batches` it is called once for each part.
+            kept: Scalar bool, the same on all replicas. False if the step was
+                not finite; the state must then stay unchanged.
         """
 
     def check_student(self, student: Any) -> None:
-        """Refuses an output of the student that the loss cannot read, whatever the teacher says.
+        """Refuses a student output that the loss cannot read, whatever the teacher's targets.
 
         Args:
-            student: Tensors, or `keras.KerasTensor`s where there is no batch yet.
+            student: Tensors, or `keras.KerasTensor`s before the first batch.
 
         Raises:
             InputError: If the shapes do not fit the loss.
@@ -88,53 +70,55 @@ class ExampleLoss(keras.layers.Layer):
 
 
 class AlignmentLoss(ExampleLoss):
-    """Base class: compares a sentence with its translation.
+    """Base class of losses that compare a sentence with its translation.
 
-    Subclasses implement `call(source, translation)`: `(B, d)` and `(B, d)`,
-    the student's embeddings of both sides, to `(B,)` float32.
+    Subclasses implement `call(source, translation)`, where both are the
+    student's embeddings `(B, d)`, and return `(B,)` float32.
     """
 
 
 class DistillationLoss(ExampleLoss, KerasInterface):
-    """Base class: compares what the student says with what the teacher said.
+    """Base class of losses that compare the student's output with a teacher target.
 
-    Sends no gradient into the teacher. Subclasses implement
-    `loss(teacher, student)`, with more arguments if they have `needs`, and
-    `student_output` where the target is no output of a student. Also runs
-    inside `keras.distillation.Distiller`.
+    No gradient flows into the teacher. Subclasses implement
+    `loss(teacher, student)`, with further arguments if they have `needs` or
+    `takes`, and override `student_output` if the student's output has another
+    name than the target. Also works inside `keras.distillation.Distiller`.
 
     Args:
-        target: Key of the teacher target that the loss reads, `"embedding"`
-            or `"logits"`.
+        target: Key of the teacher target that the loss reads, such as
+            `"embedding"` (the default) or `"logits"`.
     """
 
     same_width = True
-    """Whether teacher and student must have the same shape; False for relations between rows."""
+    """Whether teacher and student must have equal shapes; False for losses that compare relations
+    between examples."""
     of_vectors = False
-    """Whether it compares one vector a row, and not one a token."""
+    """Whether the loss compares one vector per example, not one per token."""
     source_only = False
-    """Whether the loss reads single tokens: a translation's are not those that the teacher read."""
+    """Whether the loss compares single tokens. It is then computed for the source side only,
+    because the teacher did not read the tokens of the translation."""
 
     def __init__(self, target: str = "embedding", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.target = target
 
     def project(self, student: Any) -> Any:
-        """Takes the student's output to the teacher's space, where a loss has a map for it."""
+        """Maps the student's output to the teacher's space; the identity by default."""
         return student
 
-    # `*_` makes mypy take a subclass's own parts for what they are.
+    # Without `*_`, mypy refuses the named arguments of subclasses.
     def loss(self, teacher: Any, student: Any, *_: Any, **parts: Any) -> Any:
         """Formula of the loss: `(B, d)` and `(B, d)` to `(B,)`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `loss`.")
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
-        """Refuses what cannot be compared, before an hour of training.
+        """Refuses outputs that cannot be compared.
 
         Args:
-            teacher: What the teacher says: tensors, or `keras.KerasTensor`s
-                where there is no batch yet.
-            student: What the student says, projected.
+            teacher: The teacher's output: tensors, or `keras.KerasTensor`s
+                before the first batch.
+            student: The student's output, projected.
 
         Raises:
             InputError: If the shapes cannot match.
@@ -143,15 +127,15 @@ class DistillationLoss(ExampleLoss, KerasInterface):
         equal_rows = may_match(teacher.shape[:1], student.shape[:1])
         if self.of_vectors and not (ranks == {2} and equal_rows):
             raise InputError(
-                "The loss compares one vector a sentence, `(B, d)` on both sides. Received: "
+                "The loss compares one vector per sentence, `(B, d)` on both sides. Received: "
                 f"teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in `{self.name}`. "
-                "Pool the tokens first, or take a loss on tokens or hidden states."
+                "Pool the tokens first, or use a loss on tokens or hidden states."
             )
         if self.same_width and not may_match(teacher.shape[1:], student.shape[1:]):
             raise InputError(
                 "The teacher's target and the student's output must have equal shapes. "
                 f"Received: teacher {tuple(teacher.shape)}, student {tuple(student.shape)} in "
-                f"`{self.name}`. Set the student's output_dim to the teacher's width, or give "
+                f"`{self.name}`. Set the student's output_dim to the teacher's width, or use "
                 f"EmbeddingDistillation(projection={(student.shape[-1], teacher.shape[-1])})."
             )
 
@@ -159,10 +143,10 @@ class DistillationLoss(ExampleLoss, KerasInterface):
         """Computes the loss.
 
         Args:
-            y_true: Float tensor `(B, ...)`, or a structure of them: what the
-                teacher said.
+            y_true: Float tensor `(B, ...)`, or a structure of them: the
+                teacher's output.
             y_pred: The same of the student.
-            **parts: What the loss `needs` and `takes`, by keyword.
+            **parts: The keyword arguments in `needs` and `takes`.
 
         Returns:
             Float32 tensor `(B,)`.

@@ -1,4 +1,4 @@
-"""Soft targets for logits: their order and spread, whatever their size."""
+"""Soft targets for logits that compare only the order and spread of the probabilities."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdkeras.losses.arguments import not_negative, scheduled
 from kdkeras.losses.base import DistillationLoss
+from kdkeras.losses.checks import not_negative, scheduled
 from kdkeras.replicas import all_rows
 from kdkeras.schedules import serialized, value_at
 
@@ -17,13 +17,16 @@ __all__ = ["CorrelationDistillation"]
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class CorrelationDistillation(DistillationLoss):
-    """Correlates the student's probabilities with the teacher's, by rows and by columns (DIST).
+    """Computes one minus the correlation of student and teacher probabilities (DIST).
 
-    Use it where the teacher is much larger: a student need not copy the
-    teacher's probabilities, but what it prefers. The columns (one class over
-    the batch of all replicas) need batches of more than one example.
+    The correlation is taken over the classes of each example, and over the
+    examples of each class. Use it if the teacher is much larger than the
+    student: the student learns which classes and examples the teacher prefers,
+    without matching the probabilities exactly as in `SoftTargets`. The second
+    part needs batches of more than one example.
 
-    Cost: `B * V`, for two softmaxes and `V` columns over the batch of all replicas.
+    Cost: `B * V` for two softmaxes, and `V` columns over the batch of all
+    replicas.
 
     Formula:
 
@@ -37,13 +40,17 @@ class CorrelationDistillation(DistillationLoss):
     Args:
         temperature: Softening of both distributions, above 0; a float, or a
             schedule of the step. Defaults to 1.0.
-        row_weight: Weight of the relation between classes. Defaults to 1.0.
-        column_weight: Weight of the relation between examples. Defaults to 1.0.
+        row_weight: Weight of the relation between classes, at least 0.
+            Defaults to 1.0.
+        column_weight: Weight of the relation between examples, at least 0.
+            Defaults to 1.0.
         target: Key of the teacher target. Defaults to `"logits"`.
 
     Call arguments:
         y_true: `(B, V)` float, the teacher's logits.
-        y_pred: `(B, V)` float, the student's.
+        y_pred: `(B, V)` float, the student's logits.
+        step: Number of completed updates, an int scalar. Required if
+            `temperature` is a schedule.
 
     Returns:
         `(B,)` float32, from 0 to `2 * temperature^2 * (row_weight + column_weight)`.
@@ -92,8 +99,8 @@ class CorrelationDistillation(DistillationLoss):
 
 
 def _pearson(a: Any, b: Any, axis: int) -> Any:
-    """Correlation along an axis; 0 where a side does not vary, without a slope there."""
-    # Of what is left after the mean, so much of the whole is rounding.
+    """Correlation along an axis; 0, with no gradient, where a side does not vary."""
+    # After the mean is subtracted, this share of the sum of squares is rounding error.
     least_a, least_b = (1e-12 * ops.sum(ops.square(x), axis=axis) for x in (a, b))
     a, b = (x - ops.mean(x, axis=axis, keepdims=True) for x in (a, b))
     spread_a, spread_b = (ops.sum(ops.square(x), axis=axis) for x in (a, b))

@@ -1,4 +1,4 @@
-"""Soft targets in two parts: the label's class, and all others."""
+"""Soft targets in two parts: the class of the label, and all other classes."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.arguments import not_negative, scheduled
+from kdkeras.losses.checks import not_negative, scheduled
+from kdkeras.losses.formulas import MASKED, divergence
 from kdkeras.losses.logits import LogitLoss
 from kdkeras.schedules import serialized, value_at
 
 __all__ = ["DecoupledDistillation"]
 
-# Losses are computed in float32: far below any logit.
-_MASKED = -1e9
-
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class DecoupledDistillation(LogitLoss):
-    """Weighs how sure the teacher is of the label apart from what else it considers (DKD).
+    """Computes soft targets with separate weights for the label and the other classes (DKD).
 
-    Use it where the teacher is nearly certain: in `SoftTargets` the other
-    classes count by `1 - p_teacher[label]`, here by a weight of their own.
-    With `label_weight=1` and that in place of `other_weight` both are equal.
+    Use it if the teacher is nearly certain of the labels: in `SoftTargets` the
+    divergence among the other classes is multiplied by
+    `1 - p_teacher[label]`, which is then close to 0; here it has a weight of
+    its own. With `label_weight=1` and that factor as `other_weight` both losses
+    are equal.
 
-    Cost: `B * V`, that of a softmax on each side.
+    Cost: `B * V`, a softmax on each side.
 
-    Formula, `l` the label:
+    Formula, where `l` is the label:
 
     ```
     p = softmax(logits / temperature)
-    b = (p[l], 1 - p[l])                       # the label's class or another
-    q = p[v] / (1 - p[l]), v != l              # which other
+    b = (p[l], 1 - p[l])                       # the label's class, any other class
+    q = p[v] / (1 - p[l]), v != l              # among the other classes
     loss = temperature ** 2 * (label_weight * KL(b_teacher || b_student)
                                + other_weight * KL(q_teacher || q_student))
     ```
@@ -42,21 +42,24 @@ class DecoupledDistillation(LogitLoss):
         temperature: Softening of both distributions, above 0; a float, or a
             schedule of the step. Defaults to 1.0.
         label_weight: The paper's alpha, at least 0. Defaults to 1.0.
-        other_weight: The paper's beta, at least 0. Defaults to 1.0; larger the
-            surer the teacher is (the paper uses up to 10).
+        other_weight: The paper's beta, at least 0. Use larger values for a more
+            certain teacher (the paper uses up to 10). Defaults to 1.0.
         target: Key of the teacher target. Defaults to `"logits"`.
 
     Call arguments:
         y_true: `(B, V)` float, the teacher's logits.
-        y_pred: The same shape, the student's logits.
-        label: `(B,)` int, the true class, from 0 to `V - 1`; the batch's `label`.
+        y_pred: `(B, V)` float, the student's logits.
+        label: `(B,)` int, the true class, from 0 to `V - 1`; the batch's
+            `label`.
+        step: Number of completed updates, an int scalar. Required if
+            `temperature` is a schedule.
 
     Returns:
         `(B,)` float32, at least 0, in nats.
 
     Raises:
         InputError: If `temperature` is not positive, a weight is negative, the
-            shapes differ or are not `(B, V)`, or the label is no `(B,)` int.
+            shapes differ or are not `(B, V)`, or the label is not `(B,)` int.
 
     References:
         Zhao et al. (2022), arXiv:2203.08679, equation 7.
@@ -80,22 +83,26 @@ class DecoupledDistillation(LogitLoss):
         self.other_weight = not_negative("other_weight", other_weight)
 
     def loss(self, teacher: Any, student: Any, label: Any, step: Any = None) -> Any:
-        """Returns the weighted sum of both divergences of each example, `(B,)`."""
-        label = ops.convert_to_tensor(label)
-        if len(label.shape) != 1 or "int" not in keras.backend.standardize_dtype(label.dtype):
-            raise InputError(
-                f"`{self.name}` needs the number of each example's class, (B,) int. Received: "
-                f"label {tuple(label.shape)} {keras.backend.standardize_dtype(label.dtype)}. Take "
-                "the argmax of one-hot labels."
-            )
+        """Returns the weighted sum of both divergences, `(B,)`."""
         temperature = value_at(self.temperature, step)
-        is_label = ops.one_hot(label, student.shape[-1], dtype="float32")
-        (sure, others), (student_sure, student_others) = (
-            _parted(logits / temperature, is_label) for logits in (teacher, student)
+        is_label = self._is_label(label, student.shape[-1])
+        (label_p, other_p), (label_q, other_q) = (
+            _log_parts(logits / temperature, is_label) for logits in (teacher, student)
         )
-        divergence = self.label_weight * _divergence(sure, student_sure)
-        divergence = divergence + self.other_weight * _divergence(others, student_others)
-        return temperature**2 * divergence
+        total = self.label_weight * divergence(label_p, label_q)
+        total = total + self.other_weight * divergence(other_p, other_q)
+        return temperature**2 * total
+
+    def _is_label(self, label: Any, classes: int) -> Any:
+        """One-hot labels, `(B, V)` float32."""
+        label = ops.convert_to_tensor(label)
+        dtype = keras.backend.standardize_dtype(label.dtype)
+        if len(label.shape) != 1 or "int" not in dtype:
+            raise InputError(
+                f"`{self.name}` needs the class of each example, (B,) int. Received: label "
+                f"{tuple(label.shape)} {dtype}. Use the argmax of one-hot labels."
+            )
+        return ops.one_hot(label, classes, dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -110,14 +117,10 @@ class DecoupledDistillation(LogitLoss):
         return "TokenSoftTargets"
 
 
-def _parted(logits: Any, is_label: Any) -> tuple[Any, Any]:
-    """Log-probabilities of label or other, `(B, 2)`, and of each other class, `(B, V)`."""
+def _log_parts(logits: Any, is_label: Any) -> tuple[Any, Any]:
+    """Log-probabilities of (label, any other), `(B, 2)`, and among the others, `(B, V)`."""
     of_label = ops.sum(logits * is_label, axis=-1)
-    others = ops.where(is_label > 0, _MASKED, logits)
-    # From a sum over the others: 1 - p[label] has no digits where the label is certain.
+    others = ops.where(is_label > 0, MASKED, logits)
+    # From the sum over the others: 1 - p[label] rounds to 0 where the label is certain.
     two = ops.stack([of_label, ops.logsumexp(others, axis=-1)], axis=-1)
     return ops.log_softmax(two, axis=-1), ops.log_softmax(others, axis=-1)
-
-
-def _divergence(log_p: Any, log_q: Any) -> Any:
-    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)

@@ -1,4 +1,4 @@
-"""The student's embedding pulled to the teacher's."""
+"""Distance from the student's embedding to the teacher's."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from keras import ops
 from kdkeras.errors import InputError
 from kdkeras.layers.pooling import l2_normalize
 from kdkeras.losses.base import DistillationLoss
+from kdkeras.losses.checks import projection_widths
 
 __all__ = ["EmbeddingDistillation", "EmbeddingMetric"]
 
 
 class EmbeddingMetric(StrEnum):
-    """How far two embeddings are apart."""
+    """Distance between two embeddings."""
 
     COSINE = "cosine"
     MSE = "mse"
@@ -28,9 +29,13 @@ class EmbeddingMetric(StrEnum):
 class EmbeddingDistillation(DistillationLoss):
     """Computes the distance from the student's embedding to the teacher's.
 
-    The multilingual recipe: source sentence and translation are both pulled to
-    the teacher's vector of the source sentence. The teacher's vectors can
-    always be cached.
+    Use it for every embedding student with a teacher: the embeddings of the
+    source sentence and of its translation are both trained towards the
+    teacher's embedding of the source sentence, which can be cached. Adding
+    `SimilarityDistillation` and `TranslationRanking` gives better retrieval
+    than this loss alone.
+
+    Cost: `B * d`; with a projection `B * d' * d`.
 
     Formula:
 
@@ -40,30 +45,30 @@ class EmbeddingDistillation(DistillationLoss):
     l2:     loss = sqrt(sum((teacher - student) ** 2))
     ```
 
-    For unit vectors of `d` dimensions the second is the first times `2 / d`.
+    For unit vectors of `d` dimensions, `mse` equals `cosine` times `2 / d`.
 
-    With `projection` a linear map, trained and saved with the loss, takes the
-    student's vectors to the teacher's space first: for a student narrower or
-    wider than its teacher. The map is no part of the student:
-    `kdkeras.students.fold_projection(student, loss.kernel)` multiplies it into the
-    student's last Dense, so that the student itself speaks the teacher's
-    space. LEAF is `"l2"` with a projection. Cost: `B * d` (`B * d' * d` with a
-    projection).
+    With `projection`, a linear map first takes the student's embedding to the
+    teacher's space; use it if the widths differ. The map is trained and saved
+    with the loss and is not part of the student. To include it,
+    `kdkeras.students.fold_projection(student, loss.kernel)` multiplies it into
+    the student's last Dense layer. LEAF is `"l2"` with a projection.
 
     Args:
-        metric: `"cosine"` (the default; values of one size whatever the
-            width), `"mse"` (also teaches the length of the vectors), or `"l2"`
-            (the same, with far rows counting less).
-        projection: Widths of student and teacher, `(d', d)`; None (the
-            default) compares the vectors as they are.
+        metric: `"cosine"` (default; its values do not depend on the width),
+            `"mse"` (also trains the length of the embeddings), or `"l2"` (as
+            `"mse"`, with less influence of distant examples).
+        projection: Widths of student and teacher, `(d', d)`. Defaults to None:
+            the embeddings are compared unchanged.
+        target: Key of the teacher target. Defaults to `"embedding"`.
 
     Call arguments:
         y_true: `(B, d)` float, the teacher's embeddings.
-        y_pred: `(B, d)` float, the student's; with `projection` `(B, d')`.
+        y_pred: `(B, d)` float, the student's embeddings; with `projection`
+            `(B, d')`.
 
     Returns:
-        `(B,)` float32; cosine between 0 and 2. The slope of `"l2"` is 0 where both
-        sides are equal.
+        `(B,)` float32, at least 0; at most 2 for `"cosine"`. The gradient of
+        `"l2"` is 0 where teacher and student are equal.
 
     Raises:
         InputError: If the metric is unknown, a width is below 1, or the shapes
@@ -76,7 +81,7 @@ class EmbeddingDistillation(DistillationLoss):
     1.0
 
     References:
-        Reimers, Gurevych (2020), arXiv:2004.09813, equation 1; LEAF,
+        Reimers, Gurevych (2020), arXiv:2004.09813, equation 1; LEAF (2025),
         arXiv:2509.12539.
     """
 
@@ -97,19 +102,15 @@ class EmbeddingDistillation(DistillationLoss):
                 f"Received: metric={metric!r}. Use 'cosine' for unit-norm teachers."
             )
         self.metric = EmbeddingMetric(metric)
-        self.projection = None if projection is None else [int(width) for width in projection]
-        self.kernel = None if self.projection is None else self._add_kernel(self.projection)
-
-    def _add_kernel(self, widths: list[int]) -> Any:
-        if len(widths) != 2 or min(widths) < 1:
-            raise InputError(
-                "`projection` must be the widths of student and teacher. Received: "
-                f"projection={widths}. Use e.g. (256, 384)."
+        self.projection = projection_widths(projection)
+        self.kernel = None
+        if self.projection is not None:
+            self.kernel = self.add_weight(
+                shape=self.projection, initializer="orthogonal", name="projection"
             )
-        return self.add_weight(shape=widths, initializer="orthogonal", name="projection")
 
     def project(self, student: Any) -> Any:
-        """Returns the student's vectors in the teacher's space."""
+        """Returns the student's embeddings in the teacher's space."""
         if self.kernel is None:
             return student
         if student.shape[-1] != self.kernel.shape[0]:
@@ -121,7 +122,7 @@ class EmbeddingDistillation(DistillationLoss):
         return ops.matmul(student, self.kernel)
 
     def check_student(self, student: Any) -> None:
-        """Refuses a width that the projection does not begin with."""
+        """Refuses a student whose width differs from the projection's."""
         self.project(student)
 
     def loss(self, teacher: Any, student: Any) -> Any:
@@ -131,7 +132,7 @@ class EmbeddingDistillation(DistillationLoss):
         if self.metric is EmbeddingMetric.L2:
             square = ops.sum(ops.square(teacher - student), axis=-1)
             apart = square > 0
-            # The root has no slope at zero.
+            # The square root has no finite gradient at zero.
             return ops.where(apart, ops.sqrt(ops.where(apart, square, 1.0)), 0.0)
         return 1.0 - ops.sum(l2_normalize(teacher) * l2_normalize(student), axis=-1)
 

@@ -1,4 +1,4 @@
-"""The losses of Keras, from teacher to student."""
+"""A loss of Keras between the outputs of teacher and student."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.arguments import scheduled
 from kdkeras.losses.base import DistillationLoss
+from kdkeras.losses.checks import scheduled
 from kdkeras.schedules import serialized, value_at
 
 __all__ = ["KerasLoss"]
 
-# Of Keras' own, those that are least where the student says what the teacher said,
-# for numbers of any sign. The others read probabilities or labels.
+# The losses of Keras whose minimum is at y_pred = y_true for numbers of any sign. The others
+# expect probabilities or labels.
 _DISTANCES = (
     keras.losses.mean_squared_error,
     keras.losses.mean_absolute_error,
@@ -29,37 +29,41 @@ _DISTANCES = (
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class KerasLoss(DistillationLoss):
-    """Computes a loss of Keras, or one written like them, for each example.
+    """Computes a loss of Keras, or a function with the same interface, for each example.
 
-    Its own reduction is left out: the `Distiller` divides by the batch of all
-    replicas. Dimensions besides the first are averaged.
+    Use it for a distance that kdkeras does not have, such as Huber; otherwise
+    use `EmbeddingDistillation` for embeddings and `SoftTargets` for logits. The
+    reduction of the Keras loss is not applied, because the `Distiller` divides
+    by the batch of all replicas. Dimensions other than the first are averaged.
 
     Cost: that of the function.
 
     Formula:
 
     ```
-    loss = mean(function(teacher / temperature, student / temperature), but for the first axis)
+    loss[i] = mean(function(teacher[i] / temperature, student[i] / temperature))
     ```
 
     Args:
-        function: A `keras.losses.Loss`, a name that Keras knows, or a function
-            of `(y_true, y_pred)` that gives one value an example or more.
-        temperature: What both sides are divided by, above 0; a float, or a
-            schedule of the step. Defaults to 1.0.
-        target: Key of the teacher target.
+        function: A `keras.losses.Loss`, the name of one, or a function of
+            `(y_true, y_pred)` that returns at least one value per example.
+        temperature: Divisor of both sides, above 0; a float, or a schedule of
+            the step. Defaults to 1.0.
+        target: Key of the teacher target. Defaults to `"embedding"`.
 
     Call arguments:
-        y_true: `(B, ...)` float, what the teacher said.
-        y_pred: The same shape, what the student says.
+        y_true: `(B, ...)` float, the teacher's output.
+        y_pred: The same shape, the student's output.
+        step: Number of completed updates, an int scalar. Required if
+            `temperature` is a schedule.
 
     Returns:
         `(B,)` float32.
 
     Raises:
-        InputError: If the function reads probabilities or labels, sums over the
-            batch, or gives one value a batch; if `temperature` is not positive,
-            or the shapes differ.
+        InputError: If the function expects probabilities or labels, sums over
+            the batch, or returns one value per batch; if `temperature` is not
+            positive, or the shapes differ.
 
     Example:
     >>> import numpy as np
@@ -82,30 +86,30 @@ class KerasLoss(DistillationLoss):
         self.function = keras.losses.get(function)
         self.temperature = scheduled("temperature", temperature)
         formula = getattr(self.function, "fn", self.function)
-        named = getattr(formula, "__name__", type(formula).__name__)
         self.may_be_negative = formula is keras.losses.cosine_similarity
+        formula_name = getattr(formula, "__name__", type(formula).__name__)
         if getattr(self.function, "reduction", None) == "sum":
             raise InputError(
                 "The Distiller takes the mean over the batch. Received: "
-                f"{named} with reduction='sum'. Leave `reduction` out, and set loss_weights=."
+                f"{formula_name} with reduction='sum'. Omit `reduction`, and set loss_weights=."
             )
         if formula.__module__.startswith("keras.") and formula not in _DISTANCES:
             raise InputError(
-                "A loss between outputs must be least where they are equal. Received: "
-                f"{named}, which reads probabilities or labels. Use "
+                "A loss between outputs must have its minimum where they are equal. Received: "
+                f"{formula_name}, which expects probabilities or labels. Use "
                 "kdkeras.losses.SoftTargets(temperature=...) for logits."
             )
 
     def loss(self, teacher: Any, student: Any, step: Any = None) -> Any:
         """Returns the function's value of each example, `(B,)`."""
-        # `call` is a Loss before its reduction, which would divide by the replicas.
+        # `call` of a Keras loss skips its reduction, which would divide by the replicas.
         function = getattr(self.function, "call", self.function)
         temperature = value_at(self.temperature, step)
         values = function(teacher / temperature, student / temperature)
         if len(values.shape) == 0:
             raise InputError(
-                "A loss must give one value an example. Received: one value a batch from "
-                f"`{self.name}`. Leave out its mean over the batch."
+                "A loss must return one value per example. Received: one value per batch from "
+                f"`{self.name}`. Remove the mean over the batch from the function."
             )
         return ops.mean(values, axis=tuple(range(1, len(values.shape))))
 
@@ -113,7 +117,7 @@ class KerasLoss(DistillationLoss):
         """Returns the constructor's arguments."""
         function = keras.losses.serialize(self.function)
         if settings := getattr(self.function, "_fn_kwargs", None):
-            # Keras 3.15 forgets Huber's `delta` and CosineSimilarity's `axis`.
+            # Keras 3.15 omits Huber's `delta` and CosineSimilarity's `axis`.
             function["config"] = {**settings, **function["config"]}
         temperature = serialized(self.temperature)
         return {**super().get_config(), "function": function, "temperature": temperature}

@@ -1,4 +1,4 @@
-"""Logits matched as they are, of sentences and of tokens."""
+"""Mean squared difference of logits, per sentence and per token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdkeras.losses.logits import LogitLoss, OfTokens, standardized
+from kdkeras.losses.formulas import standardized
+from kdkeras.losses.logits import LogitLoss, PerToken
 
 __all__ = ["LogitMSE", "TokenLogitMSE"]
 
@@ -16,8 +17,11 @@ __all__ = ["LogitMSE", "TokenLogitMSE"]
 class LogitMSE(LogitLoss):
     """Computes the mean squared difference of logits.
 
-    What `SoftTargets` tends to at a high temperature, but for the logits' mean,
-    which is matched too: all classes count alike, likely or not.
+    Use it if all classes are equally important, whatever their probability. It
+    is the limit of `SoftTargets` at a high temperature, except that it also
+    compares the mean of the logits. The paper finds it stronger than
+    `SoftTargets`; with noisy labels `SoftTargets` at a low temperature is
+    stronger.
 
     Cost: `B * V`.
 
@@ -27,18 +31,18 @@ class LogitMSE(LogitLoss):
     loss = mean((teacher - student) ** 2)      # over the classes
     ```
 
-    With `standardize`, each side's logits first lose their mean and are divided
-    by their standard deviation over the classes; the loss is then
+    With `standardize`, the logits of each side are first scaled to mean 0 and
+    standard deviation 1 over the classes. The loss is then
     `2 * (1 - correlation(teacher, student))`, between 0 and 4, and does not
-    see how large a side's logits are.
+    depend on the scale of the logits.
 
     Args:
-        standardize: Whether logits are standardised first.
+        standardize: Whether to standardize the logits first. Defaults to False.
         target: Key of the teacher target. Defaults to `"logits"`.
 
     Call arguments:
         y_true: `(B, V)` float, the teacher's logits.
-        y_pred: The same shape, the student's logits.
+        y_pred: `(B, V)` float, the student's logits.
 
     Returns:
         `(B,)` float32, at least 0.
@@ -52,8 +56,8 @@ class LogitMSE(LogitLoss):
     2.0
 
     References:
-        Kim et al. (2021), arXiv:2105.08919; standardised: the preprocessing of
-        Sun et al. (2024), arXiv:2403.01427, algorithm 1.
+        Kim et al. (2021), arXiv:2105.08919; for `standardize`, Sun et al.
+        (2024), arXiv:2403.01427, algorithm 1.
     """
 
     def __init__(
@@ -78,10 +82,11 @@ class LogitMSE(LogitLoss):
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class TokenLogitMSE(OfTokens, LogitMSE):
-    """Computes `LogitMSE` for every token, averaged over the real ones.
+class TokenLogitMSE(PerToken, LogitMSE):
+    """Computes the mean squared difference of logits for every token, averaged over real tokens.
 
-    For the source side only; an example without a real token gives 0.
+    Use it for taggers, as `LogitMSE` for classifiers. It is computed for the
+    source side only.
 
     Cost: `B * T * V`.
 
@@ -92,23 +97,24 @@ class TokenLogitMSE(OfTokens, LogitMSE):
     ```
 
     Args:
-        standardize: As in `LogitMSE`.
-        padding_mask: Name of the student's input that says which tokens are
-            real, without its side, as in `TokenSoftTargets`. None if no token
-            is padding.
+        standardize: Whether to standardize the logits first, as in `LogitMSE`.
+            Defaults to False.
+        padding_mask: Name of the student's input that marks the real tokens,
+            without its side, as in `TokenSoftTargets`. None if no token is
+            padding. Defaults to `"padding_mask"`.
         target: Key of the teacher target. Defaults to `"logits"`.
 
     Call arguments:
         y_true: `(B, T, V)` float, the teacher's logits.
-        y_pred: The same shape, the student's logits.
-        padding_mask: `(B, T)` int, float or bool, 1 for a real token.
+        y_pred: `(B, T, V)` float, the student's logits.
+        padding_mask: `(B, T)` int, float or bool, 1 = real token.
 
     Returns:
-        `(B,)` float32, at least 0.
+        `(B,)` float32, at least 0; 0 for an example without a real token.
 
     Raises:
         InputError: If the shapes differ or are not `(B, T, V)`, or the mask is
-            missing or of another length.
+            missing or has another length.
 
     References:
         Kim et al. (2021), arXiv:2105.08919.

@@ -1,4 +1,4 @@
-"""What the losses on logits share: one distribution a sentence, or one a token."""
+"""Base classes of the losses on logits: one distribution per sentence, or one per token."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import DistillationLoss, may_match, real_token_mean
+from kdkeras.losses.base import DistillationLoss
+from kdkeras.losses.checks import may_match
+from kdkeras.losses.formulas import real_token_mean
 
-__all__ = ["LogitLoss", "OfTokens", "standardized"]
+__all__ = ["LogitLoss", "PerToken"]
 
 
 class LogitLoss(DistillationLoss):
@@ -20,13 +22,13 @@ class LogitLoss(DistillationLoss):
     """
 
     axes: tuple[str, ...] = ("B", "V")
-    """The axes of the logits that the loss takes."""
+    """Axes of the logits that the loss takes."""
 
     def __init__(self, target: str = "logits", **kwargs: Any) -> None:
         super().__init__(target=target, **kwargs)
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
-        """Refuses another rank, other tokens and other classes.
+        """Refuses a wrong rank, and different tokens or classes.
 
         Raises:
             InputError: If the shapes cannot match.
@@ -37,23 +39,23 @@ class LogitLoss(DistillationLoss):
         self._check_rank(teacher, student)
         if not may_match(teacher[1:], student[1:]):
             raise InputError(
-                "Teacher and student must choose among the same classes, for the same tokens. "
+                "Teacher and student must have logits of the same classes, for the same tokens. "
                 f"Received: teacher {teacher}, student {student} in `{self.name}`. Give both the "
                 "same vocabulary and inputs."
             )
         if student[-1] is None:
             raise InputError(
                 f"`{self.name}` must know the number of classes. Received: student {student}. End "
-                "the student in a layer of fixed width, e.g. keras.layers.Dense(classes)."
+                "the student with a layer of fixed width, e.g. keras.layers.Dense(classes)."
             )
 
     def _check_rank(self, teacher: tuple[Any, ...], student: tuple[Any, ...]) -> None:
         rank = len(self.axes)
         if len(teacher) != rank or len(student) != rank:
-            one, other = ("a sentence", "a token") if rank == 2 else ("a token", "a sentence")
+            one, other = ("sentence", "token") if rank == 2 else ("token", "sentence")
             raise InputError(
-                f"`{self.name}` takes logits ({', '.join(self.axes)}), one distribution {one}. "
-                f"Received: teacher {teacher}, student {student}. For one {other} use "
+                f"`{self.name}` takes logits ({', '.join(self.axes)}), one distribution per {one}. "
+                f"Received: teacher {teacher}, student {student}. For one per {other} use "
                 f"{self._for_other_rank()}."
             )
 
@@ -62,11 +64,12 @@ class LogitLoss(DistillationLoss):
         return name.removeprefix("Token") if len(self.axes) == 3 else f"Token{name}"
 
 
-class OfTokens(LogitLoss):
-    """Mixed in before a loss on `(B, V)`: the mean of it over the real tokens of `(B, T, V)`.
+class PerToken(LogitLoss):
+    """Turns a loss on `(B, V)` into its mean over the real tokens of `(B, T, V)`.
 
-    Reads the source side only, since a translation's tokens are not those that
-    the teacher read.
+    Inherit from it before the loss: `class TokenSoftTargets(PerToken,
+    SoftTargets)`. It is computed for the source side only, because the teacher
+    did not read the tokens of the translation.
 
     Args:
         padding_mask: Name of the student's input that is 1 for a real token
@@ -86,24 +89,24 @@ class OfTokens(LogitLoss):
     def loss(
         self, teacher: Any, student: Any, *_: Any, padding_mask: Any = None, **parts: Any
     ) -> Any:
-        """Returns the mean over the real tokens of each example, `(B,)`; 0 without one."""
+        """Returns the mean over the real tokens, `(B,)`; 0 for an example without any."""
         values = super().loss(teacher, student, **parts)  # (B, T)
         if self.padding_mask is None:
             return ops.mean(values, axis=1)
         return real_token_mean(values, self._real(padding_mask, tuple(values.shape)))
 
     def _real(self, padding_mask: Any, tokens: tuple[Any, ...]) -> Any:
-        # Not one of `needs`: what is needed and not in the batch is asked of a live teacher.
+        # Not in `needs`: a live teacher would be asked for what is needed and not in the batch.
         if padding_mask is None:
             raise InputError(
                 f"`{self.name}` averages over real tokens. Received: a batch without the input "
-                f"{self.padding_mask!r}. Name the mask with padding_mask=..., or give "
+                f"{self.padding_mask!r}. Name the mask with padding_mask=..., or set "
                 "padding_mask=None if no token is padding."
             )
         real = ops.cast(padding_mask, "float32")
         if not may_match(real.shape, (None, tokens[1])):
             raise InputError(
-                f"`{self.name}` needs one value of the mask for each token. Received: "
+                f"`{self.name}` needs one value of the mask per token. Received: "
                 f"{self.padding_mask!r} {tuple(real.shape)}, tokens {tokens}. Name the mask of the "
                 "tokens that have logits with padding_mask=...."
             )
@@ -112,10 +115,3 @@ class OfTokens(LogitLoss):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "padding_mask": self.padding_mask}
-
-
-def standardized(logits: Any) -> Any:
-    """Mean 0 and standard deviation 1 over the classes; equal logits become 0."""
-    logits = logits - ops.mean(logits, axis=-1, keepdims=True)
-    variance = ops.mean(ops.square(logits), axis=-1, keepdims=True)
-    return logits * ops.rsqrt(ops.maximum(variance, 1e-12))

@@ -12,8 +12,8 @@ from keras import ops
 from kdkeras.errors import InputError
 from kdkeras.layers.feature_model import FEATURES
 from kdkeras.layers.pooling import l2_normalize
-from kdkeras.losses.arguments import positive
 from kdkeras.losses.base import AlignmentLoss, DistillationLoss, ExampleLoss
+from kdkeras.losses.checks import positive
 
 __all__ = ["Matryoshka", "MatryoshkaAlignment"]
 

@@ -1,4 +1,4 @@
-"""An embedding after every layer, so that a student can be cut."""
+"""A loss on embeddings, applied after every layer of the student."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ __all__ = ["PerLayer"]
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class PerLayer(DistillationLoss):
-    """Averages a loss on embeddings over the layers of the student.
+    """Computes the mean of a loss on embeddings over the layers of the student.
 
-    Each layer's states are pooled, projected and scaled as the last one's are,
-    and pulled to the same target. A student trained so can be cut after any of
-    the layers: `student.truncated(2)`. For a layer that shall weigh more, use a
-    second `PerLayer(..., layers=[2])` with a weight of its own. Cost: that of
-    the loss, once a layer; the student runs once.
+    Use it for a student that will be truncated to fewer layers later, with
+    `student.truncated(2)`. The states of each layer are pooled, projected and
+    scaled in the same way as those of the last layer, and compared with the
+    same target. To give a layer more weight, add a second
+    `PerLayer(..., layers=[2])` with its own loss weight. If the student is
+    never truncated, use the wrapped loss alone.
+
+    Cost: that of the wrapped loss, once per layer. The student runs once.
 
     Formula:
 
@@ -32,26 +35,27 @@ class PerLayer(DistillationLoss):
     ```
 
     Args:
-        inner: A `DistillationLoss` on embeddings. Its target and what else it
-            needs are this loss's, too.
-        layers: Numbers of the layers, from 1 (0 is what enters the first), -1
-            for the last. None (the default) for all from 1.
+        inner: The wrapped `DistillationLoss` on embeddings; its target and
+            required batch parts become those of this loss.
+        layers: Numbers of the layers, from 1; 0 is the input of the first
+            layer, -1 the last layer. Defaults to None: all layers from 1.
 
     Call arguments:
-        y_true: What `inner` takes, e.g. `(B, d)` float.
-        y_pred: The student's `layer_embeddings`, a list of `(B, d)`, that of
+        y_true: The target of `inner`, e.g. `(B, d)` float.
+        y_pred: The student's `layer_embeddings`: a list of `(B, d)` float,
             layer 0 first.
+        **parts: What `inner` needs and takes.
 
     Returns:
         `(B,)` float32.
 
     Raises:
-        InputError: If `inner` is no loss on embeddings, a layer is not there,
-            or the shapes differ.
+        InputError: If `inner` is not a loss on embeddings, a layer does not
+            exist, or the shapes differ.
 
     References:
         Li et al. (2024), 2D Matryoshka Sentence Embeddings, arXiv:2402.14776,
-        section 3 (there one random layer a step; here all of them).
+        section 3 (there one random layer per step, here all layers).
     """
 
     def __init__(
@@ -77,30 +81,30 @@ class PerLayer(DistillationLoss):
         self.source_only, self.has_memory = inner.source_only, inner.has_memory
 
     def build(self, y_true_shape: Any, y_pred_shape: Any) -> None:
-        """Creates nothing: the inner loss is built where it is called."""
+        """Does nothing: the wrapped loss is built when it is called."""
 
     @property
     def student_output(self) -> str:
-        """An embedding for each layer."""
+        """The student's embeddings after each layer."""
         return "layer_embeddings"
 
     @property
     def compares_rows(self) -> bool:  # type: ignore[override]
-        """Whether the inner loss does."""
+        """The value of the wrapped loss."""
         return self.inner.compares_rows
 
     @property
     def may_be_negative(self) -> bool:  # type: ignore[override]
-        """Whether the inner loss may."""
+        """The value of the wrapped loss."""
         return self.inner.may_be_negative
 
     def check_student(self, student: Any) -> None:
-        """Refuses layers that are not there, and what `inner` refuses of each."""
+        """Refuses missing layers, and layers that the wrapped loss refuses."""
         for embedding in self._chosen(student):
             self.inner.check_student(embedding)
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
-        """Refuses layers that are not there, and what `inner` refuses of each."""
+        """Refuses missing layers, and layers that the wrapped loss refuses."""
         for embedding in self._chosen(student):
             self.inner.check_shapes(teacher, self.inner.project(embedding))
 
@@ -110,13 +114,13 @@ class PerLayer(DistillationLoss):
         return sum(values[1:], values[0]) / len(values)
 
     def after_step(self, targets: Mapping[str, Any], kept: Any) -> None:
-        """Tells the inner loss."""
+        """Updates the state of the wrapped loss."""
         self.inner.after_step(targets, kept)
 
     def _chosen(self, student: Any) -> list[Any]:
         layers = self.layers
         if layers is None:
-            # What is no list is refused by `pick`.
+            # `pick` refuses anything else than a list.
             count = len(student) if isinstance(student, list | tuple) else 2
             layers = list(range(1, count))
         return [pick(student, layer, "student", self.name) for layer in layers]
@@ -133,6 +137,6 @@ class PerLayer(DistillationLoss):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> PerLayer:
-        """Creates a loss from `get_config()`."""
+        """Creates the loss from `get_config()`."""
         inner = keras.saving.deserialize_keras_object(config["inner"])
         return cls(**{**config, "inner": inner})

@@ -1,4 +1,4 @@
-"""Soft targets for embeddings: to whom is this sentence similar?"""
+"""Soft targets for embeddings: similarities to the other sentences of the batch."""
 
 from __future__ import annotations
 
@@ -8,45 +8,49 @@ import keras
 from keras import ops
 
 from kdkeras.layers.pooling import l2_normalize
-from kdkeras.losses.arguments import scheduled
 from kdkeras.losses.base import DistillationLoss
+from kdkeras.losses.checks import scheduled
+from kdkeras.losses.formulas import MASKED, cosine_matrix, divergence
 from kdkeras.replicas import all_rows, own_rows
 from kdkeras.schedules import serialized, value_at
 
 __all__ = ["SimilarityDistillation"]
 
-# Losses are computed in float32: far below any cosine divided by a temperature.
-_MASKED = -1e9
-
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class SimilarityDistillation(DistillationLoss):
-    """Computes the divergence between distributions of in-batch similarity.
+    """Computes the divergence between two distributions of similarity within the batch.
 
-    Every sentence's similarities to the *teacher's* vectors of the batch (of
-    all replicas, under a `tf.distribute` strategy) are turned into a
-    distribution, once from the teacher's own vector and once from the
-    student's. The student then learns the neighbourhood, not only the place.
-    Needs batches of more than one example.
+    The similarities of a sentence to the *teacher's* embeddings of the batch
+    become a distribution by softmax, once for the teacher's embedding of the
+    sentence and once for the student's. The student thus learns which sentences
+    are close to each other. Use it beside `EmbeddingDistillation`, with batches
+    of more than one example. For small batches use `QueueDistillation`, which
+    also compares with thousands of embeddings of earlier batches.
 
-    Cost: two `B x N` matrices, `N` the batch of all replicas.
+    Cost: two `B x N` matrices, where `N` is the batch of all replicas.
 
     Formula:
 
     ```
-    p = softmax(cos(teacher, teacher) / temperature)
-    q = softmax(cos(student, teacher) / temperature)
-    loss = sum(p * log(p / q), over the batch)
+    p = softmax(cos(teacher, teachers of the batch) / temperature)
+    q = softmax(cos(student, teachers of the batch) / temperature)
+    loss = sum(p * log(p / q))      # over the batch of all replicas
     ```
 
     Args:
-        temperature: Softening, above 0. Cosines span [-1, 1], so useful values
-            are small. A float, or a schedule of the step. Defaults to 0.05.
-        exclude_self: Whether a sentence is left out of its own distribution.
+        temperature: Softening, above 0. Cosines are in [-1, 1], so useful
+            values are small. A float, or a schedule of the step. Defaults to
+            0.05.
+        exclude_self: Whether to exclude a sentence from its own distribution.
+            Defaults to False.
+        target: Key of the teacher target. Defaults to `"embedding"`.
 
     Call arguments:
         y_true: `(B, d)` float, the teacher's embeddings.
-        y_pred: `(B, d)` float, the student's.
+        y_pred: `(B, d)` float, the student's embeddings.
+        step: Number of completed updates, an int scalar. Required if
+            `temperature` is a schedule.
 
     Returns:
         `(B,)` float32, at least 0, in nats.
@@ -75,19 +79,15 @@ class SimilarityDistillation(DistillationLoss):
         self.exclude_self = bool(exclude_self)
 
     def loss(self, teacher: Any, student: Any, step: Any = None) -> Any:
-        """Returns the divergence of each example's distribution, `(B,)`."""
+        """Returns the divergence of each example, `(B,)`."""
         temperature = value_at(self.temperature, step)
         teacher, student = l2_normalize(teacher), l2_normalize(student)
-        every_teacher = all_rows(teacher)
-        keys = ops.transpose(every_teacher)  # (d, batch of all replicas)
-        expected = ops.matmul(teacher, keys) / temperature  # (own batch, all)
-        actual = ops.matmul(student, keys) / temperature
+        keys = all_rows(teacher)
+        scores = [cosine_matrix(rows, keys) / temperature for rows in (teacher, student)]
         if self.exclude_self:
-            own = own_rows(teacher, every_teacher) * _MASKED
-            expected, actual = expected + own, actual + own
-        log_p = ops.log_softmax(expected, axis=-1)
-        log_q = ops.log_softmax(actual, axis=-1)
-        return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+            own = own_rows(teacher, keys)
+            scores = [z + MASKED * own for z in scores]
+        return divergence(*(ops.log_softmax(z, axis=-1) for z in scores))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -1,4 +1,4 @@
-"""Soft targets for logits, of sentences and of tokens."""
+"""Soft targets for logits, per sentence and per token."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdkeras.losses.arguments import scheduled
-from kdkeras.losses.logits import LogitLoss, OfTokens, standardized
+from kdkeras.losses.checks import scheduled
+from kdkeras.losses.formulas import divergence, standardized
+from kdkeras.losses.logits import LogitLoss, PerToken
 from kdkeras.schedules import serialized, value_at
 
 __all__ = ["SoftTargets", "TokenSoftTargets"]
@@ -16,12 +17,15 @@ __all__ = ["SoftTargets", "TokenSoftTargets"]
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class SoftTargets(LogitLoss):
-    """Computes the softened Kullback–Leibler divergence from teacher to student.
+    """Computes the softened Kullback–Leibler divergence of student and teacher probabilities.
 
-    Use it where teacher and student choose among the same classes. The factor
-    `temperature ** 2` keeps the gradient's size independent of the temperature.
+    Use it for classifiers if teacher and student have the same classes. The
+    factor `temperature ** 2` keeps the size of the gradient independent of the
+    temperature. `DecoupledDistillation` is stronger if the teacher is nearly
+    certain, `CorrelationDistillation` if the teacher is much larger than the
+    student.
 
-    Cost: `B * V`, that of a softmax on each side.
+    Cost: `B * V`, a softmax on each side.
 
     Formula:
 
@@ -30,20 +34,22 @@ class SoftTargets(LogitLoss):
     loss = temperature ** 2 * sum(p_teacher * log(p_teacher / p_student))
     ```
 
-    With `standardize`, each side's logits first lose their mean and are divided
-    by their standard deviation over the classes: the student then learns the
-    teacher's order and spread, whatever the size of its own logits.
+    With `standardize`, the logits of each side are first scaled to mean 0 and
+    standard deviation 1 over the classes: the student then learns the order and
+    relative distances of the teacher's logits, but not their scale.
 
     Args:
-        temperature: Softening of both distributions, above 0. 1.0 leaves them
-            as they are. A float, or a schedule of the step.
-        standardize: Whether logits are standardised first. Then useful
-            temperatures are about 2.
+        temperature: Softening of both distributions, above 0; 1.0 does not
+            soften. A float, or a schedule of the step. Defaults to 1.0.
+        standardize: Whether to standardize the logits first; useful
+            temperatures are then about 2. Defaults to False.
         target: Key of the teacher target. Defaults to `"logits"`.
 
     Call arguments:
         y_true: `(B, V)` float, the teacher's logits.
-        y_pred: The same shape, the student's logits.
+        y_pred: `(B, V)` float, the student's logits.
+        step: Number of completed updates, an int scalar. Required if
+            `temperature` is a schedule.
 
     Returns:
         `(B,)` float32, at least 0, in nats.
@@ -59,8 +65,8 @@ class SoftTargets(LogitLoss):
     0.0
 
     References:
-        Hinton, Vinyals, Dean (2015), arXiv:1503.02531, section 2; standardised: Sun et
-        al. (2024), arXiv:2403.01427, algorithm 1.
+        Hinton, Vinyals, Dean (2015), arXiv:1503.02531, section 2; for
+        `standardize`, Sun et al. (2024), arXiv:2403.01427, algorithm 1.
     """
 
     takes = {"step": "step"}
@@ -82,10 +88,8 @@ class SoftTargets(LogitLoss):
         temperature = value_at(self.temperature, step)
         if self.standardize:
             teacher, student = standardized(teacher), standardized(student)
-        log_teacher = ops.log_softmax(teacher / temperature, axis=-1)
-        log_student = ops.log_softmax(student / temperature, axis=-1)
-        divergence = ops.sum(ops.exp(log_teacher) * (log_teacher - log_student), axis=-1)
-        return temperature**2 * divergence
+        log_p, log_q = (ops.log_softmax(z / temperature, axis=-1) for z in (teacher, student))
+        return temperature**2 * divergence(log_p, log_q)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -97,15 +101,16 @@ class SoftTargets(LogitLoss):
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class TokenSoftTargets(OfTokens, SoftTargets):
-    """Computes `SoftTargets` for every token: word-level knowledge distillation.
+class TokenSoftTargets(PerToken, SoftTargets):
+    """Computes soft targets for every token, averaged over the real tokens of each example.
 
-    Use it for taggers and for sequence-to-sequence students whose decoder reads
-    the same prefixes as the teacher's. Padding counts nothing, and a sentence
-    counts the same whatever its length; one without a real token gives 0. It
-    is computed for the source side only.
+    This is word-level knowledge distillation. Use it for taggers, and for
+    sequence-to-sequence students whose decoder reads the same prefixes as the
+    teacher's. Every sentence has the same weight, whatever its length. It is
+    computed for the source side only. With `TokenCrossEntropy` on the teacher's
+    beam search output it can be combined with sequence-level distillation.
 
-    Cost: `B * T * V`, that of a softmax on each side.
+    Cost: `B * T * V`, a softmax on each side.
 
     Formula:
 
@@ -114,29 +119,33 @@ class TokenSoftTargets(OfTokens, SoftTargets):
     ```
 
     Args:
-        temperature: As in `SoftTargets`.
-        standardize: As in `SoftTargets`.
-        padding_mask: Name of the student's input that says which tokens are
-            real, without its side: `"padding_mask"` (the default), or
-            `"decoder_padding_mask"` for what a batch holds as
-            `source_decoder_padding_mask`. None if no token is padding.
+        temperature: Softening, above 0, as in `SoftTargets`. Defaults to 1.0.
+        standardize: Whether to standardize the logits first, as in
+            `SoftTargets`. Defaults to False.
+        padding_mask: Name of the student's input that marks the real tokens,
+            without its side: `"padding_mask"` (default), or
+            `"decoder_padding_mask"` for `source_decoder_padding_mask` in the
+            batch. None if no token is padding.
         target: Key of the teacher target. Defaults to `"logits"`.
 
     Call arguments:
         y_true: `(B, T, V)` float, the teacher's logits.
-        y_pred: The same shape, the student's logits.
-        padding_mask: `(B, T)` int, float or bool, 1 for a real token.
+        y_pred: `(B, T, V)` float, the student's logits.
+        padding_mask: `(B, T)` int, float or bool, 1 = real token.
+        step: Number of completed updates, an int scalar. Required if
+            `temperature` is a schedule.
 
     Returns:
-        `(B,)` float32, at least 0, in nats a token.
+        `(B,)` float32, at least 0, in nats per token; 0 for an example without
+        a real token.
 
     Raises:
         InputError: If `temperature` is not positive, the shapes differ or are
-            not `(B, T, V)`, or the mask is missing or of another length.
+            not `(B, T, V)`, or the mask is missing or has another length.
 
     References:
-        Kim, Rush (2016), arXiv:1606.07947, section 3.1, there summed over the
-        tokens and without a temperature.
+        Kim, Rush (2016), arXiv:1606.07947, section 3.1 (there summed over the
+        tokens, and without a temperature).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Sentences that are not translations of each other, spread over the sphere."""
+"""Embeddings of unrelated sentences, spread over the unit sphere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from keras import ops
 
 from kdkeras.layers.pooling import l2_normalize
 from kdkeras.losses.base import AlignmentLoss
+from kdkeras.losses.formulas import cosine_matrix
 from kdkeras.replicas import all_rows, own_rows
 
 __all__ = ["SpreadOut"]
@@ -16,14 +17,17 @@ __all__ = ["SpreadOut"]
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class SpreadOut(AlignmentLoss):
-    """Asks for the cosines that points spread evenly over the sphere have.
+    """Computes how far the cosines of unrelated sentences are from those of uniform points.
 
-    Of two independent even points the cosine has mean 0 and second moment
-    `1 / d`. Needs no teacher; it teaches nothing about meaning, and is added
-    with a small weight to losses that do. Cost: one `B x N` matrix, over the
-    batch of all replicas.
+    The cosine of two independent points that are uniform on the unit sphere
+    has mean 0 and second moment `1 / d`. Use the loss with a small weight if
+    the cosines of unrelated sentences are all high. It needs no teacher, and
+    does not replace the losses that train meaning: `TranslationRanking` also
+    separates unrelated sentences, and pulls translations together.
 
-    Formula, over the pairs of a sentence and what is not its translation:
+    Cost: one `B x N` matrix, where `N` is the batch of all replicas.
+
+    Formula, over the pairs of a sentence and a translation of another sentence:
 
     ```
     c[i, j] = cos(source[i], translation[j]),  i != j
@@ -32,16 +36,17 @@ class SpreadOut(AlignmentLoss):
 
     Call arguments:
         source: `(B, d)` float, the student's embeddings of the sentences.
-        translation: `(B, d)` float, of their translations.
-        source_id: `(B,)` int, equal for rows of one source sentence: such rows
-            are no pair to spread. Optional.
+        translation: `(B, d)` float, the student's embeddings of their
+            translations.
+        source_id: `(B,)` int, equal for examples of one source sentence, which
+            are then not compared. Optional.
 
     Returns:
-        `(B,)` float32, from 0 to 2; 0 without a pair.
+        `(B,)` float32, from 0 to 2; 0 if there is no pair to compare.
 
     References:
         Zhang et al. (2017), arXiv:1708.06320, the global orthogonal
-        regularisation.
+        regularization.
     """
 
     takes = {"source_id": "source_id"}
@@ -51,15 +56,15 @@ class SpreadOut(AlignmentLoss):
         super().__init__(name=name, **kwargs)
 
     def call(self, source: Any, translation: Any, source_id: Any = None) -> Any:
-        """Returns the batch's value for each pair, `(B,)`."""
+        """Returns the batch's value for each example, `(B,)`."""
         source = l2_normalize(ops.cast(source, "float32"))
         every = all_rows(l2_normalize(ops.cast(translation, "float32")))
         others = 1.0 - own_rows(source, every)  # (own batch, batch of all replicas)
         if source_id is not None:
             same = ops.equal(source_id[:, None], all_rows(source_id)[None, :])
             others = others * (1.0 - ops.cast(same, "float32"))
-        cosine = ops.matmul(source, ops.transpose(every)) * others
-        # Gathered, not added up: the gradient of a row is what all replicas say of it.
+        cosine = cosine_matrix(source, every) * others
+        # `all_rows` and a sum, because no gradient flows through `replicas.total`.
         sums = ops.stack([ops.sum(x, axis=-1) for x in (others, cosine, ops.square(cosine))], -1)
         count, first, second = ops.unstack(ops.sum(all_rows(sums), axis=0), 3)
         first, second = ops.divide_no_nan(first, count), ops.divide_no_nan(second, count)

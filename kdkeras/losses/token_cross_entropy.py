@@ -1,4 +1,4 @@
-"""The task loss of token labels: ground truth, or what a teacher's beam search wrote."""
+"""Cross-entropy of token labels: ground truth, or the teacher's beam search output."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import may_match, real_token_mean
+from kdkeras.losses.checks import may_match
+from kdkeras.losses.formulas import real_token_mean
 
 __all__ = ["TokenCrossEntropy"]
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class TokenCrossEntropy(keras.losses.Loss):
-    """Computes the cross-entropy of token labels, averaged over each example's real tokens.
+    """Computes the cross-entropy of token labels, averaged over the real tokens of each example.
 
-    A Keras loss, to be given to `compile` and read from `y["label"]`. With the
-    output of a teacher's beam search as labels it is sequence-level knowledge
-    distillation. Keras' own loss with `ignore_class` averages over the tokens
-    of all rows of a replica, so that several replicas train another model than
-    one; here every example counts the same, and they train the same.
+    This is a Keras loss for `compile(loss=...)`; its labels are `y["label"]`.
+    Use it as the task loss of taggers and sequence-to-sequence students. With
+    the teacher's beam search output as labels it is sequence-level knowledge
+    distillation; `TokenSoftTargets` can be added. Keras' own
+    `SparseCategoricalCrossentropy(ignore_class=...)` averages over the tokens
+    of each replica, so that training on several replicas differs from training
+    on one. Here every example has the same weight, and both are equal.
 
     Formula:
 
@@ -30,15 +33,15 @@ class TokenCrossEntropy(keras.losses.Loss):
     ```
 
     Args:
-        ignore_class: Label of what is padding. Defaults to -1.
+        ignore_class: Label of padding. Defaults to -1.
 
     Call arguments:
         y_true: `(B, T)` int, from 0 to `V - 1`, or `ignore_class`.
         y_pred: `(B, T, V)` float, the student's logits.
 
     Returns:
-        Float32 scalar, the mean over the examples, in nats a token; an example
-        without a real token counts as 0.
+        Float32 scalar, the mean over the examples, in nats per token; an
+        example without a real token counts as 0.
 
     Raises:
         InputError: If the shapes are not `(B, T)` and `(B, T, V)`.
@@ -50,8 +53,8 @@ class TokenCrossEntropy(keras.losses.Loss):
     1.3863
 
     References:
-        Kim, Rush (2016), arXiv:1606.07947, section 3.2, there summed over the
-        tokens.
+        Kim, Rush (2016), arXiv:1606.07947, section 3.2 (there summed over the
+        tokens).
     """
 
     def __init__(
@@ -61,8 +64,8 @@ class TokenCrossEntropy(keras.losses.Loss):
         self.ignore_class = int(ignore_class)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Returns the mean over the examples, each times its weight."""
-        # A copy has no mask of Keras' own, which would be taken for one of the examples.
+        """Returns the mean over the examples, each multiplied by its weight."""
+        # The copy drops Keras' mask of the tokens, which would be applied to the examples.
         return super().__call__(y_true, ops.copy(y_pred), sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -70,7 +73,7 @@ class TokenCrossEntropy(keras.losses.Loss):
         labels, logits = tuple(y_true.shape), tuple(y_pred.shape)
         if len(logits) != 3 or not may_match(labels, logits[:2]):
             raise InputError(
-                f"`{self.name}` takes one label a token, (B, T), and logits (B, T, V). Received: "
+                f"`{self.name}` takes one label per token, (B, T), and logits (B, T, V). Received: "
                 f"labels {labels}, logits {logits}. Pad labels with {self.ignore_class}."
             )
         label = ops.cast(y_true, "int32")

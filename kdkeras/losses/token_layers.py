@@ -1,4 +1,4 @@
-"""What losses on the layers of two encoders share: choosing layers, and equal tokens."""
+"""Checks of losses on layers: the chosen layers exist, and both sides have equal tokens."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdkeras.errors import InputError
-from kdkeras.losses.base import may_match
+from kdkeras.losses.checks import may_match
 
-__all__ = ["Layer", "evenly_spaced", "pick", "require_equal_tokens"]
+__all__ = ["Layer", "pick", "require_equal_tokens"]
 
 Layer = int | str
-"""A layer's number, negative from the last, or its name where layers have names."""
+"""Number of a layer, negative from the last, or its name where layers have names."""
 
 
 def pick(layers: Any, layer: Layer, side: str, name: str, first: int = 0) -> Any:
-    """Returns one layer of a list or dict of them.
+    """Returns one of a list or dict of layers.
 
     Args:
-        layers: What a model gave: a list, or a dict by the layers' names.
+        layers: Output of a model: a list, or a dict by name.
         layer: Number or name.
-        side: Whose it is, `"student"` or `"teacher"`, for the error.
-        name: The loss's name, for the error.
-        first: Number of the list's first layer.
+        side: `"student"` or `"teacher"`, for the error.
+        name: Name of the loss, for the error.
+        first: Number of the first layer in the list. Defaults to 0.
 
     Raises:
         InputError: If there is no such layer; the valid ones are listed.
@@ -40,7 +40,7 @@ def pick(layers: Any, layer: Layer, side: str, name: str, first: int = 0) -> Any
     else:
         raise InputError(
             f"A loss on layers needs a list or a dict of them. Received: a tensor "
-            f"{tuple(layers.shape)} from the {side} in `{name}`. Use a model that gives "
+            f"{tuple(layers.shape)} from the {side} in `{name}`. Use a model that returns "
             "its layers, e.g. a TransformerStudent."
         )
     raise InputError(
@@ -49,28 +49,19 @@ def pick(layers: Any, layer: Layer, side: str, name: str, first: int = 0) -> Any
     )
 
 
-def evenly_spaced(num_student: int, num_teacher: int) -> list[tuple[Layer, Layer]]:
-    """Pairs the layers of two encoders, numbered from 1, and ends at the last of both.
-
-    As many pairs as the shallower one has layers: `evenly_spaced(3, 6)` is
-    `[(1, 2), (2, 4), (3, 6)]`.
-    """
-    if num_student <= num_teacher:
-        return [(k, k * num_teacher // num_student) for k in range(1, num_student + 1)]
-    return [(k * num_student // num_teacher, k) for k in range(1, num_teacher + 1)]
-
-
 def require_equal_tokens(teacher: Any, student: Any, name: str) -> None:
-    """Refuses `(B, L, …)` and `(B, L', …)`: sentences that were cut into other tokens.
+    """Refuses `(B, L, …)` and `(B, L', …)` with different numbers of tokens.
 
     Raises:
-        InputError: If neither length is unknown, and they differ.
+        InputError: If a side is not `(B, L, d)`, or both lengths are known and
+            differ.
     """
     for side, states in (("teacher", teacher), ("student", student)):
         if len(states.shape) != 3:
             raise InputError(
-                "A layer must give one vector a token, (B, L, d). Received: "
-                f"{tuple(states.shape)} from the {side} in `{name}`. Give the layers unpooled."
+                "A layer must have one vector per token, (B, L, d). Received: "
+                f"{tuple(states.shape)} from the {side} in `{name}`. Return the layers before "
+                "pooling."
             )
     if not may_match(teacher.shape[1:2], student.shape[1:2]):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Soft targets from a teacher of which only the likeliest classes are kept."""
+"""Soft targets from a teacher whose `k` likeliest classes are stored."""
 
 from __future__ import annotations
 
@@ -9,25 +9,22 @@ import keras
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.losses.arguments import positive
-from kdkeras.losses.base import may_match
-from kdkeras.losses.logits import LogitLoss, OfTokens
+from kdkeras.losses.checks import may_match, positive
+from kdkeras.losses.formulas import MASKED, divergence
+from kdkeras.losses.logits import LogitLoss, PerToken
 from kdkeras.schedules import as_value, is_schedule
 
 __all__ = ["TokenTopKSoftTargets", "TopKSoftTargets", "top_k_targets"]
-
-# Losses are computed in float32: far below any logit.
-_MASKED = -1e9
 
 
 def top_k_targets(
     logits: Any, k: int, temperatures: Sequence[float] = (1.0,), prefix: str = "top"
 ) -> dict[str, Any]:
-    """Keeps a teacher's `k` highest logits, and how much all others weigh together.
+    """Returns a teacher's `k` highest logits, and the total weight of all other classes.
 
-    `2 k + 1` numbers instead of `V`. The others' weight depends on the
-    temperature in a way that no single number holds, so it is kept for every
-    temperature that a loss will have; for those the loss is exact.
+    This stores `2 k + 1` numbers instead of `V`. The total weight of the other
+    classes depends on the temperature, so it is stored for every temperature
+    that a loss will use; at these temperatures the loss is exact.
 
     Formula:
 
@@ -36,16 +33,18 @@ def top_k_targets(
     ```
 
     Args:
-        logits: `(B, V)` or `(B, T, V)` float, what the teacher said.
-        k: How many to keep, from 1 to `V`.
-        temperatures: Those of the losses to come, each above 0.
-        prefix: What every name begins with, as given to the loss.
+        logits: `(B, V)` or `(B, T, V)` float, the teacher's logits.
+        k: Number of classes to store, from 1 to `V`.
+        temperatures: Temperatures of the losses that will use the targets,
+            each above 0. Defaults to `(1.0,)`.
+        prefix: Prefix of every name, the same as in the loss. Defaults to
+            `"top"`.
 
     Returns:
-        What belongs into a batch's `y`, each a tensor: `top_logits` `(..., k)`
-        float32 from the highest down, `top_indices` `(..., k)` int32, and for
-        every temperature its rest `(...)` float32, `top_rest_1` for 1.0,
-        `top_rest_2.5` for 2.5.
+        Entries for a batch's `y`, each a tensor: `top_logits` `(..., k)` float32
+        in descending order, `top_indices` `(..., k)` int32, and for every
+        temperature the weight of the other classes `(...)` float32, such as
+        `top_rest_1` for 1.0 and `top_rest_2.5` for 2.5.
 
     Raises:
         InputError: If `k` is out of its range, a temperature is not positive,
@@ -66,7 +65,7 @@ def top_k_targets(
         )
     if not temperatures:
         raise InputError(
-            "`temperatures` must be those of the losses to come. Received: temperatures="
+            "`temperatures` must list the temperatures of the losses. Received: temperatures="
             f"{temperatures!r}. Use (1.0,) for unsoftened targets."
         )
     top, indices = ops.top_k(logits, k)
@@ -81,15 +80,18 @@ def top_k_targets(
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class TopKSoftTargets(LogitLoss):
-    """Computes soft targets from the teacher's `k` likeliest classes and one for all others.
+    """Computes soft targets over the teacher's `k` likeliest classes and all others as one class.
 
-    Use it where there are too many classes to keep all logits of the teacher:
-    `top_k_targets` makes what the batch then holds. The loss is never above that
-    of `SoftTargets` (both sides have merged the same classes), grows with `k`,
-    and equals it with `k = V`. Cost: a gather and a scatter of `k` numbers a
-    distribution besides the student's softmax.
+    Use it if there are too many classes to store all logits of the teacher;
+    `top_k_targets` creates what the batch then contains. If all logits can be
+    stored, `SoftTargets` is stronger: this loss is at most that of
+    `SoftTargets` (both sides merge the same classes), grows with `k`, and
+    equals it for `k = V`.
 
-    Formula, `rest` standing for all classes that are not among the teacher's top:
+    Cost: the student's softmax, and a gather and a scatter of `k` numbers per
+    distribution.
+
+    Formula, where `rest` stands for all classes that are not in the teacher's top:
 
     ```
     p = softmax(logits / temperature)
@@ -98,28 +100,29 @@ class TopKSoftTargets(LogitLoss):
     ```
 
     Args:
-        temperature: Softening of both distributions, above 0; one of those
-            given to `top_k_targets`, or the batch lacks the rest's weight. No
-            schedule. Defaults to 1.0.
-        prefix: What the names of the batch's targets begin with, as given to
+        temperature: Softening of both distributions, a float above 0 (not a
+            schedule): one of those given to `top_k_targets`. A batch without
+            the targets of this temperature is refused. Defaults to 1.0.
+        prefix: Prefix of the names of the batch's targets, the same as in
             `top_k_targets`. Defaults to `"top"`.
-        student_output: The student's output that holds all `V` logits.
-            Defaults to `"logits"`.
+        student_output: The student's output with all `V` logits. Defaults to
+            `"logits"`.
 
     Call arguments:
         y_true: `(B, K)` float, the teacher's highest logits, in any order.
         y_pred: `(B, V)` float, all logits of the student.
         top_indices: `(B, K)` int, the classes of `y_true`, all different, from
             0 to `V - 1`; the batch's `top_indices`.
-        top_rest: `(B,)` float, the rest's weight at the temperature as a logit;
-            the batch's `top_rest_1`, `top_rest_2.5`, … by the temperature.
+        top_rest: `(B,)` float, the weight of the other classes as a logit; the
+            batch's `top_rest_1`, `top_rest_2.5`, …, by the temperature.
 
     Returns:
         `(B,)` float32, at least 0, in nats.
 
     Raises:
-        InputError: If `temperature` is not positive, the shapes do not belong
-            together, `K` is above `V`, or the indices are no integers.
+        InputError: If `temperature` is not positive or is a schedule, the
+            shapes do not match, `K` is above `V`, or the indices are not
+            integers.
 
     References:
         Hinton, Vinyals, Dean (2015), arXiv:1503.02531, section 2; the bound is
@@ -137,9 +140,9 @@ class TopKSoftTargets(LogitLoss):
         super().__init__(target=f"{prefix}_logits", name=name, **kwargs)
         if is_schedule(as_value(temperature)):
             raise InputError(
-                "The weight of the rest is kept for fixed temperatures. Received: temperature="
-                f"{type(as_value(temperature)).__name__} in `{name}`. Use a float, one of those "
-                "given to top_k_targets."
+                "`temperature` must be fixed: the weight of the other classes is stored for fixed "
+                f"temperatures. Received: temperature={type(as_value(temperature)).__name__} in "
+                f"`{name}`. Use a float, one of those given to top_k_targets."
             )
         self.temperature = positive("temperature", temperature)
         self.prefix = prefix
@@ -152,17 +155,17 @@ class TopKSoftTargets(LogitLoss):
 
     @property
     def needs(self) -> dict[str, str]:  # type: ignore[override]
-        """The classes that are kept, and the weight of the others at this temperature."""
+        """The stored classes, and the weight of the other classes at this temperature."""
         return {
             "top_indices": f"{self.prefix}_indices",
             "top_rest": _rest_name(self.prefix, self.temperature),
         }
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
-        """Refuses another rank, other tokens, and more of the teacher than there is.
+        """Refuses a wrong rank, different tokens, and more stored classes than the student has.
 
         Raises:
-            InputError: If the shapes cannot belong together.
+            InputError: If the shapes cannot match.
         """
         top, every = tuple(teacher.shape), tuple(student.shape)
         self._check_logits((*top[:-1], None), every)
@@ -177,15 +180,14 @@ class TopKSoftTargets(LogitLoss):
         top_indices = ops.convert_to_tensor(top_indices)
         self._check_parts(tuple(teacher.shape), top_indices, tuple(top_rest.shape))
         student = student / self.temperature
-        # The rest of a cache in half precision that kept all classes is infinite.
-        rest = ops.maximum(ops.cast(top_rest, "float32") / self.temperature, _MASKED)
+        # In half precision, the stored weight of no other classes is minus infinity.
+        rest = ops.maximum(ops.cast(top_rest, "float32") / self.temperature, MASKED)
         is_top = _is_top(top_indices, student)
         log_p = _with_rest(teacher / self.temperature, ops.stop_gradient(rest))
         log_q = _with_rest(
             ops.take_along_axis(student, top_indices, axis=-1), _log_sum_of_rest(student, is_top)
         )
-        divergence = ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
-        return self.temperature**2 * divergence
+        return self.temperature**2 * divergence(log_p, log_q)
 
     def _check_parts(self, top: tuple[Any, ...], indices: Any, rest: tuple[Any, ...]) -> None:
         dtype = keras.backend.standardize_dtype(indices.dtype)
@@ -197,13 +199,13 @@ class TopKSoftTargets(LogitLoss):
             raise InputError(
                 f"`{self.name}` needs an int index for each of the teacher's logits and one rest. "
                 f"Received: logits {top}, indices {tuple(indices.shape)} {dtype}, rest {rest}. "
-                "Use top_k_targets to make them."
+                "Use top_k_targets to create them."
             )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         config = super().get_config()
-        del config["target"]  # Made of the prefix.
+        del config["target"]  # Follows from the prefix.
         return {
             **config,
             "temperature": self.temperature,
@@ -213,14 +215,15 @@ class TopKSoftTargets(LogitLoss):
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
-class TokenTopKSoftTargets(OfTokens, TopKSoftTargets):
-    """Computes `TopKSoftTargets` for every token, averaged over the real ones.
+class TokenTopKSoftTargets(PerToken, TopKSoftTargets):
+    """Computes top-k soft targets for every token, averaged over the real tokens of each example.
 
-    Word-level distillation from a cache: of 128,000 logits a token 64 and their
-    indices are 0.1 %. For the source side only; an example without a real token
-    gives 0.
+    This is word-level distillation from cached targets: of 128,000 logits per
+    token, 64 logits and their indices are 0.1 %. It is computed for the source
+    side only. If all logits can be stored, `TokenSoftTargets` is stronger.
 
-    Cost: the softmax of the student's `B * T * V`, and `k` numbers a token of the teacher.
+    Cost: the softmax of the student's `B * T * V` logits, and `k` numbers per
+    token of the teacher.
 
     Formula:
 
@@ -229,25 +232,29 @@ class TokenTopKSoftTargets(OfTokens, TopKSoftTargets):
     ```
 
     Args:
-        temperature: As in `TopKSoftTargets`.
-        prefix: As in `TopKSoftTargets`.
-        student_output: As in `TopKSoftTargets`.
-        padding_mask: Name of the student's input that says which tokens are
-            real, without its side, as in `TokenSoftTargets`. None if no token
-            is padding.
+        temperature: Softening, a float above 0, as in `TopKSoftTargets`.
+            Defaults to 1.0.
+        prefix: Prefix of the names of the batch's targets. Defaults to
+            `"top"`.
+        student_output: The student's output with all `V` logits. Defaults to
+            `"logits"`.
+        padding_mask: Name of the student's input that marks the real tokens,
+            without its side, as in `TokenSoftTargets`. None if no token is
+            padding. Defaults to `"padding_mask"`.
 
     Call arguments:
         y_true: `(B, T, K)` float, the teacher's highest logits.
         y_pred: `(B, T, V)` float, all logits of the student.
-        top_indices: `(B, T, K)` int.
-        top_rest: `(B, T)` float.
-        padding_mask: `(B, T)` int, float or bool, 1 for a real token.
+        top_indices: `(B, T, K)` int, the classes of `y_true`.
+        top_rest: `(B, T)` float, the weight of the other classes as a logit.
+        padding_mask: `(B, T)` int, float or bool, 1 = real token.
 
     Returns:
-        `(B,)` float32, at least 0, in nats a token.
+        `(B,)` float32, at least 0, in nats per token; 0 for an example without
+        a real token.
 
     Raises:
-        InputError: As `TopKSoftTargets` does, or if the mask is missing or of
+        InputError: As `TopKSoftTargets`, or if the mask is missing or has
             another length.
 
     References:
@@ -274,7 +281,7 @@ class TokenTopKSoftTargets(OfTokens, TopKSoftTargets):
 
 
 def _rest_name(prefix: str, temperature: float) -> str:
-    """Name of the rest's weight in a batch: another temperature's would be silently wrong."""
+    """Name of the rest in a batch. It contains the temperature, at which alone it is right."""
     return f"{prefix}_rest_{temperature:g}"
 
 
@@ -289,8 +296,11 @@ def _is_top(indices: Any, logits: Any) -> Any:
 
 
 def _log_sum_of_rest(logits: Any, is_top: Any) -> Any:
-    """Of the others' own sum: what the top leaves of 1 has no digits where it is nearly all."""
-    return ops.logsumexp(ops.where(is_top, _MASKED, logits), axis=-1)
+    """Log of the summed weight of the other classes, `(...)`.
+
+    One minus the probability of the top would round to 0 where that is nearly 1.
+    """
+    return ops.logsumexp(ops.where(is_top, MASKED, logits), axis=-1)
 
 
 def _with_rest(top: Any, rest: Any) -> Any:

@@ -185,7 +185,7 @@ def test_a_loss_that_needs_other_parts_of_the_batch_is_refused(loss):
 def test_a_loss_with_a_queue_is_refused(loss):
     with pytest.raises(InputError) as error:
         keras.distillation.Distiller(linear(seed=5), linear(), loss)
-    assert_one_line(str(error.value), type(loss).__name__, "remembers", "Use kdkeras.Distiller")
+    assert_one_line(str(error.value), type(loss).__name__, "a memory", "Use kdkeras.Distiller")
 
 
 FALLING = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 0.5)

@@ -75,7 +75,7 @@ REFUSED = {
     ),
     "missing attention": (
         distillation(lambda: MiniLMv2(2, student_layer=3)),
-        "3 in `attention_relations`",
+        "3 in `minilm_v2`",
         "[1, 2]",
     ),
     "heads that do not divide": (
@@ -161,7 +161,7 @@ def test_one_vector_per_token_is_refused_by_losses_on_embeddings(loss):
     distiller = make_distiller(make_tagger(), distillation_losses={"pull": loss()})
     with pytest.raises(InputError) as error:
         fit(distiller, one_side(x), {"logits": logit_targets(4, 4)["logits"]})
-    assert_one_line(str(error.value), "(4, 4, ", "one vector a sentence")
+    assert_one_line(str(error.value), "(4, 4, ", "one vector per sentence")
 
 
 class OneValue(DistillationLoss):

@@ -98,7 +98,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_belong_together_is_refused_in_one_line(case):
+def test_inputs_that_do_not_match_are_refused_in_one_line(case):
     act, *parts = REFUSED[case]
     with pytest.raises(InputError) as error:
         act()

@@ -31,7 +31,7 @@ def oracle(label, student, ignore_class=-1):
     return np.array(losses)
 
 
-def test_by_hand():
+def test_token_cross_entropy_by_hand():
     # ln 4 - ln 3 for a label of 3/4, ln 4 for one of 1/4: mean of both; the first alone. Mean.
     student = np.log([[[3.0, 1.0], [3.0, 1.0]]] * 2)
     a, b = log(4 / 3), log(4)
@@ -51,13 +51,13 @@ def test_sample_weight_multiplies_an_example():
     np.testing.assert_allclose(value, (oracle(LABEL, logits()) * weight).mean(), rtol=1e-5)
 
 
-def test_another_label_can_mean_padding():
+def test_padding_label_can_be_chosen():
     label = np.where(LABEL < 0, 4, LABEL)
     values = TokenCrossEntropy(ignore_class=4).call(label, logits())
     np.testing.assert_allclose(values, oracle(label, logits(), 4), rtol=1e-5)
 
 
-def test_padding_gets_no_gradient_and_a_step_lowers_the_loss():
+def test_padding_gets_no_gradient_and_a_gradient_step_lowers_the_loss():
     values, slope = value_and_gradient(TokenCrossEntropy().call, LABEL, logits())
     np.testing.assert_array_equal(slope[LABEL < 0], 0)
     assert oracle(LABEL, logits() - 0.1 * slope).sum() < values.sum() - 1e-3
@@ -82,14 +82,14 @@ def test_xla_and_unknown_shapes_give_equal_numbers():
         np.testing.assert_allclose(traced(label, logits()), loss(label, logits()), rtol=1e-6)
 
 
-def test_a_mask_of_keras_is_not_taken_for_one_of_examples():
+def test_mask_of_keras_is_not_applied_to_examples():
     ids = np.array([[1, 2, 3], [1, 0, 0], [1, 2, 0], [2, 2, 2]])
     table = keras.layers.Embedding(5, 5, mask_zero=True)
     value = TokenCrossEntropy()(LABEL, table(ids))
     np.testing.assert_allclose(value, oracle(LABEL, table.get_weights()[0][ids]).mean(), rtol=1e-5)
 
 
-def test_configuration_survives():
+def test_token_cross_entropy_survives_serialization():
     assert_config_round_trip(TokenCrossEntropy, {"ignore_class": 0})
 
 
@@ -101,7 +101,7 @@ def test_configuration_survives():
         (LABEL[:, :2], logits(), ("labels (4, 2)", "Pad labels with -1")),
     ],
 )
-def test_labels_of_other_tokens_are_refused(label, student, parts):
+def test_labels_that_do_not_match_the_tokens_are_refused(label, student, parts):
     with pytest.raises(InputError) as error:
         TokenCrossEntropy()(label, student)
-    assert_one_line(str(error.value), "one label a token", *parts)
+    assert_one_line(str(error.value), "one label per token", *parts)

@@ -55,7 +55,7 @@ def test_token_mse_by_hand():
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int32", "float32"])
-def test_masks_of_every_type_count_alike(dtype):
+def test_masks_of_every_dtype_give_the_same_loss(dtype):
     teacher, student = logits(2, 3, 4)
     mask = np.array([[1, 1, 0], [0, 1, 0]])
     values = TokenSoftTargets()(teacher, student, padding_mask=mask.astype(dtype))
@@ -95,7 +95,7 @@ def test_standardized_mse_is_two_minus_twice_the_correlation():
     np.testing.assert_allclose(values, [2 - 2 * correlation], rtol=1e-5)
 
 
-def test_soft_targets_tend_to_centred_logit_mse():
+def test_soft_targets_approach_the_mse_of_centered_logits():
     # (Hinton et al., equation 4): half the mean square, of logits without their mean.
     teacher, student = (z - z.mean(axis=-1, keepdims=True) for z in logits(3, 6))
     np.testing.assert_allclose(
@@ -130,7 +130,7 @@ def test_softened_rest_by_hand():
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_top_k_is_a_lower_bound_that_grows_to_the_whole(temperature):
+def test_top_k_is_a_lower_bound_that_grows_to_soft_targets(temperature):
     teacher, student = logits(8, 12)
     whole = SoftTargets(temperature)(teacher, student).numpy()
     loss = TopKSoftTargets(temperature)
@@ -150,7 +150,7 @@ def test_all_classes_give_the_gradient_of_soft_targets():
     np.testing.assert_allclose(slope, expected, atol=1e-6)
 
 
-def test_kept_classes_may_be_in_any_order():
+def test_stored_classes_can_be_in_any_order():
     teacher, student = logits(3, 6)
     kept, order = top_k_targets(teacher, 4), [2, 0, 3, 1]
     values = TopKSoftTargets()(
@@ -162,7 +162,7 @@ def test_kept_classes_may_be_in_any_order():
     np.testing.assert_allclose(values, from_full(TopKSoftTargets(), teacher, student, 4), rtol=1e-5)
 
 
-def test_rest_keeps_its_digits_where_the_top_is_nearly_all():
+def test_rest_is_precise_if_the_top_has_nearly_all_probability():
     # The rest has e^-40 of the student's mass, which 1 - p would round to 0. Slope of the rest's
     # share q by its own logit is q - p; teacher's rest is 1/2: -1/2.
     teacher, student = np.zeros((1, 2), "float32"), np.array([[40.0, 0.0]], "float32")
@@ -173,7 +173,7 @@ def test_rest_keeps_its_digits_where_the_top_is_nearly_all():
     np.testing.assert_allclose(slope, [[0.5, -0.5]], rtol=1e-5)
 
 
-def test_a_cache_in_half_precision_may_keep_all_classes():
+def test_cache_in_half_precision_can_store_all_classes():
     teacher, student = logits(3, 6)
     kept = {name: tf.cast(values, "float16") for name, values in top_k_targets(teacher, 6).items()}
     assert np.isinf(kept["top_rest_1"]).all()
@@ -187,7 +187,7 @@ def test_a_cache_in_half_precision_may_keep_all_classes():
     assert np.isfinite(slope).all()
 
 
-def test_targets_are_made_in_a_dataset_too():
+def test_top_k_targets_work_in_a_dataset():
     teacher, _ = logits(4, 3, 6)
     rows = tf.data.Dataset.from_tensor_slices(teacher).batch(2)
     made = next(iter(rows.map(lambda z: top_k_targets(z, 2, (1.0, 2.5), prefix="best"))))
@@ -213,7 +213,7 @@ def test_decoupled_by_hand():
         np.testing.assert_allclose(loss(teacher, student, label=label), [expected], rtol=1e-5)
 
 
-def test_two_classes_leave_no_choice_among_the_others():
+def test_decoupled_of_two_classes_is_the_divergence():
     teacher, student = logits(4, 2)
     label = np.array([0, 1, 1, 0])
     values = DecoupledDistillation(other_weight=8.0)(teacher, student, label=label)
@@ -221,7 +221,7 @@ def test_two_classes_leave_no_choice_among_the_others():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_decoupled_with_the_teachers_doubt_as_weight_is_soft_targets(temperature):
+def test_decoupled_weighted_by_the_teachers_uncertainty_is_soft_targets(temperature):
     # Equation 6 of the paper: KL = KL(b) + (1 - p[label]) KL(others).
     teacher, student = logits(6, 5)
     label = np.array([0, 1, 2, 3, 4, 0])
@@ -236,7 +236,7 @@ def test_decoupled_with_the_teachers_doubt_as_weight_is_soft_targets(temperature
     np.testing.assert_allclose(sure + doubt * others, whole, rtol=1e-4)
 
 
-def test_a_certain_teacher_still_says_what_else_it_considers():
+def test_decoupled_trains_the_other_classes_of_a_certain_teacher():
     # p[label] is 1 to the last digit of float32, and 1 - p[label] is 0.
     teacher = np.array([[1e4, 1.0, 0.0]], "float32")
     student = np.array([[1e4, 0.0, 1.0]], "float32")
@@ -248,7 +248,7 @@ def test_a_certain_teacher_still_says_what_else_it_considers():
     assert np.abs(slope[0, 1:]).min() > 0.1
 
 
-def test_the_top_of_tokens_by_hand():
+def test_token_top_k_by_hand():
     # Two tokens of which one is padding; kept is the first of two classes, of probability 3 / 4.
     teacher = np.log(np.array([[[3.0, 1.0], [1.0, 9.0]]], "float32"))
     kept = top_k_targets(teacher, 1)

@@ -63,7 +63,7 @@ def test_queue_contrast_by_hand():
     np.testing.assert_allclose(loss(NORTH, NORTH), [log(1 + exp(-1))], rtol=1e-6)
 
 
-def test_a_sentence_that_comes_again_is_not_its_own_negative():
+def test_repeated_sentence_is_not_its_own_negative():
     loss = QueueContrast(2, size=3, temperature=1.0)
     loss.enqueue(AXES)
     np.testing.assert_allclose(loss(NORTH, EAST), [log(1 + exp(1))], rtol=1e-6)
@@ -71,7 +71,7 @@ def test_a_sentence_that_comes_again_is_not_its_own_negative():
     np.testing.assert_allclose(loss(AXES[[1, 1]], AXES[[0, 0]]), [log(1 + exp(1))] * 2, rtol=1e-6)
 
 
-def test_contrast_pushes_away_from_a_near_neighbour():
+def test_contrast_pushes_away_from_a_near_neighbor():
     # Its minimum is not the teacher: at the teacher the slope points away from the neighbour.
     loss = QueueContrast(2, size=3)
     loss.enqueue([[0.6, 0.8]])
@@ -79,7 +79,7 @@ def test_contrast_pushes_away_from_a_near_neighbour():
     assert slope[0, 0] > 0.1
 
 
-def test_the_oldest_fall_out_and_lengths_are_one():
+def test_queue_drops_the_oldest_rows_and_stores_unit_vectors():
     loss = QueueDistillation(2, size=3)
     np.testing.assert_array_equal(loss.queue, np.zeros((3, 2)))
     loss.enqueue([[2.0, 0.0], [0.0, 3.0]])
@@ -88,20 +88,20 @@ def test_the_oldest_fall_out_and_lengths_are_one():
     np.testing.assert_allclose(loss.queue, [[0, 1], [-1, 0], [0, -1]], atol=1e-6)
 
 
-def test_a_batch_larger_than_the_queue_leaves_its_last_rows():
+def test_batch_larger_than_the_queue_leaves_its_last_rows():
     loss = QueueDistillation(2, size=2)
     loss.enqueue([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     np.testing.assert_allclose(loss.queue, AXES, atol=1e-6)
 
 
-def test_a_step_that_is_not_kept_leaves_the_queue():
+def test_non_finite_step_leaves_the_queue_unchanged():
     loss = QueueDistillation(2, size=2)
     loss.enqueue(AXES)
     loss.enqueue(AXES * np.nan, kept=tf.constant(False))
     np.testing.assert_allclose(loss.queue, AXES, atol=1e-6)
 
 
-def test_an_empty_queue_is_similarity_in_the_batch():
+def test_empty_queue_equals_similarity_distillation():
     teacher, student = np.random.default_rng(0).normal(size=(2, 4, 3))
     np.testing.assert_allclose(
         QueueDistillation(3)(teacher, student),
@@ -110,7 +110,7 @@ def test_an_empty_queue_is_similarity_in_the_batch():
     )
 
 
-def test_queue_is_no_trained_weight():
+def test_queue_is_saved_but_not_trained():
     loss = QueueContrast(2, size=3)
     assert loss.trainable_weights == [] and [w.shape for w in loss.weights] == [(3, 2)]
 
@@ -123,7 +123,7 @@ def test_queue_of_another_width_is_refused(make):
 
 
 @pytest.mark.parametrize("arguments", [{"dim": 0}, {"dim": 2, "size": 0}])
-def test_queue_without_room_is_refused(arguments):
+def test_queue_of_size_zero_is_refused(arguments):
     with pytest.raises(InputError) as error:
         QueueDistillation(**arguments)
     key = list(arguments)[-1]
@@ -131,7 +131,7 @@ def test_queue_without_room_is_refused(arguments):
 
 
 @pytest.mark.parametrize("argument", ["temperature", "student_temperature"])
-def test_queue_temperatures_are_positive(argument):
+def test_queue_temperatures_must_be_positive(argument):
     with pytest.raises(InputError) as error:
         QueueDistillation(2, **{argument: 0.0})
     assert_one_line(str(error.value), f"`{argument}` must be positive", f"{argument}=0.0")
@@ -140,7 +140,7 @@ def test_queue_temperatures_are_positive(argument):
     assert_one_line(str(error.value), "`temperature` must be positive", "temperature=-1.0")
 
 
-def test_a_guide_margin_of_zero_is_refused():
+def test_guide_margin_of_zero_is_refused():
     with pytest.raises(InputError) as error:
         QueueContrast(2, guide_margin=0.0)
     assert_one_line(str(error.value), "`guide_margin` must be above 0", "guide_margin=0.0", "0.01")
@@ -157,18 +157,18 @@ def test_spread_out_by_hand():
     np.testing.assert_allclose(SpreadOut()(AXES, AXES), [0.0, 0.0], atol=1e-6)
 
 
-def test_rows_of_one_source_are_not_spread():
+def test_examples_of_one_source_are_not_spread():
     values = SpreadOut()(AXES, AXES[::-1], source_id=np.array([5, 5]))
     np.testing.assert_allclose(values, [0.0, 0.0], atol=1e-6)
 
 
-def test_points_spread_evenly_have_no_loss():
+def test_uniform_points_have_no_spread_out_loss():
     rows = np.random.default_rng(0).normal(size=(2, 2000, 8))
     assert SpreadOut()(*rows).numpy().max() < 1e-3
     assert SpreadOut()(*(rows + 1.0)).numpy().min() > 0.2
 
 
-def test_variance_covariance_by_hand():
+def test_vicreg_by_hand():
     # Rows (2,0), (0,0) and (0,0), (0,2): squared differences 4 and 4. In each side one dimension
     # has variance 2, enough; the other 0, lacking 1 - sqrt(0.0001) = 0.99, the mean 0.495.
     # No covariance: 25 * 4 + 25 * (0.495 + 0.495).
@@ -180,14 +180,14 @@ def test_variance_covariance_by_hand():
     np.testing.assert_allclose(VICReg()(rows, rows), [8.0, 8.0], rtol=1e-6)
 
 
-def test_variance_keeps_embeddings_from_becoming_one():
+def test_variance_moves_equal_embeddings_apart():
     # All but equal, and moving apart is the way down.
     rows = np.random.default_rng(0).normal(size=(6, 3)).astype("float32") * 0.01
     _, slope = value_and_gradient(VICReg(), rows, rows)
     assert ((rows - rows.mean(0)) * slope).sum() < -0.1
 
 
-def test_cross_correlation_by_hand():
+def test_barlow_twins_by_hand():
     # Of two rows a correlation is 1 or -1. Both dimensions alike on both sides: c is 1 everywhere,
     # 0.005 * (1 + 1). The translation's second turned round: c = ((1,-1),(1,-1)), and the second
     # dimension disagrees with itself: (1 + 1)^2 more.
@@ -197,7 +197,7 @@ def test_cross_correlation_by_hand():
     np.testing.assert_allclose(BarlowTwins()(rows, turned), [4.01, 4.01], rtol=1e-5)
 
 
-def test_cross_correlation_does_not_see_size_and_mean():
+def test_barlow_twins_does_not_depend_on_scale_and_mean():
     source, translation = np.random.default_rng(0).normal(size=(2, 6, 3))
     np.testing.assert_allclose(
         BarlowTwins()(7 * source + 2, translation * [1, 5, 0.1] - 3),
@@ -206,7 +206,7 @@ def test_cross_correlation_does_not_see_size_and_mean():
     )
 
 
-def test_a_constant_dimension_agrees_with_nothing_and_has_no_slope():
+def test_constant_dimension_has_no_correlation_and_no_gradient():
     rows = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
     rows[:, 1] = 1e4 / 3
     values, slope = value_and_gradient(BarlowTwins(), rows, rows)
@@ -215,7 +215,7 @@ def test_a_constant_dimension_agrees_with_nothing_and_has_no_slope():
 
 
 @pytest.mark.parametrize("make", [SpreadOut, VICReg, BarlowTwins])
-def test_one_pair_has_finite_values_and_slopes(make):
+def test_batch_of_one_pair_has_finite_values_and_gradients(make):
     values, slope = value_and_gradient(make(), EAST, NORTH)
     assert np.isfinite(values).all() and np.isfinite(slope).all()
 
@@ -234,7 +234,7 @@ def test_matryoshka_by_hand():
     np.testing.assert_allclose(rotated(teacher, student), [1.0], rtol=1e-6)
 
 
-def test_matryoshka_sees_directions_alone():
+def test_matryoshka_normalizes_every_prefix():
     # mse of (1, 0) and (0, 1) is (1 + 1) / 2, whatever the lengths were.
     loss = Matryoshka(EmbeddingDistillation("mse"), [2])
     np.testing.assert_allclose(loss(9 * EAST, 0.1 * NORTH), [1.0], rtol=1e-5)
@@ -249,7 +249,7 @@ def test_matryoshka_alignment_by_hand():
     np.testing.assert_allclose(loss(rows, rows), [expected] * 2, rtol=1e-5)
 
 
-def test_wrapped_losses_read_what_they_read_alone():
+def test_wrapped_losses_keep_their_needs_and_target():
     guided = TranslationRanking(guide_margin=0.1)
     wrapped = MatryoshkaAlignment(guided, [1])
     assert (wrapped.needs, wrapped.takes) == (guided.needs, guided.takes)
@@ -271,7 +271,7 @@ def test_rotation_is_saved_as_a_weight(tmp_path):
     np.testing.assert_array_equal(copy(*rows), loss(*rows))
 
 
-def test_principal_axes_find_a_hidden_rotation():
+def test_principal_axes_recover_a_known_rotation():
     generator = np.random.default_rng(0)
     hidden = np.linalg.qr(generator.normal(size=(4, 4)))[0]
     # Orthogonal columns of decreasing length, turned.
@@ -281,7 +281,7 @@ def test_principal_axes_find_a_hidden_rotation():
     assert (axes[np.abs(axes).argmax(axis=0), np.arange(4)] > 0).all()
 
 
-def test_principal_axes_of_the_teacher_keep_more_in_a_prefix(sample_set):
+def test_principal_axes_of_the_teacher_improve_a_prefix(sample_set):
     vectors = np.stack([vector for _, vector in sample_set.records()])
     axes = principal_axes(vectors[:-300])
     np.testing.assert_allclose(axes.T @ axes, np.eye(len(axes)), atol=1e-5)
@@ -296,7 +296,7 @@ def test_principal_axes_of_the_teacher_keep_more_in_a_prefix(sample_set):
 
 
 @pytest.mark.parametrize("vectors", [np.ones(3), np.ones((0, 3)), np.array([[np.nan, 1.0]])])
-def test_axes_of_no_vectors_are_refused(vectors):
+def test_axes_of_unusable_vectors_are_refused(vectors):
     with pytest.raises(InputError) as error:
         principal_axes(vectors)
     assert_one_line(str(error.value), "one a row", str(vectors.shape))
@@ -314,13 +314,13 @@ def test_impossible_widths_are_refused(dims):
     [Matryoshka(EmbeddingDistillation(), [1, 3]), MatryoshkaAlignment(SpreadOut(), [3])],
     ids=["distillation", "alignment"],
 )
-def test_a_width_beyond_the_vectors_is_refused(loss):
+def test_width_above_that_of_the_vectors_is_refused(loss):
     with pytest.raises(InputError) as error:
         loss(AXES, AXES)
     assert_one_line(str(error.value), "`dims`", f"student {AXES.shape}", "at most 2")
 
 
-def test_weights_of_other_number_or_sign_are_refused():
+def test_wrong_number_or_sign_of_weights_is_refused():
     with pytest.raises(InputError) as error:
         Matryoshka(EmbeddingDistillation(), [1, 2], [1.0])
     assert_one_line(str(error.value), "`dim_weights`", "1 weights", "dims=[1, 2]")
@@ -338,7 +338,7 @@ def test_weights_of_other_number_or_sign_are_refused():
         len,
     ],
 )
-def test_losses_of_one_width_cannot_be_wrapped(inner):
+def test_losses_of_fixed_width_cannot_be_wrapped(inner):
     for wrapper in (Matryoshka, MatryoshkaAlignment):
         with pytest.raises(InputError) as error:
             wrapper(inner, [1])
@@ -346,7 +346,7 @@ def test_losses_of_one_width_cannot_be_wrapped(inner):
 
 
 @pytest.mark.parametrize("rotation", [np.ones((2, 2)), np.eye(3)[:2], AXES * np.nan])
-def test_what_is_no_rotation_is_refused(rotation):
+def test_matrix_that_is_not_a_rotation_is_refused(rotation):
     with pytest.raises(InputError) as error:
         Matryoshka(EmbeddingDistillation(), [1], rotation=rotation)
     assert_one_line(str(error.value), "`rotation` must be", str(rotation.shape), "principal_axes")

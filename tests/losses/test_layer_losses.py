@@ -20,7 +20,7 @@ from kdkeras.losses import (
     PerLayer,
     SimilarityDistillation,
 )
-from kdkeras.losses.token_layers import evenly_spaced
+from kdkeras.losses.hidden_states import evenly_spaced
 
 MASK = np.array([[1, 1], [1, 0]])
 NOTHING = np.zeros((2, 2, 2), "float32")
@@ -59,7 +59,7 @@ def test_projected_hidden_states_by_hand():
     np.testing.assert_allclose(values, [2.5, 2.5], rtol=1e-6)
 
 
-def test_gradient_of_the_map_equals_central_differences():
+def test_gradient_of_the_projection_equals_central_differences():
     teacher, student = list(normal(3, 2, 2, 5)), list(normal(3, 2, 2, 3, seed=1))
     loss = HiddenStateDistillation(projection=(3, 5))
     with tf.GradientTape() as tape:
@@ -83,12 +83,12 @@ def test_gradient_of_the_map_equals_central_differences():
         (6, 3, [(2, 1), (4, 2), (6, 3)]),
     ],
 )
-def test_layers_are_spaced_evenly_and_end_at_the_last(student, teacher, pairs):
+def test_layers_are_paired_evenly_up_to_the_last(student, teacher, pairs):
     assert evenly_spaced(student, teacher) == pairs
 
 
 @pytest.mark.parametrize(("num_student", "num_teacher"), [(1, 2), (2, 5), (5, 2)])
-def test_the_default_map_sees_the_last_layer_of_both(num_student, num_teacher):
+def test_default_pairs_include_the_last_layer_of_both(num_student, num_teacher):
     teacher, student = ([NOTHING] * (n + 1) for n in (num_teacher, num_student))
     loss = HiddenStateDistillation()
     np.testing.assert_array_equal(loss(teacher, student, padding_mask=MASK), 0)
@@ -97,7 +97,7 @@ def test_the_default_map_sees_the_last_layer_of_both(num_student, num_teacher):
         assert loss(*sides, padding_mask=MASK).numpy().min() > 0.1
 
 
-def test_layers_can_have_names():
+def test_named_layers_are_paired_by_name():
     teacher = {"lower": NOTHING, "upper": normal(2, 2, 2)}
     loss = HiddenStateDistillation({-1: "upper"})
     expected = oracles_features.hidden_states([teacher["upper"]], [NOTHING], MASK, [(0, 0)])
@@ -131,7 +131,7 @@ REFUSED_STATES = {
         "projection=(2, 7)",
     ),
     "one tensor": (None, NOTHING, STATES, "from the teacher", "(2, 2, 2)"),
-    "pooled": (None, [np.zeros((2, 2), "float32")] * 3, STATES, "(2, 2)", "unpooled"),
+    "pooled": (None, [np.zeros((2, 2), "float32")] * 3, STATES, "(2, 2)", "before pooling"),
 }
 
 
@@ -153,13 +153,13 @@ def test_states_that_cannot_be_compared_are_refused(case):
         ({"projection": (3, 0)}, ("`projection` must be", "projection=[3, 0]")),
     ],
 )
-def test_wrong_maps_are_refused(arguments, parts):
+def test_wrong_pairs_and_projections_are_refused(arguments, parts):
     with pytest.raises(InputError) as error:
         HiddenStateDistillation(**arguments)
     assert_one_line(str(error.value), *parts)
 
 
-def test_a_projection_of_other_widths_is_refused():
+def test_projection_of_other_widths_is_refused():
     loss = HiddenStateDistillation(projection=(3, 2))
     with pytest.raises(InputError) as error:
         loss(STATES, STATES, padding_mask=MASK)
@@ -169,7 +169,7 @@ def test_a_projection_of_other_widths_is_refused():
 # ---- attention ----------------------------------------------------------
 
 
-def test_attention_relations_by_hand():
+def test_minilm_v2_by_hand():
     # One head of width 1 and two tokens. The teacher's queries 1 and 0: scores (1, 0) and (0, 0);
     # the student's 0 and 0: (0, 0) twice. Token 0: p = (e, 1)/(e+1), q = (1/2, 1/2):
     # KL = p0 * 1 - ln((e+1)/2); token 1 is equal. Mean over two tokens. Keys and values are equal.
@@ -188,7 +188,7 @@ def test_attention_relations_by_hand():
     np.testing.assert_allclose(values, [3 * divergence / 2, 0.0], atol=1e-6)
 
 
-def test_attention_relations_divide_by_the_root_of_the_width():
+def test_relations_divide_by_the_root_of_the_width():
     # Width 4: the same scores need twice as long vectors, 4 * 1 / sqrt(4) = 2 for ones.
     teacher = np.array([[[1.0] * 4, [0.0] * 4]])
     narrow = np.array([[[2.0**0.5], [0.0]]])
@@ -227,7 +227,7 @@ def test_attention_that_cannot_be_compared_is_refused(case):
     assert_one_line(str(error.value), *parts)
 
 
-def test_an_attention_layer_that_is_not_there_is_refused():
+def test_missing_attention_layer_is_refused():
     layers = [attention(NOTHING)] * 2
     for arguments, side in (({"student_layer": 0}, "student"), ({"teacher_layer": 3}, "teacher")):
         with pytest.raises(InputError) as error:
@@ -235,7 +235,7 @@ def test_an_attention_layer_that_is_not_there_is_refused():
         assert_one_line(str(error.value), f"The {side} has [1, 2]")
 
 
-def test_no_relation_heads_are_refused():
+def test_zero_relation_heads_are_refused():
     with pytest.raises(InputError) as error:
         MiniLMv2(0)
     assert_one_line(str(error.value), "num_relation_heads=0", "divisor")
@@ -253,7 +253,7 @@ def test_per_layer_by_hand():
     np.testing.assert_allclose(first(axes, layers), [1.0, 1.0], rtol=1e-6)
 
 
-def test_per_layer_has_the_projection_of_its_inner_loss():
+def test_per_layer_trains_the_projection_of_its_inner_loss():
     loss = PerLayer(EmbeddingDistillation("mse", projection=(3, 5)))
     assert [w.shape for w in loss.trainable_weights] == [(3, 5)]
     teacher, student = normal(4, 5), list(normal(3, 4, 3))
@@ -262,7 +262,7 @@ def test_per_layer_has_the_projection_of_its_inner_loss():
     np.testing.assert_allclose(loss(teacher, student), expected, rtol=1e-5)
 
 
-def test_per_layer_hands_on_what_its_inner_loss_needs():
+def test_per_layer_passes_on_what_its_inner_loss_needs():
     class Weighed(EmbeddingDistillation):
         needs = {"weight": "label"}
 
@@ -293,13 +293,13 @@ def test_per_layer_hands_on_what_its_inner_loss_needs():
         ),
     ],
 )
-def test_what_per_layer_cannot_wrap_is_refused(make, parts):
+def test_per_layer_refuses_losses_and_layers_that_do_not_fit(make, parts):
     with pytest.raises(InputError) as error:
         make()
     assert_one_line(str(error.value), *parts)
 
 
-def test_an_embedding_projection_of_another_width_is_refused():
+def test_embedding_projection_of_another_width_is_refused():
     with pytest.raises(InputError) as error:
         EmbeddingDistillation(projection=(3, 5))(normal(2, 5), normal(2, 4))
     assert_one_line(str(error.value), "projection=[3, 5]", "(2, 4)", "Use (4, 5)")

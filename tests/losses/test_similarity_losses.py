@@ -56,7 +56,7 @@ def test_similarity_default_temperature_by_hand():
     np.testing.assert_allclose(values, [log(2), log(2)], rtol=1e-5)
 
 
-def test_excluding_self_of_two_leaves_one_choice_and_no_loss():
+def test_excluding_self_from_two_rows_gives_no_loss():
     student = np.array([[0.3, 1.0], [1.0, 0.2]])
     np.testing.assert_allclose(SimilarityDistillation(exclude_self=True)(AXES, student), 0)
     assert SimilarityDistillation()(AXES, student).numpy().min() > 1
@@ -118,12 +118,12 @@ def test_ranking_averages_both_directions():
     )
 
 
-def test_rows_of_one_source_are_no_negatives():
+def test_examples_of_one_source_are_not_negatives():
     values = TranslationRanking()(AXES, AXES[::-1], source_id=np.array([5, 5]))
     np.testing.assert_allclose(values, 0, atol=1e-6)
 
 
-def test_guide_removes_what_the_teacher_finds_equal():
+def test_guide_removes_negatives_that_are_similar_for_the_teacher():
     # cos of the teacher's rows is 0.8: masked from a guide margin of 0.2 on, not below.
     teacher = np.array([[1.0, 0.0], [0.8, 0.6]])
     near, far = (
@@ -133,7 +133,7 @@ def test_guide_removes_what_the_teacher_finds_equal():
     np.testing.assert_allclose(far, 26, rtol=1e-5)
 
 
-def test_a_large_scale_does_not_bring_masked_rows_back():
+def test_large_scale_keeps_negatives_masked():
     values = TranslationRanking(scale=1e5)(AXES, AXES[::-1], source_id=np.array([5, 5]))
     np.testing.assert_allclose(values, 0, atol=1e-6)
 
@@ -146,7 +146,7 @@ def test_guide_gets_no_gradient():
     assert tape.gradient(values, guide) is None
 
 
-def test_guide_margin_needs_the_teacher():
+def test_guide_margin_needs_teacher_embeddings():
     with pytest.raises(InputError) as error:
         TranslationRanking(guide_margin=0.1)(AXES, AXES)
     assert_one_line(str(error.value), "`guide_margin`", "teacher=None", "guide_margin=None")
@@ -160,13 +160,13 @@ def test_l2_by_hand():
     np.testing.assert_allclose(slope, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
 
 
-def test_ranking_of_one_pair_says_nothing():
+def test_ranking_of_one_pair_is_zero():
     # Which is why a Distiller refuses to train on such batches.
     assert TranslationRanking.compares_rows
     assert float(TranslationRanking()(AXES[:1], -AXES[:1])[0]) == 0.0
 
 
-def test_a_student_that_equals_a_very_sure_teacher_loses_nothing():
+def test_correlation_with_a_very_certain_teacher_is_one():
     logits = np.random.default_rng(0).normal(size=(32, 1000))
     logits[np.arange(32), np.arange(32)] = 18.0  # Columns of 1e-8 vary, too.
     assert float(np.max(CorrelationDistillation()(logits, logits))) < 1e-5
@@ -181,7 +181,7 @@ def test_standardized_targets_by_hand():
     np.testing.assert_allclose(values, [0.0, 2 * (2 * p - 1)], rtol=1e-5, atol=1e-6)
 
 
-def test_equal_logits_have_nothing_to_standardize():
+def test_equal_logits_are_standardized_to_zero():
     values = SoftTargets(standardize=True)(np.array([[5.0, 5.0]]), np.array([[2.0, 2.0]]))
     np.testing.assert_allclose(values, 0, atol=1e-6)
 
@@ -195,7 +195,7 @@ def test_correlation_by_hand():
     np.testing.assert_allclose(columns_only(teacher, student[::-1]), [2.0, 2.0], atol=1e-5)
 
 
-def test_correlation_does_not_see_how_sure_the_student_is():
+def test_correlation_does_not_depend_on_certainty():
     # Three classes whose probabilities are an affine map of the teacher's.
     teacher = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
     student = 0.5 * teacher + 0.5 / 3
@@ -226,12 +226,12 @@ def test_relational_angle_by_hand():
     np.testing.assert_allclose(RelationalAngle()(teacher, student), [0.5, near, near], rtol=1e-5)
 
 
-def test_two_rows_have_no_angle():
+def test_two_examples_have_no_angle():
     np.testing.assert_array_equal(RelationalAngle()(AXES, 3 * AXES[::-1]), [0.0, 0.0])
 
 
 @pytest.mark.parametrize("loss", [RelationalDistance(), RelationalAngle(), SimilarityMatrix()])
-def test_relations_do_not_see_rotation_and_size(loss):
+def test_relations_are_invariant_to_rotation_and_scale(loss):
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(5, 3))
     rotation, _ = np.linalg.qr(generator.normal(size=(3, 3)))
@@ -250,7 +250,7 @@ def test_relations_compare_different_widths(make):
     assert_one_line(str(error.value), "(5, 3)", "(5, 1, 7)", "Pool the tokens")
 
 
-def test_rounding_is_no_direction():
+def test_rounding_errors_are_not_directions():
     # The first two student rows differ by rounding alone: no angle points from one to the other.
     rows = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
     same, nearly = rows.copy(), rows.copy()

@@ -42,13 +42,13 @@ WORKED = {
 
 
 @pytest.mark.parametrize("case", WORKED)
-def test_equals_the_worked_case(case):
+def test_functions_and_losses_by_hand(case):
     function, expected = WORKED[case]
     values = KerasLoss(function, temperature=2.0)(TEACHER, STUDENT)
     np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
-def test_minus_cosine_is_least_at_the_teacher():
+def test_cosine_similarity_has_its_minimum_at_the_teacher():
     values = KerasLoss("cosine_similarity")(TEACHER, 3 * TEACHER)
     np.testing.assert_allclose(values, [-1, -1], rtol=1e-6)
 
@@ -69,22 +69,22 @@ def test_minus_cosine_is_least_at_the_teacher():
 def test_losses_of_probabilities_or_labels_are_refused(function):
     with pytest.raises(InputError) as error:
         KerasLoss(function)
-    assert_one_line(str(error.value), "least where they are equal", "SoftTargets(temperature=")
+    assert_one_line(str(error.value), "minimum where they are equal", "SoftTargets(temperature=")
 
 
-def test_a_sum_over_the_batch_is_refused():
+def test_sum_over_the_batch_is_refused():
     with pytest.raises(InputError) as error:
         KerasLoss(keras.losses.MeanSquaredError(reduction="sum"))
     assert_one_line(str(error.value), "mean over the batch", "reduction='sum'", "loss_weights=")
 
 
-def test_one_value_a_batch_is_refused():
+def test_one_value_per_batch_is_refused():
     with pytest.raises(InputError) as error:
         KerasLoss(lambda y_true, y_pred: ops.mean(ops.square(y_true - y_pred)))(TEACHER, STUDENT)
-    assert_one_line(str(error.value), "one value an example", "`keras_loss`")
+    assert_one_line(str(error.value), "one value per example", "`keras_loss`")
 
 
-def test_settings_of_a_loss_of_keras_survive():
+def test_arguments_of_a_keras_loss_survive_serialization():
     loss = KerasLoss(keras.losses.Huber(delta=3.0))
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     np.testing.assert_array_equal(copy(TEACHER, STUDENT), loss(TEACHER, STUDENT))
