@@ -1,4 +1,4 @@
-"""Files that are refused, each in one line, without running anything in them."""
+"""Loading saved students, and refusing damaged or malicious files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from kdkeras.students import StaticStudent
 
 @pytest.fixture
 def saved(vocabulary, tmp_path):
-    """The file of a student that reads strings."""
+    """The file of a student with a vocabulary."""
     path = tmp_path / "student.keras"
     StaticStudent(vocabulary.size, 3, 2, vocabulary=vocabulary).save(path)
     return path
 
 
 def changed(path, **parts):
-    """Writes the archive again with other bytes for some of its files (None drops one)."""
+    """Replaces files of the archive by other bytes, or removes them (None)."""
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     for name, data in parts.items():
@@ -44,13 +44,13 @@ def refused(path, *parts):
     assert_one_line(str(error.value), str(path), *parts)
 
 
-def test_load_gives_what_was_saved(saved, held_out):
+def test_load_returns_the_saved_student(saved, held_out):
     student, texts = kdkeras.load(str(saved)), held_out["de"][0][:4]
     assert isinstance(student, StaticStudent)
     assert student.encode(texts).shape == (4, 3)
 
 
-def test_from_preset_gives_the_student_of_a_file_and_refuses_other_models(saved, tmp_path):
+def test_from_preset_loads_the_student_of_a_file_and_refuses_other_models(saved, tmp_path):
     assert isinstance(kdkeras.from_preset(saved), StaticStudent)
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     with pytest.raises(InputError) as error:
@@ -82,7 +82,7 @@ def test_flipped_bytes_are_refused(saved):
 
 @pytest.mark.parametrize("part", ["config_json", "model_weights_h5", "sentencepiece_model"])
 @pytest.mark.parametrize("how", ["missing", "nonsense"])
-def test_an_archive_with_a_spoiled_part_is_refused(saved, part, how):
+def test_an_archive_with_a_damaged_file_is_refused(saved, part, how):
     refused(changed(saved, **{part: None if how == "missing" else b"Tom"}))
 
 
@@ -96,7 +96,7 @@ def test_weights_of_another_size_are_refused(saved):
 
 
 class Touch:
-    """Unpickling this makes a file."""
+    """Unpickling this creates a file."""
 
     def __init__(self, path):
         self.path = path
@@ -106,14 +106,14 @@ class Touch:
 
 
 def test_a_pickle_is_refused_and_not_opened(tmp_path):
-    path, proof = tmp_path / "stranger.keras", tmp_path / "ran"
+    path, proof = tmp_path / "unknown.keras", tmp_path / "ran"
     path.write_bytes(pickle.dumps(Touch(proof)))
     refused(path, "another format")
     assert not proof.exists()
 
 
-def test_a_lambda_of_a_stranger_is_refused(tmp_path):
-    path = tmp_path / "stranger.keras"
+def test_a_lambda_layer_is_refused(tmp_path):
+    path = tmp_path / "unknown.keras"
     model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x * 2)])
     model.save(path)
     refused(path, "safe mode", "ambda")
@@ -128,7 +128,7 @@ def test_a_lambda_of_a_stranger_is_refused(tmp_path):
         ("keras.src.utils.file_utils", "makedirs", {"path": "PROOF"}),
     ],
 )
-def test_a_class_from_elsewhere_is_refused(saved, tmp_path, module, name, config):
+def test_other_classes_are_refused_and_not_called(saved, tmp_path, module, name, config):
     proof = tmp_path / "ran"
     config = {
         key: json.loads(json.dumps(v).replace("PROOF", str(proof))) for key, v in config.items()
@@ -141,9 +141,9 @@ def test_a_class_from_elsewhere_is_refused(saved, tmp_path, module, name, config
 def test_loading_a_refused_file_changes_nothing(saved):
     before = saved.read_bytes()
     changed(saved, config_json=b"Tom")
-    spoiled = saved.read_bytes()
+    damaged = saved.read_bytes()
     refused(saved)
-    assert saved.read_bytes() == spoiled != before
+    assert saved.read_bytes() == damaged != before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 

@@ -1,4 +1,4 @@
-"""The students in savedmodels/ load by name and are what they claim to be."""
+"""Students in savedmodels/ load by name and have the stated quality."""
 
 from __future__ import annotations
 

@@ -134,13 +134,13 @@ class _Graph:
         """The scale of each value; 1 in a tensor that is not quantized."""
         quantization = tensor.quantization
         if quantization is None:
-            return np.float32(1)
+            return np.ones((), np.float32)
         if quantization.details is not None:  # One scale per block of a row.
             blocks = quantization.details
             scales = self._values(blocks.scales).reshape(shape[0], -1)
             return np.repeat(scales, blocks.blockSize, axis=1)
         if quantization.scale is None:
-            return np.float32(1)
+            return np.ones((), np.float32)
         axes = np.ones(len(shape), int)
         axes[quantization.quantizedDimension] = -1
         return np.asarray(quantization.scale, np.float32).reshape(axes)

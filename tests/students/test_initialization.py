@@ -1,4 +1,4 @@
-"""Students that start from their teacher's weights."""
+"""Initialization of students from their teacher's weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def transformer(vocabulary_size, vocabulary=None, **sizes):
     )
 
 
-def test_a_copied_teacher_computes_the_teachers_hidden_states(teacher):
+def test_a_student_with_all_layers_copied_equals_the_teacher(teacher):
     student = transformer(600)
     student.token_embedding.table.assign(teacher.token_embeddings()[1])
     copy_embedding_layers(student, teacher)
@@ -59,11 +59,11 @@ def test_a_copied_teacher_computes_the_teachers_hidden_states(teacher):
     states = zip(student.hidden_states(batch), teacher.model.hidden_states(batch), strict=True)
     for found, expected in states:
         assert np.abs(np.asarray(found)[real] - np.asarray(expected)[real]).max() <= 1e-5
-    # The same pooling and norm: the student is the teacher.
+    # Pooling and normalization are the same.
     assert np.abs(np.asarray(student(batch)) - teacher.encode(SENTENCES)).max() <= 1e-5
 
 
-def test_equal_widths_take_the_chosen_layers(teacher, wordpiece):
+def test_equal_sizes_copy_the_chosen_layers(teacher, wordpiece):
     student = transformer(wordpiece.size, wordpiece, num_layers=1)
     report = initialize_from_teacher(student, teacher)
     last = teacher.model.backbone.transformer_layers[1]
@@ -71,14 +71,14 @@ def test_equal_widths_take_the_chosen_layers(teacher, wordpiece):
     np.testing.assert_array_equal(
         student.blocks[0].intermediate_dense.kernel, last._feedforward_intermediate_dense.kernel
     )
-    # Its token vectors are the teacher's own, since the layers were trained for them.
+    # Token vectors are copied without projection.
     tokens, vectors = teacher.token_embeddings()
     np.testing.assert_array_equal(
         student.token_embedding.table[wordpiece.tokens.index("tom")], vectors[tokens.index("tom")]
     )
 
 
-def test_other_widths_take_token_vectors_alone(teacher, wordpiece):
+def test_other_sizes_copy_token_vectors_only(teacher, wordpiece):
     student = transformer(wordpiece.size, wordpiece, intermediate_dim=128)
     block = student.blocks[0].get_weights()
     report = initialize_from_teacher(student, teacher)
@@ -88,7 +88,7 @@ def test_other_widths_take_token_vectors_alone(teacher, wordpiece):
         np.testing.assert_array_equal(before, after)
 
 
-def test_a_factorised_table_starts_at_the_nearest_to_the_teachers(teacher, wordpiece):
+def test_a_factorized_table_is_the_best_approximation_of_the_teachers(teacher, wordpiece):
     whole, narrow = (transformer(wordpiece.size, wordpiece, table_rank=r) for r in (None, 20))
     for student in (whole, narrow):
         initialize_from_teacher(student, teacher)
@@ -102,7 +102,7 @@ def test_a_factorised_table_starts_at_the_nearest_to_the_teachers(teacher, wordp
     )
 
 
-def test_a_static_student_takes_token_vectors(teacher, vocabulary):
+def test_a_static_student_gets_token_vectors(teacher, vocabulary):
     keras.utils.set_random_seed(0)
     student = StaticStudent(vocabulary.size, 32, 16, vocabulary=vocabulary)
     before = student.token_embedding.get_weights()[0]
@@ -116,7 +116,7 @@ def test_a_static_student_takes_token_vectors(teacher, vocabulary):
 
 
 def shared_rows(teacher, vocabulary):
-    """Student and teacher rows of the words and pieces both have."""
+    """Rows of the tokens that student and teacher share."""
     rows = {teacher.surface(token): row for row, token in enumerate(teacher.token_embeddings()[0])}
     surfaces = [vocabulary.surface(token) for token in vocabulary.tokens]
     pairs = [(i, rows[s]) for i, s in enumerate(surfaces) if s[0] and s in rows]
@@ -124,7 +124,7 @@ def shared_rows(teacher, vocabulary):
 
 
 @pytest.mark.parametrize("dim", [32, 48], ids=["equal", "wider"])
-def test_projection_keeps_inner_products(teacher, vocabulary, dim):
+def test_projection_preserves_inner_products(teacher, vocabulary, dim):
     vectors, shared, _ = token_vectors(vocabulary, teacher, dim, scale=0.05)
     own, theirs = shared_rows(teacher, vocabulary)
     table = teacher.token_embeddings()[1]
@@ -136,7 +136,7 @@ def test_projection_keeps_inner_products(teacher, vocabulary, dim):
     np.testing.assert_allclose(found @ found.T, scale**2 * expected @ expected.T, atol=1e-5)
 
 
-def test_narrower_tables_hold_the_principal_components(teacher, vocabulary):
+def test_narrower_tables_contain_the_principal_components(teacher, vocabulary):
     vectors, _, _ = token_vectors(vocabulary, teacher, 8, scale=0.05)
     own, theirs = shared_rows(teacher, vocabulary)
     table = teacher.token_embeddings()[1].astype(np.float64)
@@ -148,20 +148,20 @@ def test_narrower_tables_hold_the_principal_components(teacher, vocabulary):
     np.testing.assert_allclose(np.abs(vectors[own]), np.abs(expected), atol=1e-5)
 
 
-def test_own_vectors_are_unchanged_where_widths_and_scale_are(teacher, wordpiece):
+def test_vectors_of_equal_width_and_scale_are_copied(teacher, wordpiece):
     vectors, shared, _ = token_vectors(wordpiece, teacher, 32, scale=None)
     tokens, table = teacher.token_embeddings()
-    row = wordpiece.tokens.index("[CLS]")  # special tokens match by name
+    row = wordpiece.tokens.index("[CLS]")  # Special tokens match by name.
     assert shared[row]
     np.testing.assert_array_equal(vectors[row], table[tokens.index("[CLS]")])
 
 
-def test_other_tokens_take_the_mean_of_the_teachers_pieces_or_stay_random(teacher):
+def test_other_tokens_get_the_mean_of_the_teachers_pieces_or_stay_random(teacher):
     vocabulary = train_vocabulary(SENTENCES, size=400, kind="sentencepiece")
     first, shared, _ = token_vectors(vocabulary, teacher, 32, seed=1, scale=None)
     second, _, _ = token_vectors(vocabulary, teacher, 32, seed=2, scale=None)
     tokens, table = teacher.token_embeddings()
-    composed, spelt = [], []
+    composed, spelled = [], []
     for row in np.flatnonzero(~shared):
         text = vocabulary.surface(vocabulary.tokens[row])[0]
         pieces = teacher.pieces(text) if text.strip() else None
@@ -170,14 +170,14 @@ def test_other_tokens_take_the_mean_of_the_teachers_pieces_or_stay_random(teache
             composed.append(text)
             np.testing.assert_allclose(first[row], table[pieces].mean(axis=0), atol=1e-6)
         else:
-            # Spelt letter by letter, or unknown.
-            spelt.append(text)
+            # Split into characters, or unknown.
+            spelled.append(text)
             assert not np.allclose(first[row], second[row])
     assert len(composed) > 10
-    assert len([text for text in spelt if len(text) > 1]) > 3
+    assert len([text for text in spelled if len(text) > 1]) > 3
 
 
-def test_projection_follows_its_seed(teacher, wordpiece):
+def test_projection_depends_on_the_seed(teacher, wordpiece):
     one, again = (token_vectors(wordpiece, teacher, 48, seed=3)[0] for _ in range(2))
     np.testing.assert_array_equal(one, again)
     assert not np.allclose(one, token_vectors(wordpiece, teacher, 48, seed=4)[0])
@@ -193,7 +193,7 @@ def test_projection_follows_its_seed(teacher, wordpiece):
         (6, 4, [0, 2, 3, 5]),
     ],
 )
-def test_choose_layers_spaces_evenly_to_the_last(teacher_layers, student_layers, chosen):
+def test_choose_layers_spaces_evenly_up_to_the_last(teacher_layers, student_layers, chosen):
     assert choose_layers(teacher_layers, student_layers) == chosen
 
 
@@ -219,7 +219,7 @@ def test_copy_block_refuses_other_sizes_and_names_both(teacher, sizes, received)
         copy_block(teacher.model.backbone.transformer_layers[0], block)
 
 
-def test_a_teachers_layer_is_copied_into_products(teacher):
+def test_a_layer_is_copied_into_factorized_kernels(teacher):
     whole, split = (
         TransformerBlock(32, 4, 64, kernel_ranks=ranks)
         for ranks in (None, {"qkv": 32, "attention_output": 32, "feedforward": 32})

@@ -65,7 +65,7 @@ def test_other_rows_of_the_batch_do_not_change_the_embedding(student):
 @pytest.mark.parametrize(
     ("student_class", "sees_order"), [(StaticStudent, False), (TransformerStudent, True)]
 )
-def test_only_attention_sees_token_order(student_class, sees_order):
+def test_only_the_transformer_depends_on_token_order(student_class, sees_order):
     student = make_student(student_class)
     change = call(student, IDS[:1, ::-1], MASK[:1]) - call(student, IDS[:1], MASK[:1])
     assert (np.abs(change).max() > 1e-3) is np.bool_(sees_order)
