@@ -1,7 +1,7 @@
 """Embeds sentences with an exported student, without TensorFlow and kdkeras.
 
-Needs `pip install ai-edge-litert numpy`, and `sentencepiece` or `tokenizers`,
-whichever the student's vocabulary is made with (export.json says so).
+Requires `pip install ai-edge-litert numpy`, and `sentencepiece` or `tokenizers`
+for a WordPiece vocabulary (`vocabulary.kind` in export.json).
 
     python run_litert.py FOLDER "Guten Morgen" "Good morning"
     python run_litert.py FOLDER --json < sentences.txt
@@ -19,7 +19,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 
 def load_tokenizer(folder: Path, kind: str, sequence_length: int):  # noqa: ANN201
-    """Returns the function from a string to its token ids."""
+    """Returns a function from a string to its token ids."""
     if kind == "sentencepiece":
         from sentencepiece import SentencePieceProcessor
 
@@ -28,23 +28,23 @@ def load_tokenizer(folder: Path, kind: str, sequence_length: int):  # noqa: ANN2
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(sequence_length)  # keeps [CLS] and [SEP]
+    tokenizer.enable_truncation(sequence_length)  # Keeps [CLS] and [SEP].
     return lambda text: tokenizer.encode(text).ids
 
 
 def well_formed(text: str) -> str:
-    """Returns what every runtime reads: up to the first NUL, U+FFFD for bytes that are no UTF-8."""
+    """Truncates a text at its first NUL and replaces invalid UTF-8 by U+FFFD."""
     return text.partition("\0")[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def read_lines() -> list[str]:
-    """Returns the lines of standard input; a line ends at a newline and nowhere else."""
+    """Returns the lines of standard input, which end only at newlines."""
     text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n")
     return [line.removesuffix("\r") for line in text.split("\n")] if text else []
 
 
 def embed(folder: Path, file: str, sentences: list[str]) -> np.ndarray:
-    """Returns one row a sentence, float32 `(len(sentences), embedding_dim)`."""
+    """Returns one embedding per sentence: float32 `(len(sentences), embedding_dim)`."""
     manifest = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     vocabulary = manifest["vocabulary"]
     tokenize = load_tokenizer(folder / "tokenizer", vocabulary["kind"], manifest["sequence_length"])
@@ -52,7 +52,7 @@ def embed(folder: Path, file: str, sentences: list[str]) -> np.ndarray:
     rows = []
     for sentence in sentences:
         ids = tokenize(well_formed(sentence))
-        # The shortest signature that holds the sentence; all share the weights.
+        # The shortest signature that holds the sentence. All signatures share the weights.
         length, name = min((n, s) for s, n in manifest["signatures"].items() if n >= len(ids))
         token_ids = np.full((1, length), vocabulary["pad_id"], np.int32)
         token_ids[0, : len(ids)] = ids
@@ -71,21 +71,28 @@ def similarities(embeddings: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Reads the arguments, prints a similarity matrix or JSON lines."""
+    """Parses the arguments and prints a similarity matrix or JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="what `kdkeras export` wrote")
-    parser.add_argument("sentences", nargs="*", help="read from standard input if left out")
+    parser.add_argument("folder", type=Path, help="folder that `kdkeras export` wrote")
+    parser.add_argument(
+        "sentences", nargs="*", help="sentences (default: the lines of standard input)"
+    )
     parser.add_argument(
         "--file", default="model.int8.tflite", help="model in the folder (default: %(default)s)"
     )
     parser.add_argument(
-        "--json", action="store_true", help="print one {text, embedding} a line, not cosines"
+        "--json",
+        action="store_true",
+        help="print one {text, embedding} object per line instead of cosines",
     )
     arguments = parser.parse_args()
     for needed in ("export.json", arguments.file):
         if not (arguments.folder / needed).is_file():
-            parser.error(f"`folder` must hold {needed}. Received: {arguments.folder}.")
-    # Bytes that are no UTF-8 are embedded, and printed, as U+FFFD.
+            parser.error(
+                f"`folder` must contain {needed}. Received: {arguments.folder}. "
+                "Pass a folder that `kdkeras export` wrote."
+            )
+    # Invalid UTF-8 is embedded and printed as U+FFFD.
     sentences = [well_formed(text) for text in arguments.sentences or read_lines()]
     embeddings = embed(arguments.folder, arguments.file, sentences)
     if arguments.json:

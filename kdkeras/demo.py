@@ -14,7 +14,7 @@ from kdkeras import data, export
 from kdkeras.cli.progress import show_progress
 from kdkeras.errors import InputError
 from kdkeras.evaluation import TranslationEvaluator, evaluate_all
-from kdkeras.export.model_card import TrainingData
+from kdkeras.export import TrainingData
 from kdkeras.files import atomic_write
 from kdkeras.recipe import Recipe
 from kdkeras.students import build_student

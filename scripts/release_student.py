@@ -44,7 +44,7 @@ def main() -> None:
     import kdkeras
     from kdkeras import export
     from kdkeras.data.text_files import read_translations
-    from kdkeras.export.model_card import TrainingData
+    from kdkeras.export import TrainingData
 
     student = kdkeras.load(arguments.student)
     files = {lang: arguments.held_out / f"{iso}-eng.tsv.gz" for lang, iso in LANGUAGES.items()}

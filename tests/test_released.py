@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[1] / "savedmodels"
 RELEASED = sorted(path.parent.name for path in FOLDER.glob("*/export.json"))
 
 
-def test_there_is_a_released_student():
+def test_released_student_exists():
     assert "static-multilingual-28" in RELEASED
 
 
@@ -24,7 +24,7 @@ def test_released_student_finds_translations(name, held_out):
     student = kdkeras.load(name)
     foreign, english = held_out["ja"]
     evaluator = TranslationEvaluator("held_out_ja", foreign, english)
-    # The card says 89.8 % on 1,000 pairs; among these 120 it is easier.
+    # The model card states 89.8 % for 1,000 pairs; 120 candidates are easier.
     assert evaluator(student)["held_out_ja_accuracy"] > 0.9
 
 
@@ -53,7 +53,7 @@ def test_released_student_is_small_and_has_a_card(name):
     assert (FOLDER / name / "MODEL_CARD.md").read_text("utf-8").startswith("---\nlicense:")
 
 
-def test_a_changed_byte_is_refused(tmp_path):
+def test_changed_byte_is_refused(tmp_path):
     copy = shutil.copytree(FOLDER / RELEASED[0], tmp_path / "copy")
     model = copy / "model.int8.tflite"
     data = bytearray(model.read_bytes())
@@ -63,6 +63,6 @@ def test_a_changed_byte_is_refused(tmp_path):
         kdkeras.load(copy)
 
 
-def test_an_unknown_name_is_refused():
+def test_unknown_name_is_refused():
     with pytest.raises(kdkeras.InputError, match="no-such-student"):
         kdkeras.load("no-such-student")

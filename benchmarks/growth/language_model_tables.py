@@ -1,4 +1,4 @@
-"""Table and plot of `language_model.py`."""
+"""Table and plot of `language_model.py`. The plot needs `pip install "kdkeras[plots]"`."""
 
 from __future__ import annotations
 

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Runs an exported student on emulated ARM processors and compares it with this machine.
+# Runs an exported student on emulated ARM processors and compares the embeddings with this machine.
 #
 #   PYTHON=.venv/bin/python bash export/arm/check.sh FOLDER [--per-language 4] [--cpu cortex-a53 ...]
 #
-# FOLDER is what `kdkeras export` wrote; the options are those of compare.py. PYTHON is one with
-# ai-edge-litert, numpy and the student's tokenizer package (python3 if not given).
+# FOLDER is a folder that `kdkeras export` wrote. The options are those of compare.py. PYTHON must
+# have ai-edge-litert, numpy and the student's tokenizer package (default: python3).
 #
-# An aarch64 Python, its wheels and QEMU 10 are unpacked, not installed, so root is not needed;
-# they are kept in ${XDG_CACHE_HOME:-~/.cache}/kdkeras (about 250 MB) for the next run. Debian
-# packages come from the mirror that this machine's apt is configured for, or DEBIAN_MIRROR=URL.
+# The script unpacks an aarch64 Python, its wheels and QEMU 10 into
+# ${XDG_CACHE_HOME:-~/.cache}/kdkeras (about 250 MB) and reuses them in later runs. It installs
+# nothing and needs no root permissions. Debian packages are downloaded from the mirror in the apt
+# configuration of this machine, or from DEBIAN_MIRROR=URL.
 #
-# Exit status: 0 equal, 1 a difference is too large, 2 something is missing.
+# Exit status: 0 if all embeddings are equal within the limits, 1 if a difference is too large, 2 if
+# a requirement is missing.
 set -euo pipefail
 
-# QEMU 7.2, Debian bookworm's, crashes in XNNPACK; trixie has QEMU 10 and Python 3.13.
+# QEMU 7.2 of Debian bookworm crashes in XNNPACK. Debian trixie has QEMU 10 and Python 3.13.
 release=trixie
 python_version=3.13
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/kdkeras
@@ -35,7 +37,7 @@ debian_mirror() {
     fi
 }
 
-# apt with a state of its own, for another release and architecture; this machine's stays as it is.
+# Runs apt-get with a separate state, for another release and architecture.
 private_apt() {
     local architecture=$1 state=$2
     shift 2
@@ -49,7 +51,7 @@ private_apt() {
         -o Dir::Cache="$state/cache" -o Debug::NoLocking=1 -o APT::Sandbox::User= \
         -o APT::Architecture="$architecture" -o APT::Architectures::="$architecture" \
         -o Acquire::Languages=none "$@" >&2 ||
-        fail "apt-get must be able to fetch Debian $release for $architecture. Received: it failed, see above. Check the network and the mirror, $mirror."
+        fail "apt-get must be able to download Debian $release for $architecture. Received: a failure, see above. Check the network and the mirror, $mirror."
 }
 
 download() {
@@ -62,9 +64,9 @@ download() {
 build() {
     local into=$1 native
     for tool in apt-get dpkg-deb tar; do
-        command -v "$tool" >/dev/null || fail "$tool must be there (Debian or Ubuntu). Received: none in PATH."
+        command -v "$tool" >/dev/null || fail "$tool must be installed. Received: none in PATH. Run this script on Debian or Ubuntu."
     done
-    [ -r "$keyring" ] || fail "Debian's keys must be there. Received: no $keyring. apt-get install debian-archive-keyring."
+    [ -r "$keyring" ] || fail "Debian's keys must be installed. Received: no $keyring. Run: apt-get install debian-archive-keyring."
     mirror=$(debian_mirror)
     [ -n "$mirror" ] || fail "A Debian mirror must be known. Received: none in apt's configuration. Run apt-get update, or set DEBIAN_MIRROR=URL."
     native=$(dpkg --print-architecture)
@@ -84,22 +86,22 @@ build() {
         --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
         --implementation cp --python-version "$python_version" --only-binary=:all: \
         "ai-edge-litert==$litert" numpy tokenizers sentencepiece >&2 ||
-        fail "pip must be able to fetch the aarch64 wheels. Received: it failed, see above. Check the network and $python."
+        fail "pip must be able to download the aarch64 wheels. Received: a failure, see above. Check the network and $python."
     rm -rf "$into/apt-qemu" "$into/apt-root" "$into/root/usr/share/doc"
 }
 
 [ $# -ge 1 ] || fail "A folder must be given. Received: no argument. Run: bash export/arm/check.sh FOLDER."
 litert=$("$python" -c 'import numpy; from importlib.metadata import version as v; print(v("ai-edge-litert"))' 2>/dev/null) ||
-    fail "PYTHON must have ai-edge-litert and numpy. Received: $python. pip install ai-edge-litert numpy tokenizers sentencepiece."
+    fail "PYTHON must have ai-edge-litert and numpy. Received: $python. Run: pip install ai-edge-litert numpy tokenizers sentencepiece."
 
-# The same runtime on both sides; the number changes with what is unpacked.
+# Both machines use the same runtime version. Increase the number if the contents change.
 layout=arm-$release-$litert-1
 if [ ! -d "$cache/$layout" ]; then
     mkdir -p "$cache"
     unfinished=$(mktemp -d "$cache/.$layout.XXXXXX")
     trap 'rm -rf "$unfinished"' EXIT
     build "$unfinished"
-    # Another run may have finished meanwhile; its root is as good.
+    # Another run may have created the same root in the meantime.
     mv -T "$unfinished" "$cache/$layout" 2>/dev/null || [ -d "$cache/$layout" ]
 fi
 "$python" "$here/compare.py" --root "$cache/$layout" --python "python$python_version" "$@"

@@ -1,12 +1,13 @@
 /**
- * Uses the page in headless Chromium as a person would, and prints what was seen as JSON.
+ * Operates the page in headless Chromium and prints the results as JSON.
  *
  *     node drive.mjs < job.json
  *
- * job.json: `url` of a served site; `queries`, `{text, language}` to type; `texts` to embed besides;
- * `vectors`, a file that gets the page's vectors (float32: every sentence, then every text);
- * `broken`, name to `{url, withoutWebAssembly}` of pages that should explain themselves; if there is
- * a `screenshot`, the page with the first query goes into that file. CHROMIUM names the browser.
+ * job.json has these keys: `url`, the address of the site; `queries`, a list of
+ * `{text, language}` to type; `texts`, additional texts to embed; `vectors`, the file for the
+ * embeddings (float32: all sentences, then all texts); `broken`, name to `{url, withoutWebAssembly}`
+ * of pages that should show an error; `screenshot` (optional), the file for an image of the page with
+ * the first query. CHROMIUM is the path of the browser.
  */
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -18,7 +19,7 @@ import { json } from "node:stream/consumers";
 import puppeteer from "puppeteer-core";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core");
-// No network but the site's: without these Chromium looks for updates when it starts.
+// Without these flags, Chromium contacts other servers at the start, e.g. for updates.
 const FLAGS = [
   "--no-sandbox",
   "--disable-gpu",
@@ -32,7 +33,7 @@ const PATIENCE_MS = 60_000;
 const PHONE = { width: 390, height: 844, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
 const DESK = { width: 960, height: 900, deviceScaleFactor: 1 };
 
-/** Opens a page; every address that it asks for goes into `asked`. */
+/** Opens a page and adds the address of every request to `asked`. */
 async function open(browser, url, asked, prepare) {
   const page = await browser.newPage();
   page.setDefaultTimeout(PATIENCE_MS);
@@ -43,7 +44,7 @@ async function open(browser, url, asked, prepare) {
   return page;
 }
 
-/** Types a query into the empty box, letter by letter, and reads what is found. */
+/** Types a query letter by letter and returns the results. */
 async function type(page, { text, language }) {
   await page.select("#language", language);
   await page.$eval("#query", (box) => {
@@ -62,12 +63,12 @@ async function type(page, { text, language }) {
   );
 }
 
-/** Waits until a search that the last letter began is shown. */
+/** Waits until the results of the last search are shown. */
 function settled(page) {
   return page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 100)));
 }
 
-/** The page's vectors of its sentences and of more texts, as raw float32. */
+/** Returns the page's embeddings of its sentences and of additional texts, as raw float32. */
 async function vectors(page, texts) {
   const base64 = await page.evaluate(async (more) => {
     const { student, corpus } = await (await import("./app.js")).ready;
@@ -83,7 +84,7 @@ async function vectors(page, texts) {
   return Buffer.from(base64, "base64");
 }
 
-/** Ids of axe-core's rules that the page breaks, in light and in dark. */
+/** Returns the violated rules of axe-core, in light and in dark mode. */
 async function violations(page) {
   await page.addScriptTag({ path: AXE });
   const found = [];
@@ -98,7 +99,7 @@ async function violations(page) {
   return found;
 }
 
-/** From the box by keys alone: to the first result, which becomes the query. */
+/** Uses only the keyboard to move from the input to the first result and to search for it. */
 async function keyboard(page) {
   await page.focus("#query");
   await page.keyboard.press("Tab");
@@ -132,7 +133,7 @@ async function use(browser, job) {
     return shown("problem") || (shown("cost") && !shown("loading"));
   });
   const problem = await page.$eval("#problem", (section) => section.hidden || section.innerText);
-  if (problem !== true) throw new Error(`The page explains: ${problem}`);
+  if (problem !== true) throw new Error(`The page shows an error: ${problem}`);
   const result = { seconds: (performance.now() - started) / 1000, found: [] };
   for (const query of job.queries) result.found.push(await type(page, query));
   result.costs = await costs(page);

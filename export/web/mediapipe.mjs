@@ -1,10 +1,10 @@
 /**
- * Embeds texts with MediaPipe's TextEmbedder in headless Chromium, and prints the vectors as JSON.
+ * Embeds texts with MediaPipe's TextEmbedder in headless Chromium and prints the embeddings as JSON.
  *
  *     node mediapipe.mjs ../../out/mediapipe/embedder.tflite < texts.json
  *
- * texts.json is a list of strings. The file is one of `kdkeras export --format mediapipe`: an
- * embedder.tflite, or an embedder.task. CHROMIUM names the browser. Nothing is asked of the network.
+ * texts.json is an array of strings. The file is from `kdkeras export --format mediapipe`:
+ * embedder.tflite or embedder.task. CHROMIUM is the path of the browser. The network is not used.
  */
 
 import { readFileSync } from "node:fs";
@@ -19,7 +19,7 @@ const RUNTIME = fileURLToPath(new URL("node_modules/@mediapipe/tasks-text", impo
 const TYPES = { ".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm" };
 const PATIENCE_MS = 120_000;
 
-/** What a page does with MediaPipe's package: this runs in the browser. */
+/** The code that a page needs for MediaPipe's package. It runs in the browser. */
 async function embedAll(texts) {
   const { FilesetResolver, TextEmbedder } = await import("/runtime/text_bundle.mjs");
   const files = await FilesetResolver.forTextTasks("/runtime/wasm");

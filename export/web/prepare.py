@@ -1,6 +1,6 @@
-"""Puts together the folder that a web server serves: the page, the runtime, a student, sentences.
+"""Creates the folder for a web server: the page, the runtime, a student and sentences.
 
-Needs nothing but Python, and `npm ci` run in this folder before.
+Requires only Python, after `npm ci` in this folder.
 
     python export/web/prepare.py FOLDER
     python -m http.server 8000 --bind 127.0.0.1 --directory export/web/site
@@ -22,8 +22,8 @@ SAMPLE_ATTRIBUTION = (
     "through manythings.org/anki and OPUS."
 )
 PACKAGES = HERE / "node_modules" / "@litertjs"
-# In the site, from the package. Of four builds of the runtime LiteRT.js takes the first pair where
-# the browser has relaxed SIMD, and the second elsewhere; neither needs threads.
+# Path in the site to path in the package. LiteRT.js has four builds of the runtime. It loads the
+# first of these in browsers with relaxed SIMD and the second in others; neither uses threads.
 RUNTIME = {
     "core.js": "core/dist/index.js",
     "wasm-utils.js": "wasm-utils/dist/index.js",
@@ -51,7 +51,7 @@ def read_corpus(folder: Path) -> list[tuple[str, str]]:
 
 
 def write_site(site: Path, arguments: argparse.Namespace, files: list[str]) -> None:
-    """Fills an empty folder."""
+    """Writes all files of the site to an empty folder."""
     shutil.copytree(HERE / "page", site, dirs_exist_ok=True)
     for name, source in RUNTIME.items():
         target = site / "runtime" / name
@@ -67,9 +67,9 @@ def write_site(site: Path, arguments: argparse.Namespace, files: list[str]) -> N
 
 
 def main() -> None:
-    """Reads the arguments, checks them, writes the site whole or not at all."""
+    """Parses and checks the arguments and writes the site atomically."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="what `kdkeras export` wrote")
+    parser.add_argument("folder", type=Path, help="folder that `kdkeras export` wrote")
     parser.add_argument(
         "--file", default="model.int8.tflite", help="model in the folder (default: %(default)s)"
     )
@@ -78,34 +78,43 @@ def main() -> None:
         "--sentences", type=Path, default=SAMPLE, help="folder of {language}.tsv files to search"
     )
     parser.add_argument(
-        "--attribution", help="who wrote the sentences, and their licence; the page shows it"
+        "--attribution", help="authors and license of the sentences, shown on the page"
     )
     arguments = parser.parse_args()
     if arguments.attribution is None and arguments.sentences == SAMPLE:
         arguments.attribution = SAMPLE_ATTRIBUTION
     if arguments.attribution is None:
-        parser.error("`--attribution` must go with --sentences. Received: none.")
+        parser.error("--sentences requires --attribution. Received: none. Add --attribution TEXT.")
     if not (arguments.folder / "export.json").is_file():
-        parser.error(f"`folder` must hold export.json. Received: {arguments.folder}.")
+        parser.error(
+            f"`folder` must contain export.json. Received: {arguments.folder}. "
+            "Pass a folder that `kdkeras export` wrote."
+        )
     manifest = json.loads((arguments.folder / "export.json").read_text(encoding="utf-8"))
     files = ["export.json", arguments.file, TOKENIZER_FILES[manifest["vocabulary"]["kind"]]]
     for name in files:
         if not (arguments.folder / name).is_file():
-            parser.error(f"`folder` must hold {name}. Received: {arguments.folder}.")
+            parser.error(
+                f"`folder` must contain {name}. Received: {arguments.folder}. "
+                "Export the student again, or pass another --file."
+            )
     if not all((PACKAGES / source).is_file() for source in RUNTIME.values()):
         parser.error(f"LiteRT.js must be installed. Received: {PACKAGES}. Run npm ci in {HERE}.")
     if not any(arguments.sentences.glob("*.tsv")):
-        parser.error(f"`--sentences` must hold .tsv files. Received: {arguments.sentences}.")
+        parser.error(
+            f"--sentences must contain .tsv files. Received: {arguments.sentences}. "
+            "Pass another folder."
+        )
     replace_site(arguments, files)
 
 
 def replace_site(arguments: argparse.Namespace, files: list[str]) -> None:
-    """Writes beside the output, then renames; replaces only what this script wrote."""
+    """Writes the site next to the output and renames it; replaces only an earlier site."""
     output = arguments.output.resolve()
     if output.exists() and not (output / "site.json").is_file():
         raise SystemExit(
-            "prepare.py: error: `--output` must be new, or a site that this script wrote. "
-            f"Received: {output}."
+            "prepare.py: error: --output must be a new folder or a site that this script wrote. "
+            f"Received: {output}. Choose another folder."
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".site-") as temporary:

@@ -1,9 +1,9 @@
 /**
- * Prints the ids of texts as the page makes them, one JSON array a line.
+ * Prints the token ids of texts, from the page's tokenizer, one JSON array per line.
  *
  *     node tokenize.mjs FOLDER < texts.json
  *
- * FOLDER is what `kdkeras export` wrote; texts.json holds an array of strings.
+ * FOLDER is a folder that `kdkeras export` wrote; texts.json is an array of strings.
  */
 
 import { readFileSync } from "node:fs";

@@ -1,8 +1,8 @@
-"""Exports a student, and verifies every artifact in a fresh process.
+"""Exports a student and verifies every artifact in a fresh process.
 
-With --held-out each artifact is compared with Keras on sentences of every language; a language
-that fails a gate makes the command exit with status 1 and is named.
-With --languages and --max-size a smaller student is made first, and reported in report.html.
+With --held-out, every artifact is compared with Keras on sentences in every language. If a
+language fails a gate, the command names it and exits with status 1.
+With --languages and --max-size, the command first makes the student smaller and writes report.html.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdkeras.cli.options import add_overwrite, fraction, percentage, positive_int
 from kdkeras.cli.smaller import add_size_arguments, make_smaller
 from kdkeras.errors import InputError
+
+if TYPE_CHECKING:
+    from kdkeras.export import Gates
 
 HELP = "export a student as SavedModel, TFLite and more, and verify it"
 DEFAULT_FORMATS = ["saved_model", "saved_model_text", "tflite_float32", "tflite_int8"]
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("model", metavar="FILE.keras", help="the trained student")
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FOLDER", help="where the artifacts go"
+        "--output", required=True, type=Path, metavar="FOLDER", help="folder for the artifacts"
     )
     parser.add_argument(
         "--format",
@@ -38,36 +41,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         default=DEFAULT_FORMATS,
         metavar="FORMAT",
-        help="saved_model (token ids), saved_model_text (strings), tflite_float32, tflite_int8: "
-        "these are the default; tflite_float16, tflite_int8_weight_only, tflite_int4 (an int4 "
-        "token table; the last two need the extra quantize); mediapipe (int8), mediapipe_float32, "
-        "onnx, sentence_transformers, which are run with the extras of these names",
+        help="one or more of: saved_model (token ids), saved_model_text (strings), tflite_float32, "
+        "tflite_int8 (default: these four), tflite_float16, tflite_int8_weight_only, tflite_int4 "
+        "(int4 token table; the last two need the extra quantize), mediapipe (int8), "
+        "mediapipe_float32, onnx, sentence_transformers (verifying them needs the extras of these "
+        "names)",
     )
     parser.add_argument(
         "--sequence-lengths",
         nargs="+",
         type=positive_int,
         metavar="TOKENS",
-        help="one TFLite signature each, over the same weights; 16, 32, 64 and 128 as far as "
-        "the student reads if left out",
+        help="tokens of each TFLite signature; all signatures share the weights (default: 16, 32, "
+        "64 and 128, up to the student's length)",
     )
     parser.add_argument(
         "--held-out",
         type=Path,
         metavar="FOLDER",
-        help="{language}.tsv files of `foreign<TAB>English` rows to verify with",
+        help="folder of {language}.tsv files with `foreign<TAB>English` rows, for the comparison "
+        "with Keras",
     )
     parser.add_argument(
         "--sts",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="`sentence<TAB>sentence<TAB>score` rows (.tsv, .tsv.gz), 100 or more a file, to "
-        "verify similarity with; needs --held-out",
+        help="files (.tsv, .tsv.gz) of at least 100 `sentence<TAB>sentence<TAB>score` rows, to "
+        "compare similarities; requires --held-out",
     )
     _add_gates(parser)
     parser.add_argument(
-        "--name", metavar="NAME", help="name in export.json; the file's if left out"
+        "--name", metavar="NAME", help="name in export.json (default: the name of FILE.keras)"
     )
     add_size_arguments(parser)
     add_overwrite(parser)
@@ -80,19 +85,19 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
             type=fraction,
             default=cosine,
             metavar="COSINE",
-            help=f"gate: least mean cosine between {name} and Keras in every language",
+            help=f"gate: minimum mean cosine between {name} and Keras in every language",
         )
         also = " (and float16)" if name == "int8" else ""
         for option, what in (
-            ("accuracy", "retrieval accuracy (or one and a half sentences, if that is more)"),
-            ("spearman", "STS correlation, times 100,"),
+            ("accuracy", "retrieval accuracy in a language (or 1.5 sentences, if that is more)"),
+            ("spearman", "STS correlation (times 100) in a file"),
         ):
             parser.add_argument(
                 f"--{name}-{option}-loss",
                 type=percentage,
                 default=loss,
                 metavar="POINTS",
-                help=f"gate: most {what} that {name}{also} may lose in a language, points",
+                help=f"gate: maximum loss of {what} for {name}{also}, in points",
             )
 
 
@@ -100,13 +105,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Exports and verifies."""
     if arguments.sts and not arguments.held_out:
         raise InputError(
-            "STS files are verified together with translations. "
+            "--sts requires --held-out. "
             f"Received: --sts {arguments.sts[0]} without --held-out. Add --held-out FOLDER."
         )
     from kdkeras import data
     from kdkeras import export as exporting
     from kdkeras.cli.models import load_student
-    from kdkeras.cli.progress import say
+    from kdkeras.cli.progress import show_progress
     from kdkeras.evaluation import EmbeddingSimilarityEvaluator
     from kdkeras.export.parity import check_similarity
     from kdkeras.files import refuse_existing
@@ -114,44 +119,35 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     refuse_existing(arguments.output, arguments.overwrite)
     pairs = data.read_translation_pairs(arguments.held_out) if arguments.held_out else None
     similarity = [EmbeddingSimilarityEvaluator.from_tsv(path) for path in arguments.sts]
-    check_similarity(similarity)  # Before the work.
+    check_similarity(similarity)  # Before the student is loaded and exported.
     student = load_student(arguments.model)
     student, pairs, smaller = make_smaller(arguments, student, pairs)
-    artifacts = exporting.export_student(
-        student,
-        arguments.output,
-        formats=arguments.formats,
-        sequence_lengths=arguments.sequence_lengths,
-        overwrite=arguments.overwrite,
-        name=arguments.name or Path(arguments.model).stem,
-        progress=say,
-    )
+    with show_progress() as progress:
+        artifacts = exporting.export_student(
+            student,
+            arguments.output,
+            formats=arguments.formats,
+            sequence_lengths=arguments.sequence_lengths,
+            overwrite=arguments.overwrite,
+            name=arguments.name or Path(arguments.model).stem,
+            progress=progress,
+        )
     result: dict[str, Any] = {
         "output": str(arguments.output),
         "artifacts": {str(name): str(artifacts.path(name)) for name in artifacts.formats},
         **smaller,
     }
     if pairs is not None:
-        gates = exporting.Gates(
-            **{
-                f"{name}_{figure}": sign * getattr(arguments, f"{name}_{option}")
-                for name in ("int8", "int4")
-                for figure, option, sign in (
-                    ("cosine_mean", "cosine_mean", 1),
-                    ("accuracy_change_points", "accuracy_loss", -1),
-                    ("spearman_change_points", "spearman_loss", -1),
-                )
-            }
-        )
-        parity = exporting.verify(
-            arguments.output,
-            student,
-            pairs,
-            gates=gates,
-            similarity=similarity,
-            enforce=False,
-            progress=say,
-        )
+        with show_progress() as progress:
+            parity = exporting.verify(
+                arguments.output,
+                student,
+                pairs,
+                gates=_gates(arguments),
+                similarity=similarity,
+                enforce=False,
+                progress=progress,
+            )
         if "sizes" in smaller:
             title = arguments.name or Path(arguments.model).stem
             exporting.write_report(
@@ -162,8 +158,24 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def _gates(arguments: argparse.Namespace) -> Gates:
+    from kdkeras.export import Gates
+
+    return Gates(
+        **{
+            f"{name}_{figure}": sign * getattr(arguments, f"{name}_{option}")
+            for name in ("int8", "int4")
+            for figure, option, sign in (
+                ("cosine_mean", "cosine_mean", 1),
+                ("accuracy_change_points", "accuracy_loss", -1),
+                ("spearman_change_points", "spearman_loss", -1),
+            )
+        }
+    )
+
+
 def show(result: dict[str, Any]) -> Iterator[Any]:
-    """Yields a table of the artifacts, or their paths if they were not verified."""
+    """Yields a table of the artifacts if they were verified, and their paths."""
     if "parity" in result:
         from kdkeras.cli.tables import artifact_table
 

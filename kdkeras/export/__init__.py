@@ -1,7 +1,7 @@
-"""Export: artifacts, their comparison with Keras, the report, the model card.
+"""Export: artifacts for deployment, their comparison with Keras, report and model card.
 
-Everything is loaded on first use: a process that only runs an exported
-student in LiteRT never imports TensorFlow.
+Every name is imported on first use, so that a process that only runs an
+exported student in LiteRT does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,24 +14,10 @@ if TYPE_CHECKING:
     from kdkeras.export.formats import ExportFormat
     from kdkeras.export.gates import Gates, check_gates
     from kdkeras.export.lite import LiteStudent
-    from kdkeras.export.model_card import write_model_card
+    from kdkeras.export.model_card import TrainingData, write_model_card
     from kdkeras.export.parity import verify
     from kdkeras.export.report import write_report
     from kdkeras.export.size_search import FittedStudent, fit_size
-
-__all__ = [
-    "Artifacts",
-    "ExportFormat",
-    "FittedStudent",
-    "Gates",
-    "LiteStudent",
-    "check_gates",
-    "export_student",
-    "fit_size",
-    "verify",
-    "write_model_card",
-    "write_report",
-]
 
 _HOMES = {
     "Artifacts": "exporter",
@@ -39,6 +25,7 @@ _HOMES = {
     "FittedStudent": "size_search",
     "Gates": "gates",
     "LiteStudent": "lite",
+    "TrainingData": "model_card",
     "check_gates": "gates",
     "export_student": "exporter",
     "fit_size": "size_search",
@@ -46,6 +33,21 @@ _HOMES = {
     "write_model_card": "model_card",
     "write_report": "report",
 }
+
+__all__ = [
+    "Artifacts",
+    "ExportFormat",
+    "FittedStudent",
+    "Gates",
+    "LiteStudent",
+    "TrainingData",
+    "check_gates",
+    "export_student",
+    "fit_size",
+    "verify",
+    "write_model_card",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, coloured by the page's own style sheet."""
+"""Charts as inline SVG, colored by the style sheet of the page."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _TICKS = 5
 def line_chart(
     series: Mapping[str, Sequence[float]], x_label: str, width: int = 720, height: int = 280
 ) -> str:
-    """Draws one line a name over 1, 2, 3, ...
+    """Draws one line per series over 1, 2, 3, ...
 
     Args:
-        series: Values of each line; what is not finite leaves a gap.
-        x_label: What is counted along the x axis.
-        width: Width in pixels before scaling.
-        height: Height in pixels before scaling.
+        series: Name to values; values that are not finite leave a gap.
+        x_label: Label of the x axis.
+        width: Width in pixels, before scaling.
+        height: Height in pixels, before scaling.
 
     Returns:
-        An `<svg>` element; classes `s0`, `s1`, ... colour the lines.
+        An `<svg>` element; the classes `s0`, `s1`, ... color the lines.
     """
     finite = [v for values in series.values() for v in values if math.isfinite(v)] or [0.0]
     count = max((len(values) for values in series.values()), default=1)
@@ -60,17 +60,17 @@ def bar_chart(
     maximum: float = 100.0,
     width: int = 720,
 ) -> str:
-    """Draws, for each label, one horizontal bar a name.
+    """Draws one horizontal bar per label and series.
 
     Args:
-        series: Name to label to value, 0 to `maximum`; a missing label leaves
-            its place empty.
+        series: Name to label to value, in [0, `maximum`]; a missing label leaves
+            a gap.
         labels: Labels from top to bottom.
-        maximum: Value of a full bar.
-        width: Width in pixels before scaling.
+        maximum: Value of a bar of full length.
+        width: Width in pixels, before scaling.
 
     Returns:
-        An `<svg>` element; classes `s0`, `s1`, ... colour the bars.
+        An `<svg>` element; the classes `s0`, `s1`, ... color the bars.
     """
     group = _BAR * len(series) + 10
     height = _TOP + group * len(labels) + 24
@@ -99,7 +99,7 @@ def bar_chart(
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers that span `low` to `high`, about `_TICKS` steps."""
+    """Returns round numbers from `low` to `high`, in about `_TICKS` steps."""
     raw = max(high - low, 1e-9) / _TICKS
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)

@@ -1,4 +1,4 @@
-"""A vocabulary as the `tokenizer.json` of Hugging Face `tokenizers`."""
+"""Converts a vocabulary to the `tokenizer.json` of Hugging Face `tokenizers`."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["fast_tokenizer", "write_tokenizer"]
 
 _SPACE = "▁"
-# Code points that are never characters mark places while a text is normalised;
-# where a text has them, another such takes their place.
+# Noncharacter code points that mark positions during normalization. If the text
+# contains them, they are replaced by another noncharacter.
 _TWO_SPACES, _APART, _OTHER = "\ufdd0", "\ufdd1", "\ufdd2"
-# What Unicode's grapheme clusters are continued with.
+# Code points that continue a grapheme cluster.
 _CONTINUATION = r"[\p{M}\x{200C}\x{200D}\x{1F3FB}-\x{1F3FF}]"
-# Like a C string, a text ends at its first NUL.
+# A text ends at its first NUL, like a C string.
 _FROM_NUL = normalizers.Replace(Regex(r"(?m:\x{0}.*)\z"), "")
 
 
 def fast_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """Returns the tokenizer of a vocabulary, which neither cuts nor pads.
+    """Returns the tokenizer of a vocabulary, without truncation and padding.
 
-    Exact for WordPiece. For SentencePiece the ids are those of its own runtime
-    but for ties: where two cuts of a word score the same ("00 0" and "0 00"),
-    rounding decides, float32 there and float64 here.
+    WordPiece ids are exact. SentencePiece ids equal those of the SentencePiece
+    library except for ties: if two segmentations of a word have the same score
+    ("00 0" and "0 00"), rounding decides, in float32 there and in float64 here.
     """
     if vocabulary.kind == "wordpiece":
         tokenizer = Tokenizer.from_str(vocabulary.files["tokenizer.json"].decode("utf-8"))
@@ -47,13 +47,14 @@ def fast_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def _normalizer(content: bytes, characters: bytes) -> normalizers.Normalizer:
-    """SentencePiece's normaliser, around its own compiled map of characters.
+    """Returns SentencePiece's normalizer, which uses its compiled character map.
 
-    `tokenizers` looks a whole grapheme cluster up in the map and takes the
-    shortest rule that begins it, so that "É" spelled with a combining accent
-    loses it: texts are composed first, and what is left of marks set apart.
-    And it joins the two spaces that SentencePiece leaves where one character
-    becomes several signs ("…").
+    `tokenizers` looks up a whole grapheme cluster in the map and applies the
+    shortest rule for its beginning, so that "É" with a combining accent would
+    lose the accent. Texts are therefore composed first, and remaining marks are
+    separated from their letters. `tokenizers` also merges the two spaces that
+    SentencePiece leaves where one character becomes several ("…"); they are
+    protected by a mark.
     """
     doubled = [
         normalizers.Replace(character, text.replace(_SPACE * 2, _TWO_SPACES).replace(_SPACE, " "))
@@ -76,11 +77,11 @@ def _normalizer(content: bytes, characters: bytes) -> normalizers.Normalizer:
 
 
 def _doubled(content: bytes) -> dict[str, str]:
-    """Characters that become several words, with two spaces between them."""
+    """Returns characters that become several words with two spaces between them."""
     processor = SentencePieceProcessor(model_proto=content)
     codes = (*range(1, 0xD800), *range(0xE000, 0x110000))
     known = [chr(code) for code in codes if unicodedata.category(chr(code)) not in ("Cn", "Co")]
-    # Between letters, so that no space is trimmed: "▁a" before it, "a" behind it.
+    # Between letters, so that no space is trimmed. The results start with "▁a" and end with "a".
     texts = processor.normalize([f"a{character}a" for character in known])
     found = zip(known, texts, strict=True)
     return {c: text[2:-1] for c, text in found if _SPACE * 2 in text and c != _SPACE}
@@ -89,7 +90,7 @@ def _doubled(content: bytes) -> dict[str, str]:
 def write_tokenizer(
     vocabulary: Vocabulary, tokenizer: Tokenizer, folder: Path, sequence_length: int
 ) -> None:
-    """Writes the two files that transformers' `AutoTokenizer` reads."""
+    """Writes the two files that `AutoTokenizer` of transformers reads."""
     tokenizer.save(str(folder / "tokenizer.json"))
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -97,7 +98,7 @@ def write_tokenizer(
         "model_input_names": ["input_ids", "attention_mask"],
         "pad_token": vocabulary.tokens[vocabulary.pad_id],
         "clean_up_tokenization_spaces": False,
-        # A text may spell the padding's name, and means the letters.
+        # If a text contains the name of the padding token, it is tokenized as text.
         "split_special_tokens": True,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Making TFLite files smaller without changing what they compute."""
+"""Makes TFLite files smaller without changing their results."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from ai_edge_litert import schema_py_generated as schema
 __all__ = ["packed", "share_quantization", "unpacked"]
 
 _IDENTIFIER = b"TFL3"
-# Required by the schema; the generated packer forgets it.
+# In bytes. The schema requires it, but the generated packer omits it.
 _ALIGNMENT = 16
 
 
 def share_quantization(content: bytes) -> bytes:
-    """Stores equal quantisation parameters once instead of once a signature.
+    """Stores equal quantization parameters once instead of once per signature.
 
-    The converter shares a table's values between signatures but repeats its
-    scales and zero points, 12 bytes a row and signature: a twentieth of an
-    int8 table 256 wide, each time. A flatbuffer may refer to one record from
-    many places, so pointing at the first is enough.
+    The converter shares the values of a table between signatures but repeats its
+    scales and zero points: 12 bytes per row and signature, a twentieth of an
+    int8 table of width 256 each time. A flatbuffer may refer to one record from
+    several places, so all references are set to the first record.
 
     Args:
         content: A TFLite file.
 
     Returns:
-        A TFLite file that computes the same bits.
+        A TFLite file with bit-identical results.
     """
     model = unpacked(content)
     seen: dict[tuple[Any, ...], _PackedOnce] = {}
@@ -40,21 +40,21 @@ def share_quantization(content: bytes) -> bytes:
 
 
 def unpacked(content: bytes) -> Any:
-    """Returns the `ModelT` of a TFLite file, with the values of all buffers."""
+    """Returns the `ModelT` of a TFLite file, including the values of all buffers."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for buffer in model.buffers:
-        if buffer.offset > 1:  # ai-edge-quantizer puts weights behind the flatbuffer.
+        if buffer.offset > 1:  # ai-edge-quantizer appends weights after the flatbuffer.
             buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
     return model
 
 
 def packed(model: Any, size: int) -> bytes:
-    """Returns a TFLite file.
+    """Serializes a model as a TFLite file.
 
     Args:
         model: A `ModelT`; its buffers are replaced.
-        size: About how many bytes it takes.
+        size: Approximate size of the file in bytes.
     """
     model.buffers = [_AlignedBuffer(buffer) for buffer in model.buffers]
     builder = flatbuffers.Builder(size)
@@ -65,13 +65,13 @@ def packed(model: Any, size: int) -> bytes:
 def _key(parameters: Any) -> tuple[Any, ...]:
     arrays = (parameters.scale, parameters.zeroPoint, parameters.min, parameters.max)
     values = tuple(None if array is None else np.asarray(array).tobytes() for array in arrays)
-    # Details (blockwise scales) are not compared: records with them stay apart.
+    # Records with details (blockwise scales) are not compared and never shared.
     details = None if parameters.details is None else id(parameters)
     return (*values, parameters.quantizedDimension, details)
 
 
 class _PackedOnce:
-    """A record that gives its first place in the file on every later call."""
+    """A record that is written once; later calls return its first offset."""
 
     def __init__(self, record: Any) -> None:
         self._record = record
@@ -84,7 +84,7 @@ class _PackedOnce:
 
 
 class _AlignedBuffer:
-    """A buffer of weights, at an address that vector instructions can read."""
+    """A buffer of weights that is aligned for vector instructions."""
 
     def __init__(self, buffer: Any) -> None:
         self._buffer = buffer

@@ -1,4 +1,4 @@
-"""What a student can be exported to, and what the files are called."""
+"""The formats that a student can be exported to, and the names of their files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ __all__ = [
 ]
 
 MANIFEST = "export.json"
-"""What the folder holds: the contract between exporter and runtimes."""
+"""Describes the exported folder: the contract between the exporter and the runtimes."""
 PARITY = "parity.json"
-"""How each artifact compares with Keras; absent until it was verified."""
+"""The comparison of each artifact with Keras. Written by `verify`."""
 TOKENIZER = "tokenizer"
-"""Folder of the vocabulary's files."""
+"""The folder with the files of the vocabulary."""
 
 
 class ExportFormat(StrEnum):
-    """An artifact that `export` can write."""
+    """A format that `export_student` can write.
+
+    Members are strings: `"tflite_int8"` may be passed instead of
+    `ExportFormat.TFLITE_INT8`. `export_student` documents each format.
+    """
 
     SAVED_MODEL = "saved_model"
     SAVED_MODEL_TEXT = "saved_model_text"
@@ -42,42 +46,47 @@ class ExportFormat(StrEnum):
 
     @property
     def path(self) -> str:
-        """Name of the artifact's file or folder."""
+        """Path of the artifact's file or folder, relative to the exported folder."""
         if self.is_tflite:
             return f"model.{self.removeprefix('tflite_')}.tflite"
         return _PATHS.get(self, str(self))
 
     def path_for(self, kind: str) -> str:
-        """Name of the artifact of a student whose vocabulary is of a kind."""
+        """Path of the artifact for a kind of vocabulary.
+
+        Args:
+            kind: `"sentencepiece"` or `"wordpiece"`. MediaPipe files of
+                SentencePiece students end in `.task` instead of `.tflite`.
+        """
         if self.is_mediapipe and kind == "sentencepiece":
             return self.path.removesuffix(".tflite") + ".task"
         return self.path
 
     @property
     def is_tflite(self) -> bool:
-        """Whether LiteRT runs it."""
+        """Whether LiteRT runs the artifact."""
         return self.startswith("tflite")
 
     @property
     def is_mediapipe(self) -> bool:
-        """Whether MediaPipe Tasks runs it."""
+        """Whether MediaPipe Tasks runs the artifact."""
         return self.startswith("mediapipe")
 
     @property
     def extra(self) -> str | None:
-        """The extra of kdkeras with the runtime, if that is not a part of kdkeras' own."""
+        """The extra of kdkeras that installs the runtime; None if kdkeras depends on it."""
         if self.is_mediapipe:
             return "mediapipe"
         return {"onnx": "onnx", "sentence_transformers": "sentence-transformers"}.get(self)
 
     @property
     def is_exact(self) -> bool:
-        """Whether it holds the student's own float32 weights."""
+        """Whether the artifact stores the student's float32 weights unchanged."""
         return self.precision == "float32"
 
     @property
     def precision(self) -> str:
-        """Type of its weights: `float32`, `float16`, `int8` or `int4`; there is a gate for each."""
+        """Type of the weights: `"float32"`, `"float16"`, `"int8"` or `"int4"`."""
         if self is ExportFormat.MEDIAPIPE:
             return "int8"
         return next((name for name in ("float16", "int8", "int4") if name in self), "float32")
@@ -95,14 +104,14 @@ DEFAULT_FORMATS = (
     ExportFormat.TFLITE_FLOAT32,
     ExportFormat.TFLITE_INT8,
 )
-"""What is written unless asked otherwise: needs no extra, passes its gates nearly always."""
+"""The formats that are written by default. They need no extra."""
 
 
 def read_formats(formats: str | Iterable[str]) -> tuple[ExportFormat, ...]:
-    """Checks names of formats; repeated ones count once.
+    """Checks the names of formats and removes duplicates.
 
     Raises:
-        InputError: If one is unknown or none is given.
+        InputError: If a name is unknown or there is none.
     """
     names = [formats] if isinstance(formats, str) else list(formats)
     known = [str(member) for member in ExportFormat]
@@ -113,5 +122,5 @@ def read_formats(formats: str | Iterable[str]) -> tuple[ExportFormat, ...]:
 
 
 def signature_name(sequence_length: int) -> str:
-    """Name of the TFLite signature that reads sentences of a fixed length."""
+    """Name of the TFLite signature for a fixed number of tokens."""
     return f"embed_{sequence_length}"

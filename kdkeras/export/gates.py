@@ -1,4 +1,4 @@
-"""How far an artifact may be from Keras."""
+"""Quality gates: how much an artifact may differ from Keras."""
 
 from __future__ import annotations
 
@@ -10,50 +10,57 @@ from typing import Any
 from kdkeras.errors import GateError, InputError
 from kdkeras.export.formats import ExportFormat
 
-__all__ = ["LEAST_SIMILARITY_PAIRS", "Gates", "check_gates", "failures"]
+__all__ = ["MIN_SIMILARITY_PAIRS", "Gates", "check_gates", "failures"]
 
-# A change below this many sentences of a language is not told from chance.
+# A change of fewer sentences in a language may be chance.
 _SENTENCES = 1.5
 
-LEAST_SIMILARITY_PAIRS = 100
-"""STS pairs below which a change of their correlation says too little to decide."""
+MIN_SIMILARITY_PAIRS = 100
+"""Minimum number of STS pairs. With fewer, one near tie could fail a gate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """The bounds that an artifact passes in every language, or does not ship.
+    """Bounds that every artifact must meet in every language.
 
-    Changes are artifact less Keras, in percentage points, at most 0; those of
-    int8 hold for float16, too.
+    Changes are the artifact's figure minus that of Keras, in percentage points;
+    bounds for changes are 0 or negative. The change bounds of int8 also apply to
+    float16; artifacts with float32 weights are checked by cosine only.
 
-    **Retrieval accuracy.** In a small language one sentence is more than a
-    point (`100 / num_pairs`), and near ties fall either way by chance; the
-    bound is therefore never tighter than 1.5 sentences, three of the
-    `2 * num_pairs` queries lost on balance. From 300 pairs on the default is
-    half a point.
+    **Retrieval accuracy.** With few pairs, one sentence is worth more than a
+    point (`100 / num_pairs`), and near ties can go either way. The bound is
+    therefore never tighter than 1.5 sentences, i.e. three of the
+    `2 * num_pairs` queries. From 300 pairs on, the default is half a point.
 
-    **Spearman's correlation on STS pairs** (times 100). Where two neighbours
-    in the order of `n` cosines change places, the sum of squared rank
-    differences changes by at most `2 * (n - 1)`, and so the correlation, which
-    is `1 - 6 * sum / (n * (n * n - 1))`, by at most `12 / (n * (n + 1))`: 2.9
-    points for 20 pairs, 0.12 for 100, 0.02 for 250. From
-    `LEAST_SIMILARITY_PAIRS` (100) on no single near tie decides, and the
-    bounds hold as they are; fewer pairs are refused. Both sides are measured
-    on the same pairs, so that what these pairs happen to be cancels out.
+    **Spearman's correlation on STS pairs** (times 100). If two neighbors in the
+    order of `n` cosines swap places, the sum of squared rank differences changes
+    by at most `2 * (n - 1)`. The correlation, `1 - 6 * sum / (n * (n * n - 1))`,
+    then changes by at most `12 / (n * (n + 1))`: 2.9 points for 20 pairs, 0.12
+    points for 100, 0.02 points for 250. From 100 pairs
+    (`MIN_SIMILARITY_PAIRS`) on, no single near tie can fail the gate; fewer pairs
+    are refused. Keras and the artifact are compared on the same pairs, so that
+    the choice of pairs matters little.
 
     Attributes:
-        float32_cosine_min: Least cosine of any sentence, for artifacts with
-            the student's own float32 weights.
-        float16_cosine_min: The same for float16.
-        int8_cosine_mean: Mean cosine, for int8.
-        int4_cosine_mean: Mean cosine, for int4.
-        int8_accuracy_change_points: Change of retrieval accuracy.
-        int4_accuracy_change_points: The same for int4.
-        int8_spearman_change_points: Change of Spearman's correlation.
-        int4_spearman_change_points: The same for int4.
+        float32_cosine_min: Minimum cosine of any sentence between Keras and an
+            artifact with float32 weights. In [-1, 1]; defaults to 0.99999.
+        float16_cosine_min: Minimum cosine for float16. Defaults to 0.9999.
+        int8_cosine_mean: Minimum of the mean cosine for int8. Defaults to 0.99.
+        int4_cosine_mean: Minimum of the mean cosine for int4. Defaults to 0.95.
+        int8_accuracy_change_points: Minimum change of retrieval accuracy for
+            int8 and float16, in [-100, 0]. Defaults to -0.5.
+        int4_accuracy_change_points: The same for int4. Defaults to -1.5.
+        int8_spearman_change_points: Minimum change of Spearman's correlation
+            times 100 for int8 and float16, in [-100, 0]. Defaults to -0.5.
+        int4_spearman_change_points: The same for int4. Defaults to -1.5.
 
     Raises:
         InputError: If a bound is out of range.
+
+    Example:
+        >>> from kdkeras.export import ExportFormat, Gates
+        >>> Gates(int8_accuracy_change_points=-1.0).accuracy_bound(ExportFormat.TFLITE_INT8, 1000)
+        -1.0
     """
 
     float32_cosine_min: float = 0.99999
@@ -75,12 +82,12 @@ class Gates:
                 )
 
     def accuracy_bound(self, artifact: ExportFormat, num_pairs: int) -> float:
-        """The least change of accuracy, in points, for a language's pairs."""
+        """Returns the minimum change of accuracy for a number of pairs, in points."""
         given = getattr(self, f"{_changing(artifact)}_accuracy_change_points")
         return -max(-given, _SENTENCES / num_pairs * 100.0)
 
     def spearman_bound(self, artifact: ExportFormat) -> float:
-        """The least change of Spearman's correlation, in points."""
+        """Returns the minimum change of Spearman's correlation, in points."""
         return getattr(self, f"{_changing(artifact)}_spearman_change_points")
 
     def to_dict(self) -> dict[str, float]:
@@ -89,15 +96,15 @@ class Gates:
 
 
 def _changing(artifact: ExportFormat) -> str:
-    """Whose changes bound an artifact's."""
+    """Returns the precision whose change bounds apply to an artifact."""
     return "int4" if artifact.precision == "int4" else "int8"
 
 
 def failures(parity: dict[str, Any], gates: Gates) -> list[str]:
-    """Lists what fails, each as one phrase: artifact, language, figure, bound.
+    """Returns one phrase per failed gate: artifact, language, figure, bound.
 
     Args:
-        parity: What `verify` measured.
+        parity: The figures that `verify` measured.
         gates: The bounds.
     """
     return [
@@ -117,9 +124,9 @@ def _all_failures(
 ) -> Iterator[str]:
     kind = "min" if artifact.precision in ("float32", "float16") else "mean"
     cosine, bound = figures[f"cosine_{kind}"], getattr(gates, f"{artifact.precision}_cosine_{kind}")
-    # Not the reverse comparison: NaN must fail.
+    # Not `cosine < bound`, because NaN must fail.
     if not cosine >= bound:
-        word = {"min": "least", "mean": "mean"}[kind]
+        word = {"min": "minimum", "mean": "mean"}[kind]
         yield f"{word} cosine to Keras {_number(cosine)} is below {bound:g}"
     if not artifact.is_exact:
         yield from change(artifact, figures, gates)
@@ -130,7 +137,7 @@ def _accuracy_change(
 ) -> Iterator[str]:
     change = figures["accuracy_change_points"]
     bound = gates.accuracy_bound(artifact, figures["num_pairs"])
-    # A hundredth of a sentence: the two accuracies are rounded sums.
+    # Tolerance of a hundredth of a sentence: both accuracies are rounded sums.
     if not change >= bound - 0.01 * 100.0 / figures["num_pairs"]:
         yield f"retrieval accuracy changed by {change:+.2f} points, the bound is {bound:+.2f}"
 
@@ -148,17 +155,18 @@ def _number(value: float) -> str:
 
 
 def check_gates(parity: dict[str, Any]) -> None:
-    """Raises if an artifact did not pass.
+    """Raises an error if an artifact failed a gate.
 
     Args:
-        parity: What `verify` returned, or what `parity.json` holds.
+        parity: The result of `verify`, or the contents of `parity.json`.
 
     Raises:
-        GateError: Naming each artifact, language and figure.
+        GateError: If a gate failed. The message names each artifact, language
+            and figure.
     """
     if parity["failures"]:
         raise GateError(
-            "An artifact differs too much from Keras. "
+            "Every artifact must pass its gates. Received: "
             + "; ".join(parity["failures"])
-            + ". Do not ship it; export without that format, or loosen the gate."
+            + ". Do not ship these artifacts: export other formats, or loosen the gates."
         )

@@ -1,4 +1,4 @@
-"""Exported students in LiteRT, without TensorFlow."""
+"""Runs exported students in LiteRT, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -20,23 +20,33 @@ __all__ = ["LiteStudent", "find_exported", "load_lite_student"]
 class LiteStudent:
     """Embeds sentences with an exported TFLite file.
 
-    Importing and running it needs `ai-edge-litert`, NumPy, and `tokenizers`
-    or `sentencepiece`; TensorFlow is never loaded.
+    It needs `ai-edge-litert`, NumPy, and `tokenizers` (WordPiece) or
+    `sentencepiece`. TensorFlow is not imported. Sentences are embedded one at a
+    time, each with the shortest signature that holds its tokens.
 
     Args:
-        folder: A folder that `export` wrote.
-        artifact: Name of a TFLite format, e.g. `"tflite_int4"`; `"tflite_int8"`
-            if None, or the smallest of those present where that is not there.
-        num_threads: Threads of the interpreter.
+        folder: A folder that `export_student` wrote.
+        artifact: Name of a TFLite format, e.g. `"tflite_int4"`. Defaults to
+            `"tflite_int8"`, or to the smallest TFLite file if the folder does
+            not contain that format.
+        num_threads: Number of threads of the interpreter. Defaults to 1.
 
     Attributes:
-        output_dim: Width of the embeddings.
-        normalize: Whether they have length 1.
-        sequence_length: Tokens read of a sentence.
+        folder: The exported folder.
+        manifest: The contents of its `export.json`.
+        artifact: The `ExportFormat` in use.
+        output_dim: Width of the embedding.
+        normalize: Whether embeddings have length 1.
+        sequence_length: Maximum number of tokens; longer text is truncated.
 
     Raises:
-        InputError: If the folder has no such artifact, or a file is not the
-            one that was exported (SHA-256).
+        InputError: If the folder is not an exported one, does not contain the
+            artifact, or the checksum of a file differs.
+
+    Example:
+        >>> student = LiteStudent("savedmodels/static-multilingual-28")  # doctest: +SKIP
+        >>> student.encode(["Guten Morgen.", "Good morning."]).shape  # doctest: +SKIP
+        (2, 384)
     """
 
     def __init__(
@@ -66,13 +76,13 @@ class LiteStudent:
         self._runners: dict[int, Any] = {}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeds sentences, each in the shortest signature that holds it.
+        """Embeds sentences.
 
         Args:
-            texts: Sentences.
+            texts: A list of `N` strings.
 
         Returns:
-            `(N, output_dim)` float32.
+            The embeddings, `(N, output_dim)` float32.
 
         Raises:
             InputError: If `texts` is a single string.
@@ -98,7 +108,7 @@ def _choose(manifest: dict[str, Any], artifact: str | None, folder: Path) -> Exp
     present = [name for name in manifest["artifacts"] if ExportFormat(name).is_tflite]
     if not present or artifact not in (None, *present):
         raise InputError(
-            f"`artifact` must be a TFLite file of the folder, which has {present}. "
+            f"`artifact` must be a TFLite format in the folder, which has {present}. "
             f"Received: artifact={artifact!r} in {folder}. Export with formats=['tflite_int8']."
         )
     if artifact is None and ExportFormat.TFLITE_INT8 in present:
@@ -107,13 +117,13 @@ def _choose(manifest: dict[str, Any], artifact: str | None, folder: Path) -> Exp
 
 
 def load_lite_student(name_or_path: str | os.PathLike[str]) -> LiteStudent:
-    """Opens an exported folder, or a released student by its name.
+    """Loads an exported folder, or a released student by name.
 
     Args:
-        name_or_path: As for `find_exported`.
+        name_or_path: See `find_exported`.
 
     Raises:
-        InputError: If there is none, or a checksum differs.
+        InputError: If there is no such folder, or the checksum of a file differs.
     """
     return LiteStudent(find_exported(name_or_path))
 
@@ -122,11 +132,12 @@ def find_exported(name_or_path: str | os.PathLike[str]) -> Path:
     """Finds an exported folder.
 
     Args:
-        name_or_path: A folder, or the name of one in `savedmodels/` (of the
-            working directory, then of the checkout that kdkeras runs from).
+        name_or_path: A folder, or the name of a folder in `savedmodels/`. The
+            working directory is searched first, then the checkout that kdkeras
+            runs from.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there is no such folder.
     """
     checkout = Path(__file__).parents[2]
     places = [Path(name_or_path)]
@@ -136,9 +147,9 @@ def find_exported(name_or_path: str | os.PathLike[str]) -> Path:
         if (place / MANIFEST).is_file():
             return place
     raise InputError(
-        "The model must be a `.keras` file, an exported folder, or a name out of "
+        "The model must be a `.keras` file, an exported folder, or a released student: one of "
         f"{_released(checkout)}. Received: {name_or_path}. "
-        f"Looked for {MANIFEST} in {', '.join(map(str, places))}."
+        f"Looked for {MANIFEST} in {', '.join(map(str, places))}. Correct the path or the name."
     )
 
 

@@ -1,4 +1,4 @@
-"""`export.json`: what an exported folder holds."""
+"""`export.json`: the description of an exported folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["check_files", "describe", "file_records", "read_manifest", "write_js
 
 FORMAT_VERSION = 1
 
-# The oldest runtimes that the artifacts were run with.
+# The oldest versions of the runtimes that the artifacts were tested with.
 _MINIMUM_VERSIONS = {
     "saved_model": {"tensorflow": "2.20"},
     "saved_model_text": {"tensorflow": "2.20", "tensorflow-text": "2.20"},
@@ -40,7 +40,16 @@ def describe(
     sequence_lengths: Sequence[int],
     name: str,
 ) -> dict[str, Any]:
-    """Returns the contents of `export.json` for a folder of written artifacts."""
+    """Returns the contents of `export.json`.
+
+    Args:
+        student: The exported student.
+        vocabulary: Its vocabulary.
+        folder: The folder with the written artifacts.
+        formats: The formats of the artifacts.
+        sequence_lengths: Number of tokens of each TFLite signature.
+        name: Name of the model.
+    """
     files = file_records(folder)
     return {
         "format_version": FORMAT_VERSION,
@@ -82,7 +91,7 @@ def _minimum_versions(item: ExportFormat) -> dict[str, str]:
 
 
 def file_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file in a folder, by its relative path."""
+    """Returns size and SHA-256 of every file in a folder, by relative path."""
     return {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,
@@ -107,7 +116,7 @@ def _bytes_under(files: dict[str, dict[str, Any]], path: str) -> int:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON that a person can read."""
+    """Writes indented JSON with non-ASCII characters as they are."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -115,7 +124,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Reads `export.json`.
 
     Raises:
-        InputError: If it is missing, damaged, or of a newer kdkeras.
+        InputError: If the file is missing, damaged, or has another format version.
     """
     path = folder / MANIFEST
     try:
@@ -123,26 +132,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(
             f"An exported student must be a folder with a readable {MANIFEST}. "
-            f"Received: {folder} ({error}). Give the folder that `kdkeras export` wrote."
+            f"Received: {folder} ({error}). Pass a folder that `export_student` wrote."
         ) from error
     if manifest.get("format_version") != FORMAT_VERSION:
         raise InputError(
             f"{MANIFEST} must have format_version {FORMAT_VERSION}. "
-            f"Received: {manifest.get('format_version')}. Export again with this kdkeras."
+            f"Received: {manifest.get('format_version')}. Export the student again."
         )
     return manifest
 
 
 def check_files(folder: Path, manifest: dict[str, Any], under: Sequence[str]) -> None:
-    """Compares files with the checksums of `export.json`.
+    """Compares files with the checksums in `export.json`.
 
     Args:
         folder: The exported folder.
-        manifest: Its `export.json`.
-        under: Files and folders to check.
+        manifest: The contents of its `export.json`.
+        under: Names of the files and folders to check.
 
     Raises:
-        InputError: If one is missing or was changed.
+        InputError: If a file is missing or its checksum differs.
     """
     for name, record in manifest["files"].items():
         if name not in under and name.split("/")[0] not in under:
@@ -152,5 +161,6 @@ def check_files(folder: Path, manifest: dict[str, Any], under: Sequence[str]) ->
         if found != record["sha256"]:
             raise InputError(
                 f"{name} must be the file that was exported. Received: sha256 {found[:16]} "
-                f"instead of {record['sha256'][:16]} in {folder}. Copy or export it again."
+                f"instead of {record['sha256'][:16]} in {folder}. Copy the folder or export the "
+                "student again."
             )

@@ -1,4 +1,4 @@
-"""Writing files for MediaPipe Tasks' `TextEmbedder`, which takes strings on phones."""
+"""Writes files for the `TextEmbedder` of MediaPipe Tasks, which takes strings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 from kdkeras.export.flatbuffer import packed
-from kdkeras.export.lite_module import lite_module
-from kdkeras.export.tflite import convert
+from kdkeras.export.tflite import convert, lite_module
 
 if TYPE_CHECKING:
     from kdkeras.data.vocabulary import Vocabulary
@@ -24,33 +23,33 @@ if TYPE_CHECKING:
 __all__ = ["LONGEST_TEXT", "write_mediapipe"]
 
 LONGEST_TEXT = 1 << 16
-"""Tokens of SentencePiece text that MediaPipe may be given, less two; more stops its graph."""
+"""Number of token ids in the input of SentencePiece models, including begin and end."""
 
 _SIGNATURE = "embed"
-# The places of fields in MediaPipe's metadata_schema.fbs.
+# Field numbers in MediaPipe's metadata_schema.fbs.
 _MODEL = {"name": 0, "subgraph_metadata": 3, "min_parser_version": 7}
 _GRAPH = {"inputs": 2, "outputs": 3, "input_process_units": 5}
-_BERT_TOKENIZER = 4  # of the union ProcessUnitOptions
-_VOCABULARY_FILE = 5  # of AssociatedFileType
-_BERT_SINCE = "1.1.0"  # the parser that knows BERT's tokenizer
+_BERT_TOKENIZER = 4  # In the union ProcessUnitOptions.
+_VOCABULARY_FILE = 5  # In AssociatedFileType.
+_BERT_SINCE = "1.1.0"  # First parser version with BERT's tokenizer.
 _ALIGNMENT = 64
 
 
 def write_mediapipe(student: Student, vocabulary: Vocabulary, path: Path, precision: str) -> None:
-    """Writes the one file that `TextEmbedder` loads, tokenizer included.
+    """Writes the file that `TextEmbedder` loads, including the tokenizer.
 
-    A WordPiece student becomes a TFLite file with `ids`, `mask` and
-    `segment_ids`, int32 `(1, L)`, the vocabulary and metadata inside. A
-    SentencePiece student becomes a `.task`: a zip of `sentencepiece.model`
-    and a TFLite file with one input. MediaPipe stops at a text that this
-    input cannot hold, so that it holds `LONGEST_TEXT` ids, of which the graph
-    reads the first `sequence_length`.
+    A WordPiece student becomes a TFLite file with the inputs `ids`, `mask` and
+    `segment_ids`, int32 `(1, L)`, that also contains the vocabulary and
+    metadata. A SentencePiece student becomes a `.task` file: a zip archive of
+    `sentencepiece.model` and a TFLite file with one input. MediaPipe fails for a
+    text with more tokens than this input has columns. The input therefore has
+    `LONGEST_TEXT` columns, of which the graph uses the first `sequence_length`.
 
     Args:
         student: The student, computing in float32.
         vocabulary: Its vocabulary.
-        path: File to write; its folder is created.
-        precision: `"float32"` or `"int8"`, as in `convert`.
+        path: The file to write; its folder is created.
+        precision: `"float32"` or `"int8"`, see `convert`.
     """
     path.parent.mkdir(exist_ok=True)
     if vocabulary.kind == "wordpiece":
@@ -67,7 +66,7 @@ def _wordpiece_model(student: Student, path: Path, precision: str) -> bytes:
     module = lite_module(student, precision)
 
     def embed(ids: tf.Tensor, mask: tf.Tensor, segment_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        del segment_ids  # All zeros; MediaPipe wants the input to be there.
+        del segment_ids  # All zeros; MediaPipe requires the input.
         return module.embed(ids, mask)
 
     names = ("ids", "mask", "segment_ids")
@@ -82,8 +81,9 @@ def _sentencepiece_model(student: Student, path: Path, precision: str) -> bytes:
     length = student.sequence_length
 
     def embed(ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        # MediaPipe sets the model's begin and end around a text, -1 where it has
-        # none, and zeros behind. A token is what has another id after it.
+        # MediaPipe puts the model's begin and end ids (-1 if it has none) around
+        # the text and appends zeros. Position i is a token if position i + 1 is
+        # not zero.
         mask = tf.cast(tf.not_equal(ids[:, 2 : length + 2], 0), tf.int32)
         return module.embed(ids[:, 1 : length + 1] * mask, mask)
 
@@ -93,11 +93,11 @@ def _sentencepiece_model(student: Student, path: Path, precision: str) -> bytes:
 
 
 def _with_metadata(content: bytes, names: Sequence[str]) -> bytes:
-    """Adds what MediaPipe finds inputs and tokenizer by."""
+    """Adds the metadata by which MediaPipe identifies inputs and tokenizer."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = model.subgraphs[0]
-    # In the order of the file, which is the converter's: a name in a wrong
-    # place silently feeds the mask as ids.
+    # Names follow the order of inputs in the file, which the converter chooses.
+    # In another order, MediaPipe would pass the mask as ids without an error.
     signature = model.signatureDefs[0]
     inputs = {item.tensorIndex: item.name.decode() for item in signature.inputs}
     ordered = [inputs[index] for index in graph.inputs]
@@ -113,7 +113,7 @@ def _with_metadata(content: bytes, names: Sequence[str]) -> bytes:
 
 
 def _metadata(inputs: Sequence[str]) -> bytes:
-    """The flatbuffer of metadata_schema.fbs: names of tensors, BERT's tokenizer."""
+    """Returns a flatbuffer of metadata_schema.fbs: tensor names and BERT's tokenizer."""
     builder = flatbuffers.Builder(1024)
 
     def text(value: str) -> int:
@@ -158,19 +158,21 @@ def _metadata(inputs: Sequence[str]) -> bytes:
 
 
 def _zipped(files: Mapping[str, bytes], start: int) -> bytes:
-    """Files uncompressed and aligned, because MediaPipe maps them into memory.
+    """Returns a zip archive with uncompressed, aligned files.
+
+    MediaPipe maps the files into memory.
 
     Args:
         files: Contents by name.
-        start: Bytes that stand before the zip in its file.
+        start: Number of bytes before the archive in its file.
     """
     stream = io.BytesIO()
     stream.write(bytes(start))
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
         for name, content in files.items():
-            info = zipfile.ZipInfo(name)  # of 1980: equal files give equal zips
+            info = zipfile.ZipInfo(name)  # Dated 1980, so that equal files give equal archives.
             header = stream.tell() + 30 + len(name)
-            # A field of an unknown kind: two bytes of kind, two of length.
+            # An extra field of an unknown kind: two bytes kind, two bytes length.
             fill = -(header + 4) % _ALIGNMENT
             info.extra = b"\xff\xff" + fill.to_bytes(2, "little") + bytes(fill)
             archive.writestr(info, content)

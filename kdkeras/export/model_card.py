@@ -1,4 +1,4 @@
-"""The model card: what a student is, what it is for, and what it cannot do."""
+"""Writes the model card: architecture, quality, usage, limits and training data."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MODEL_CARD = "MODEL_CARD.md"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Where a student's training sentences come from.
+    """A source of training sentences, for the model card.
 
     Attributes:
         name: Short name, e.g. `"tatoeba"`.
-        description: One sentence: what it is, how much of it was used.
-        license: Its licence.
-        attribution: Who has to be named, with links; Markdown.
+        description: One sentence about the contents and the amount that was used.
+        license: Its license.
+        attribution: The required attribution, as Markdown with links.
     """
 
     name: str
@@ -41,32 +41,34 @@ def write_model_card(
     *,
     folder: str | os.PathLike[str] | None = None,
     teacher: str,
-    license: str,  # noqa: A002  (the front matter's own word)
+    license: str,  # noqa: A002  (the name in the front matter)
     training_data: Sequence[TrainingData],
     accuracy: Mapping[str, Mapping[str, float]] | None = None,
     parity: Mapping[str, Any] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes `MODEL_CARD.md`, replacing an earlier one.
+    """Writes `MODEL_CARD.md`, replacing an existing one.
+
+    The card starts with the front matter of the Hugging Face Hub.
 
     Args:
-        artifacts: What `export` wrote.
-        folder: Where the card goes; into `artifacts` if None.
+        artifacts: A folder that `export_student` wrote.
+        folder: Folder for the card. Defaults to `artifacts`.
         teacher: Name of the teacher, e.g.
             `"sentence-transformers/all-MiniLM-L6-v2"`.
-        license: SPDX name of the student's licence, e.g. `"apache-2.0"`.
-        training_data: Where the training sentences come from.
-        accuracy: State (`"untrained"`, `"trained"`, `"teacher"`) to language
-            to retrieval accuracy in [0, 1].
-        parity: What `verify` returned.
-        details: How it was trained, by name.
+        license: SPDX identifier of the student's license, e.g. `"apache-2.0"`.
+        training_data: The sources of the training sentences.
+        accuracy: Name of a model (`"untrained"`, `"trained"`, `"teacher"`) to
+            language to retrieval accuracy in [0, 1]. Optional.
+        parity: The result of `verify`. Optional.
+        details: Training settings by name. Optional.
 
     Returns:
         The path of the card.
 
     Raises:
-        InputError: If `artifacts` is not an exported folder, or the card
-            cannot be written.
+        InputError: If `artifacts` is not an exported folder, or the card cannot
+            be written.
     """
     artifacts = Path(artifacts)
     manifest = read_manifest(artifacts)
@@ -92,16 +94,16 @@ def write_model_card(
 def _front_matter(
     manifest: Mapping[str, Any],
     teacher: str,
-    licence: str,
+    spdx: str,
     training_data: Sequence[TrainingData],
     languages: Sequence[str],
     accuracy: Mapping[str, Mapping[str, float]],
 ) -> str:
     def block(name: str, values: Sequence[str]) -> list[str]:
-        # A JSON string is a YAML string, and "no" stays Norwegian.
+        # JSON strings are YAML strings. Without quotes, "no" (Norwegian) would be false.
         return [f"{name}:", *(f"- {json.dumps(value, ensure_ascii=False)}" for value in values)]
 
-    lines = ["---", f"license: {json.dumps(licence)}", *block("language", languages)]
+    lines = ["---", f"license: {json.dumps(spdx)}", *block("language", languages)]
     lines += ["library_name: keras", "pipeline_tag: sentence-similarity"]
     lines += block("base_model", [teacher]) if "/" in teacher else []
     lines += block("datasets", [data.name for data in training_data])
@@ -124,19 +126,19 @@ def _front_matter(
 
 def _introduction(manifest: Mapping[str, Any], teacher: str, languages: Sequence[str]) -> str:
     student = manifest["student"]
-    length = "of length 1" if manifest["normalized"] else "not scaled to a length"
+    length = "normalized to length 1" if manifest["normalized"] else "not normalized"
     names = ", ".join(language_name(code) for code in languages)
     return f"""# {manifest["name"]}
 
 A multilingual sentence encoder small enough for a phone, distilled from
-`{teacher}`. Sentences that mean the same, in one language or in two, get
-vectors with a high cosine.
+`{teacher}`. Sentences with the same meaning, in the same or in different
+languages, have embeddings with a high cosine similarity.
 
 | | |
 |---|---|
 | Architecture | {student["class"]}, {student["num_parameters"]:,} parameters |
 | Embedding | {manifest["embedding_dim"]} dimensions, float32, {length} |
-| Input | up to {manifest["sequence_length"]} tokens; the rest of a longer text is not read |
+| Input | up to {manifest["sequence_length"]} tokens; longer text is truncated |
 | Vocabulary | {manifest["vocabulary"]["kind"]}, {manifest["vocabulary"]["size"]:,} tokens |
 | Languages | {names} |"""
 
@@ -155,14 +157,14 @@ def _quality(accuracy: Mapping[str, Mapping[str, float]], languages: Sequence[st
     lines.append(f"| **Mean** | {means} |")
     return (
         "## Quality\n\nRetrieval accuracy in percent on held-out sentences: how often the "
-        "translation is the nearest\nof all candidates, mean of both directions (English to the "
-        "language and back).\n\n" + "\n".join(lines)
+        "translation is the nearest\ncandidate, averaged over both directions (from and to "
+        "English).\n\n" + "\n".join(lines)
     )
 
 
 def _artifacts(manifest: Mapping[str, Any], parity: Mapping[str, Any] | None) -> str:
     measured = parity["artifacts"] if parity else {}
-    lines = ["| File | MB | Latency, ms | Cosine to Keras, mean / least | Worst change, points |"]
+    lines = ["| File | MB | Latency, ms | Cosine to Keras, mean / minimum | Worst change, points |"]
     lines.append("|---|--:|--:|--:|--:|")
     for name, record in manifest["artifacts"].items():
         cells = ["–", "–", "–"]
@@ -176,9 +178,10 @@ def _artifacts(manifest: Mapping[str, Any], parity: Mapping[str, Any] | None) ->
             ]
         lines.append(f"| `{record['path']}` | {record['bytes'] / 1e6:.2f} | {' | '.join(cells)} |")
     note = (
-        "Each artifact was reloaded in a fresh process and compared with Keras on the held-out "
-        "sentences.\nLatency is the median from one string to its vector, one thread. The last "
-        "column is the language\nwhose retrieval accuracy changed most for the worse."
+        "Every artifact was loaded in a fresh process and compared with Keras on the held-out "
+        "sentences.\nLatency is the median time from one string to its embedding, with one thread. "
+        "The last column is the\nlargest loss, or the smallest gain, of retrieval accuracy in a "
+        "language."
         if parity
         else "The artifacts have not been compared with Keras."
     )
@@ -186,7 +189,7 @@ def _artifacts(manifest: Mapping[str, Any], parity: Mapping[str, Any] | None) ->
 
 
 def _by_language(parity: Mapping[str, Any] | None) -> str:
-    """What each artifact loses in each language, of accuracy and of similarity."""
+    """Returns the change of accuracy and correlation per artifact and language."""
     if not parity:
         return ""
     artifacts = parity["artifacts"]
@@ -199,9 +202,8 @@ def _by_language(parity: Mapping[str, Any] | None) -> str:
             label = f"{part}{code}" if part else f"{language_name(code)} ({code})"
             lines.append(f"| {label} | {keras[figure] * 100:.1f} | {cells} |")
     return (
-        "Retrieval accuracy (and, where there is STS, Spearman's correlation times 100) of the "
-        "Keras model,\nand how many points each artifact is above or below it.\n\n"
-        + "\n".join(lines)
+        "Retrieval accuracy (and, for STS sets, Spearman's correlation times 100) of the Keras "
+        "model, and\nthe difference of each artifact in points.\n\n" + "\n".join(lines)
     )
 
 
@@ -211,9 +213,10 @@ def _usage(manifest: Mapping[str, Any]) -> str:
         return ""
     package = {"wordpiece": "tokenizers"}.get(manifest["vocabulary"]["kind"], "sentencepiece")
     signatures = ", ".join(f"`{name}`" for name in manifest["signatures"])
-    return f"""## How to run it
+    pad_id = manifest["vocabulary"]["pad_id"]
+    return f"""## Usage
 
-In LiteRT, without TensorFlow: `export/run_litert.py` of the kdkeras repository needs only
+With LiteRT, without TensorFlow: `export/run_litert.py` in the kdkeras repository needs only
 `pip install ai-edge-litert numpy {package}`. With kdkeras installed:
 
 ```python
@@ -223,21 +226,24 @@ student = LiteStudent("FOLDER")
 embeddings = student.encode(["Guten Morgen.", "Good morning."])
 ```
 
-Elsewhere: tokenize with the files in `tokenizer/`, pad with id {manifest["vocabulary"]["pad_id"]}
-to the shortest signature that holds the sentence ({signatures}),
-and run it on `token_ids` and `padding_mask`, int32 `(1, length)`. `export.json` has every name,
-length and checksum."""
+In other runtimes: tokenize with the files in `tokenizer/`, pad with id {pad_id} to the length of
+the shortest signature that holds the sentence ({signatures}),
+and run this signature on `token_ids` and `padding_mask`, int32 `(1, length)`. `export.json` lists
+all names, lengths and checksums."""
 
 
 def _limits(manifest: Mapping[str, Any], accuracy: Mapping[str, Mapping[str, float]]) -> str:
     lines = [
-        "- Text beyond "
-        f"{manifest['sequence_length']} tokens is ignored; split documents into sentences.",
+        f"- Text after {manifest['sequence_length']} tokens is ignored: split documents into "
+        "sentences.",
         "- Languages and kinds of text that are not in the training data are not covered.",
-        "- What the teacher and the training sentences are biased to, the student is too.",
+        "- The student inherits biases of its teacher and of the training sentences.",
     ]
     if manifest["student"]["class"] == "StaticStudent":
-        lines.insert(0, "- Word order is not seen: “dog bites man” equals “man bites dog”.")
+        lines.insert(
+            0,
+            "- Word order is ignored: “dog bites man” and “man bites dog” have the same embedding.",
+        )
     if trained := accuracy.get("trained"):
         worst = min(trained, key=lambda code: trained[code])
         share = f"{trained[worst] * 100:.1f} %"
@@ -246,16 +252,16 @@ def _limits(manifest: Mapping[str, Any], accuracy: Mapping[str, Mapping[str, flo
         )
     return (
         "## Intended use and limits\n\nSemantic search, matching, clustering and duplicate "
-        "detection of sentences and short texts, on a\ndevice or a server, within and across the "
-        "languages above. Not meant for decisions about people,\nand cosines are not "
-        "probabilities: choose thresholds on data of your own.\n\n" + "\n".join(lines)
+        "detection of sentences and short texts, on\ndevices or servers, within and across the "
+        "languages above. The model is not intended for decisions about\npeople. Cosines are not "
+        "probabilities: choose thresholds on your own data.\n\n" + "\n".join(lines)
     )
 
 
 def _training(
     teacher: str, training_data: Sequence[TrainingData], details: Mapping[str, Any]
 ) -> str:
-    lines = [f"## Training\n\nDistilled with kdkeras from the cached embeddings of `{teacher}`."]
+    lines = [f"## Training\n\nDistilled with kdkeras from cached embeddings of `{teacher}`."]
     if details:
         rows = "\n".join(f"| {name} | {value_text(value)} |" for name, value in details.items())
         lines.append(f"| | |\n|---|---|\n{rows}")

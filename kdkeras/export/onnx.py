@@ -1,4 +1,4 @@
-"""Writing ONNX files for servers and browsers."""
+"""Writes ONNX files, for servers and browsers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from kdkeras.export.serving import ServingModule
+from kdkeras.export.saved_model import ServingModule
 
 if TYPE_CHECKING:
     from kdkeras.students import Student
@@ -19,15 +19,15 @@ _OPSET = 17
 
 
 def write_onnx(student: Student, path: Path) -> None:
-    """Writes an ONNX file of standard operations alone.
+    """Writes an ONNX file that uses only standard operations.
 
-    Its inputs `token_ids` and `padding_mask` are int32 `(N, L)` with any `N`
-    and any `L` from 1 to the student's `sequence_length`, its output
-    `embedding` float32 `(N, output_dim)`.
+    Its inputs are `token_ids` and `padding_mask`, int32 `(N, L)` with any `N`
+    and any `L` from 1 to the student's `sequence_length`. Its output is
+    `embedding`, float32 `(N, output_dim)`.
 
     Args:
         student: The student, computing in float32.
-        path: File to write.
+        path: The file to write.
     """
     import tf2onnx
 
@@ -43,7 +43,7 @@ def write_onnx(student: Student, path: Path) -> None:
 
 
 def _write_erfc(context: Any, node: Any, name: str, arguments: Any) -> None:
-    """`1 - erf(x)`: TensorFlow's GELU is written with Erfc, which ONNX has not."""
+    """Writes Erfc, which TensorFlow's GELU uses and ONNX lacks, as `1 - erf(x)`."""
     del name, arguments
     graph, output = context, node.output[0]
     one = graph.make_const(f"{node.name}_one", np.array(1.0, np.float32)).output[0]

@@ -1,15 +1,22 @@
-"""The report as one HTML page."""
+"""Renders the report as one HTML page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from kdkeras.export.charts import bar_chart, line_chart
 from kdkeras.export.formats import ExportFormat
-from kdkeras.export.page_style import STYLE
-from kdkeras.export.wording import language_name, value_text
+from kdkeras.export.html import (
+    document,
+    language_cell,
+    legend,
+    percent_text,
+    section,
+    table,
+)
+from kdkeras.export.wording import value_text
 
 __all__ = ["render"]
 
@@ -29,16 +36,8 @@ _TITLES = {
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """Returns the page for what `write_report` collected."""
-    title = escape(content["title"])
-    body = "\n".join(part for part in _parts(content) if part)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style></head>\n"
-        f"<body><main>\n<header><p class='kicker'>kdkeras report</p><h1>{title}</h1></header>\n"
-        f"{body}\n</main></body></html>\n"
-    )
+    """Returns the page for the contents of `report.json`."""
+    return document(content["title"], "\n".join(part for part in _parts(content) if part))
 
 
 def _parts(content: Mapping[str, Any]) -> Iterator[str]:
@@ -46,7 +45,7 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     yield _figures(content)
     if parity and parity["failures"]:
         items = "".join(f"<li>{escape(line)}</li>" for line in parity["failures"])
-        title = "<h2>Artifacts that must not ship</h2>"
+        title = "<h2>Artifacts that failed a gate: do not ship them</h2>"
         yield f"<section class='failed'>{title}<ul>{items}</ul></section>"
     if accuracy:
         yield _accuracy(accuracy, content["mean_accuracy"])
@@ -63,20 +62,19 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     if content["ledger"]:
         yield _ledger(content["ledger"])
     if content["details"]:
-        yield _section("Setting", "", _table(["", ""], _details(content["details"]), text=2))
+        yield section("Settings", "", table(["", ""], _details(content["details"]), text=2))
 
 
 def _figures(content: Mapping[str, Any]) -> str:
-    """The few numbers that matter most, in large type."""
+    """Returns the most important figures, in large type."""
     cards: list[tuple[str, str, str]] = []
     means = {name: mean for name, mean in content["mean_accuracy"].items() if mean is not None}
     if means:
         others = [f"{name} {mean:.1%}" for name, mean in means.items() if name != "trained"]
         name = "trained" if "trained" in means else next(iter(means))
-        count = len(content["accuracy"][name])
-        cards.append(
-            (f"{means[name]:.1%}", f"retrieval accuracy, {count} languages", ", ".join(others))
-        )
+        languages = _counted(len(content["accuracy"][name]), "language")
+        label = f"retrieval accuracy, {languages}"
+        cards.append((f"{means[name]:.1%}", label, ", ".join(others)))
     if content["parity"]:
         cards += _artifact_figures(content["parity"])
     items = "".join(
@@ -93,14 +91,15 @@ def _artifact_figures(parity: Mapping[str, Any]) -> Iterator[tuple[str, str, str
     latency = smallest["latency_ms"]
     yield f"{smallest['bytes'] / 1e6:.1f} MB", "smallest artifact", title
     time = f"{latency:.1f} ms" if latency >= 1 else f"{latency * 1000:.0f} µs"
-    yield time, "a sentence, string to vector", f"{title}, one thread"
+    yield time, "per sentence, from string to embedding", f"{title}, one thread"
     passed = "passed" if parity["passed"] else f"{len(parity['failures'])} failed"
-    count = len(parity["keras"]["languages"])
-    yield (
-        passed,
-        "comparison with Keras",
-        f"{len(parity['artifacts'])} artifacts, {count} languages",
-    )
+    artifacts = _counted(len(parity["artifacts"]), "artifact")
+    languages = _counted(len(parity["keras"]["languages"]), "language")
+    yield passed, "comparison with Keras", f"{artifacts}, {languages}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _accuracy(
@@ -112,24 +111,24 @@ def _accuracy(
         for name, values in accuracy.items()
     }
     rows = [
-        [_language(code), *(_percent(values.get(code)) for values in accuracy.values())]
+        [language_cell(code), *(percent_text(values.get(code)) for values in accuracy.values())]
         for code in languages
     ]
-    rows.append(["<b>Mean</b>", *(f"<b>{_percent(means[name])}</b>" for name in accuracy)])
-    return _section(
+    rows.append(["<b>Mean</b>", *(f"<b>{percent_text(means[name])}</b>" for name in accuracy)])
+    return section(
         "Retrieval accuracy by language",
-        "Share of held-out sentences whose translation is the nearest of all, mean of both "
-        "directions, in percent.",
-        _legend(accuracy) + bar_chart(percent, languages) + _table(["Language", *accuracy], rows),
+        "Percentage of held-out sentences whose translation is the nearest candidate, averaged "
+        "over both directions.",
+        legend(accuracy) + bar_chart(percent, languages) + table(["Language", *accuracy], rows),
     )
 
 
 def _losses(history: Mapping[str, Sequence[float]]) -> str:
     series = {name: history[name] for name in sorted(history, key=lambda n: (n != "loss", n))}
-    return _section(
+    return section(
         "Loss by epoch",
-        "Mean over each epoch; <code>loss</code> is the weighted sum of the others.",
-        _legend(series) + line_chart(series, "epoch"),
+        "Mean per epoch. <code>loss</code> is the weighted sum of the other losses.",
+        legend(series) + line_chart(series, "epoch"),
     )
 
 
@@ -149,11 +148,12 @@ def _artifacts(parity: Mapping[str, Any]) -> str:
         for name, a in parity["artifacts"].items()
     ]
     head = ["Artifact", "MB", "Latency, ms", "Load, s", "Peak memory, MB"]
-    return _section(
+    return section(
         "Artifacts",
-        f"Each in a fresh process, {parity['num_sentences']:,} held-out sentences compared with "
-        "Keras. Latency: median from one string to its vector, one thread, after warm-up.",
-        _table([*head, "Cosine, mean", "Cosine, least", "Gates"], rows),
+        f"Every artifact embedded {parity['num_sentences']:,} held-out sentences in a fresh "
+        "process and was compared with Keras. Latency is the median time from one string to its "
+        "embedding, with one thread and after warm-up.",
+        table([*head, "Mean cosine", "Minimum cosine", "Gates"], rows),
     )
 
 
@@ -161,7 +161,7 @@ def _parity(parity: Mapping[str, Any]) -> str:
     names = list(parity["artifacts"])
     rows = []
     for code, keras in parity["keras"]["languages"].items():
-        row = [_language(code), f"{keras['num_pairs']:,}", _percent(keras["accuracy"])]
+        row = [language_cell(code), f"{keras['num_pairs']:,}", percent_text(keras["accuracy"])]
         for name in names:
             figures = parity["artifacts"][name]["languages"][code]
             row += [
@@ -170,12 +170,12 @@ def _parity(parity: Mapping[str, Any]) -> str:
             ]
         rows.append(row)
     groups = "".join(f"<th colspan='2'>{_TITLES[ExportFormat(name)]}</th>" for name in names)
-    head = ["Language", "Pairs", "Keras", *["Cosine, least", "Points"] * len(names)]
-    return _section(
+    head = ["Language", "Pairs", "Keras", *["Minimum cosine", "Points"] * len(names)]
+    return section(
         "Parity by language",
-        "Least cosine between an artifact's embedding and Keras', and the change of retrieval "
-        "accuracy in percentage points.",
-        _table(head, rows, above=f"<tr><th colspan='3'></th>{groups}</tr>"),
+        "Minimum cosine between the embeddings of the artifact and of Keras, and the change of "
+        "retrieval accuracy in percentage points.",
+        table(head, rows, above=f"<tr><th colspan='3'></th>{groups}</tr>"),
     )
 
 
@@ -187,21 +187,22 @@ def _sizes(sizes: Mapping[str, Any]) -> str:
             f"{tried['num_layers'] or '–'}",
             f"{tried['estimated_bytes'] / 1e6:.2f}",
             f"{tried['bytes'] / 1e6:.2f}",
-            _percent(tried["accuracy"]),
-            f"{_percent(tried['worst'])} {escape(tried['worst_language'] or '')}",
+            percent_text(tried["accuracy"]),
+            f"{percent_text(tried['worst'])} {escape(tried['worst_language'] or '')}",
             "<b>chosen</b>" if tried["chosen"] else "" if tried["fits"] else "too large",
         ]
         for tried in sizes["tried"]
     ]
     before = sizes["before"]
     head = ["Format", "Tokens", "Table", "Embedding", "Blocks", "MB, estimated", "MB", "Accuracy"]
-    return _section(
-        f"Sizes tried for at most {sizes['limit_bytes'] / 1e6:g} MB",
-        "The TFLite file and the tokenizer's together, estimated before and weighed after the "
-        "export; retrieval accuracy, mean and worst language, in percent. As it was, with "
-        f"{before['vocabulary_size']:,} tokens, the student reaches {_percent(before['accuracy'])} "
-        f"and {_percent(before['worst'])} ({escape(before['worst_language'])}).",
-        _table([*head, "Worst", ""], rows),
+    return section(
+        f"Sizes tried for a limit of {sizes['limit_bytes'] / 1e6:g} MB",
+        "Size of the TFLite file and the tokenizer file together, estimated before and measured "
+        "after the export. Retrieval accuracy in percent: mean and worst language. The original "
+        f"student, with {before['vocabulary_size']:,} tokens, reaches "
+        f"{percent_text(before['accuracy'])} and {percent_text(before['worst'])} "
+        f"({escape(before['worst_language'])}).",
+        table([*head, "Worst", ""], rows),
     )
 
 
@@ -216,14 +217,14 @@ def _similarity(parity: Mapping[str, Any]) -> str:
             parity["artifacts"][name]["similarity"][code]["spearman_change_points"]
             for name in names
         ]
-        row = [escape(code), f"{keras['num_pairs']:,}", _percent(keras["spearman"])]
+        row = [escape(code), f"{keras['num_pairs']:,}", percent_text(keras["spearman"])]
         rows.append(row + [f"{change + 0.0:+.2f}" for change in changes])
     titles = [_TITLES[ExportFormat(name)] for name in names]
-    return _section(
+    return section(
         "Similarity (STS) by language",
-        "Spearman's correlation of cosines and people's scores, times 100: Keras', and its change "
-        "in each artifact, in points.",
-        _table(["Pairs of sentences", "Pairs", "Keras", *titles], rows),
+        "Spearman's correlation of cosines and human scores, times 100: that of Keras, and the "
+        "change in each artifact in points.",
+        table(["STS set", "Pairs", "Keras", *titles], rows),
     )
 
 
@@ -241,69 +242,34 @@ def _growth(growth: Mapping[str, Any]) -> str:
     tokens = growth["flops_tokens"]
     for name, key in (("Parameters", "parameters"), (f"FLOPs, {tokens} tokens", "flops")):
         rows.append([name, "", f"{growth[f'{key}_before']:,}", f"{growth[f'{key}_after']:,}", ""])
-    kept = "Kept" if growth["keeps_function"] else "Not kept"
-    return _section(
+    kept = "preserved" if growth["keeps_function"] else "not preserved"
+    return section(
         "Growth",
-        f"{kept}: on {growth['probe_size']:,} {escape(growth['probe'])} the largest difference of "
-        f"a component is {growth['maximum_error']:.1e} (limit {growth['tolerance']:.1e}), the "
-        f"largest <code>1 - cos</code> {growth['cosine_drift']:.1e}.",
-        _table(["Size", "Operator", "Before", "After", "Keeps the function"], rows, text=2),
+        f"The function is {kept}: on {growth['probe_size']:,} {escape(growth['probe'])}, the "
+        f"maximum difference of an embedding value is {growth['maximum_error']:.1e} (limit "
+        f"{growth['tolerance']:.1e}), and the maximum <code>1 - cosine</code> is "
+        f"{growth['cosine_drift']:.1e}.",
+        table(["Size", "Operator", "Before", "After", "Function preserved"], rows, text=2),
     )
 
 
 def _ledger(ledger: Mapping[str, Any]) -> str:
     total = ledger["total"]
-    parts = [*ledger["postings"], {"name": "All", "flops": total}]
+    parts = [*ledger["postings"], {"name": "Total", "flops": total}]
     rows = [
-        [escape(part["name"]), f"{part['flops']:.3e}", _percent(part["flops"] / max(total, 1))]
+        [escape(part["name"]), f"{part['flops']:.3e}", percent_text(part["flops"] / max(total, 1))]
         for part in parts
     ]
-    return _section(
+    return section(
         "Cost of the whole run",
-        "Floating point operations; a training step counts as three forward passes, optimizer and "
+        "Floating-point operations. A training step counts as three forward passes; optimizer and "
         "losses are not counted.",
-        _table(["Part", "FLOPs", "%"], rows),
+        table(["Part", "FLOPs", "%"], rows),
     )
 
 
 def _details(details: Mapping[str, Any]) -> list[list[str]]:
     return [[escape(str(name)), escape(value_text(value))] for name, value in details.items()]
-
-
-def _section(title: str, note: str, body: str) -> str:
-    note = f"<p class='note'>{note}</p>" if note else ""
-    return f"<section><h2>{title}</h2>{note}{body}</section>"
-
-
-def _legend(names: Iterable[str]) -> str:
-    items = "".join(
-        f"<span class='s{number}'><i></i>{escape(name)}</span>" for number, name in enumerate(names)
-    )
-    return f"<p class='legend'>{items}</p>"
-
-
-def _table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], above: str = "", text: int = 1
-) -> str:
-    """A table; the first `text` columns are words, the others numbers."""
-
-    def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{'' if i < text else ' class=n'}>{value}</{tag}>"
-            for i, value in enumerate(values)
-        )
-
-    top = f"<thead>{above}<tr>{cells('th', head)}</tr></thead>" if any(head) else ""
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<div class='scroll'><table>{top}<tbody>{body}</tbody></table></div>"
-
-
-def _language(code: str) -> str:
-    return f"{escape(language_name(code))} <small>{escape(code)}</small>"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share * 100:.1f}"
 
 
 def _mark(passed: bool) -> str:

@@ -1,9 +1,9 @@
-"""Comparing every artifact with Keras, language by language."""
+"""Compares every artifact with Keras in every language."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,13 @@ import numpy as np
 from kdkeras.errors import InputError
 from kdkeras.evaluation import EmbeddingSimilarityEvaluator
 from kdkeras.evaluation.metrics import cosine_by_row, retrieval_accuracy
-from kdkeras.export.extras import require_runtime
 from kdkeras.export.formats import MANIFEST, PARITY, ExportFormat
-from kdkeras.export.gates import LEAST_SIMILARITY_PAIRS, Gates, check_gates, failures
+from kdkeras.export.gates import MIN_SIMILARITY_PAIRS, Gates, check_gates, failures
 from kdkeras.export.manifest import read_manifest, write_json
-from kdkeras.export.processes import WorkerResult, run_worker
-from kdkeras.export.serving import float32_student
+from kdkeras.export.processes import WorkerResult, require_runtime, run_worker
+from kdkeras.export.saved_model import float32_student
 from kdkeras.files import atomic_write
+from kdkeras.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from kdkeras.students import Student
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["check_similarity", "verify"]
 
 MEASURED = "measured"
-"""Of an artifact in `export.json`: the figures of the last verification."""
+"""Key in `export.json`, per artifact: the figures of the last verification."""
 _MEASURED = ("cosine_mean", "cosine_min", "languages", "similarity")
 
 Pairs = Mapping[str, tuple[Sequence[str], Sequence[str]]]
@@ -39,52 +39,59 @@ def verify(
     gates: Gates | None = None,
     enforce: bool = True,
     similarity: Sequence[EmbeddingSimilarityEvaluator] = (),
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Reloads every artifact in a fresh process and compares it with Keras.
+    """Loads every artifact in a fresh process and compares it with Keras.
 
-    Each process embeds the held-out sentences of every language from their
-    strings, so that tokenizer, truncation and padding are compared too.
-    Writes the result to `parity.json` in the folder, and cosines and accuracy
-    of each artifact to `export.json`, as `measured`.
+    Each process embeds the held-out sentences of all languages from their
+    strings, so that the comparison includes tokenizer, truncation and padding.
+    The result is written to `parity.json` in the folder, and the cosines and
+    accuracies of each artifact to `export.json`, under `measured`.
 
     Args:
-        folder: What `export` wrote.
+        folder: A folder that `export_student` wrote.
         student: The student that was exported.
-        pairs: Language to `(foreign sentences, English sentences)`, row by row
-            translations.
-        gates: Bounds; the defaults if None.
-        enforce: Whether a failed gate raises (after `parity.json` is written).
-        similarity: STS evaluators (`EmbeddingSimilarityEvaluator.from_tsv`), at least
-            `LEAST_SIMILARITY_PAIRS` each, of which no artifact may lose what
-            the gates forbid.
-        progress: Called with one line at each step.
+        pairs: Language to `(foreign sentences, English sentences)`. Both lists
+            have the same length; sentences at the same position are translations.
+        gates: Quality gates. Defaults to `Gates()`.
+        enforce: Whether to raise an error if a gate fails; `parity.json` is
+            written before. Defaults to True.
+        similarity: STS evaluators (`EmbeddingSimilarityEvaluator.from_tsv`) with at
+            least 100 pairs each. The gates bound how much correlation an artifact
+            may lose. Optional.
+        progress: A function that is called as `progress(task, done, total)`,
+            counting models: Keras and every artifact. Defaults to no reporting.
 
     Returns:
+        A dictionary:
+
         ```
-        {"gates": {...}, "num_sentences": int, "passed": bool, "failures": [str],
-         "keras": {"languages": {lang: {"num_pairs", "accuracy"}}},
+        {"name": str, "gates": {...}, "num_sentences": int,
+         "passed": bool, "failures": [str],
+         "keras": {"languages": {language: {"num_pairs", "accuracy"}},
+                   "similarity": {name: {"num_pairs", "spearman"}}},
          "artifacts": {format: {"path", "bytes", "load_seconds", "latency_ms",
              "peak_memory_mb", "imported", "cosine_mean", "cosine_min", "languages":
-             {lang: {"num_pairs", "cosine_mean", "cosine_min", "accuracy",
-                     "accuracy_change_points"}},
+             {language: {"num_pairs", "cosine_mean", "cosine_min", "accuracy",
+                         "accuracy_change_points"}},
              "similarity": {name: {"num_pairs", "cosine_mean", "cosine_min",
-                     "spearman", "spearman_change_points"}}}}}
+                         "spearman", "spearman_change_points"}}}}}
         ```
-        `keras` has `similarity`, too, with `num_pairs` and `spearman`.
-        An accuracy is the share of sentences, in [0, 1], whose translation is
-        the nearest of all, mean of both directions; changes are in percentage
-        points (of Spearman's correlation, times 100), artifact less Keras.
+
+        `accuracy` is the fraction of sentences, in [0, 1], whose translation is
+        the nearest candidate, averaged over both directions. Changes are the
+        artifact's figure minus that of Keras, in percentage points (for
+        Spearman's correlation: times 100).
 
     Raises:
-        InputError: If the folder is not an exported one, it holds another
-            student's export, a language has no pairs, or there are too few
+        InputError: If the folder is not an exported one or contains the export
+            of another student, a language has no pairs, or there are too few
             STS pairs.
         MissingExtraError: If the runtime of an artifact is not installed.
-        GateError: If an artifact does not run, or (with `enforce`) fails a
-            gate: artifact, language and figure are named.
+        GateError: If an artifact cannot be run or, with `enforce`, fails a gate.
+            The message names artifact, language and figure.
     """
-    folder, gates, say = Path(folder), gates or Gates(), progress or (lambda line: None)
+    folder, gates = Path(folder), gates or Gates()
     manifest = read_manifest(folder)
     _check_input(manifest, student, pairs, folder)
     for name, record in manifest["artifacts"].items():
@@ -92,15 +99,17 @@ def verify(
     check_similarity(similarity)
     sides_of_all = [*pairs.values(), *((s.sentences1, s.sentences2) for s in similarity)]
     texts = list(dict.fromkeys(t for sides in sides_of_all for side in sides for t in side))
-    say(f"Embedding {len(texts)} sentences with Keras")
+    total = 1 + len(manifest["artifacts"])
+    progress("Verifying, Keras", 0, total)
     rows = {text: row for row, text in enumerate(texts)}
     expected = float32_student(student).encode(texts)
     artifacts = {}
-    for name, record in manifest["artifacts"].items():
-        say(f"Embedding them with {record['path']} in a fresh process")
+    for done, (name, record) in enumerate(manifest["artifacts"].items(), 1):
+        progress(f"Verifying, {record['path']}", done, total)
         result = run_worker(folder, ExportFormat(name), texts)
-        record.pop(MEASURED, None)  # of an earlier verification
+        record.pop(MEASURED, None)  # Figures of an earlier verification.
         artifacts[name] = {**record, **_compare(result, expected, rows, pairs, similarity)}
+    progress("Verifying", total, total)
     parity: dict[str, Any] = {
         "name": manifest["name"],
         "gates": gates.to_dict(),
@@ -137,22 +146,22 @@ def verify(
 
 
 def check_similarity(similarity: Sequence[EmbeddingSimilarityEvaluator]) -> None:
-    """Refuses STS pairs that are too few to decide, and names used twice.
+    """Checks that there are enough STS pairs and that names are unique.
 
     Raises:
-        InputError: Naming the file's evaluator.
+        InputError: If an evaluator has fewer than 100 pairs, or a name occurs
+            twice.
     """
     names = [item.name for item in similarity]
     for item in similarity:
-        if len(item.scores) < LEAST_SIMILARITY_PAIRS:
+        if len(item.scores) < MIN_SIMILARITY_PAIRS:
             raise InputError(
-                f"A gate needs at least {LEAST_SIMILARITY_PAIRS} STS pairs. Received: "
-                f"{len(item.scores)} in {item.name}. Add pairs, or leave the file to "
-                "`kdkeras evaluate`."
+                f"Every STS evaluator must have at least {MIN_SIMILARITY_PAIRS} pairs. Received: "
+                f"{len(item.scores)} in {item.name}. Add pairs, or omit this evaluator."
             )
         if names.count(item.name) > 1:
             raise InputError(
-                f"STS files must have different names. Received: {item.name} twice. Rename one."
+                f"STS evaluators must have unique names. Received: {item.name} twice. Rename one."
             )
 
 
@@ -160,7 +169,7 @@ def _check_input(manifest: Mapping[str, Any], student: Student, pairs: Pairs, fo
     fingerprint = student.vocabulary.fingerprint if student.vocabulary else None
     if fingerprint != manifest["vocabulary"]["fingerprint"]:
         raise InputError(
-            "The folder must hold this student's export. "
+            "The folder must contain the export of this student. "
             f"Received: another vocabulary in {folder}. Export the student again."
         )
     wrong = [
@@ -170,8 +179,8 @@ def _check_input(manifest: Mapping[str, Any], student: Student, pairs: Pairs, fo
     ]
     if wrong or not pairs:
         raise InputError(
-            "`pairs` must give at least one language, each with as many foreign as English "
-            f"sentences and at least one. Received: {wrong or 'no language'}."
+            "`pairs` must have at least one language, and every language at least one pair and as "
+            f"many foreign as English sentences. Received: {wrong or 'no language'}. Add pairs."
         )
 
 
@@ -216,14 +225,14 @@ def _compare(
 def _cosine_figures(
     cosines: np.ndarray, rows: Mapping[str, int], sides: tuple[Sequence[str], Sequence[str]]
 ) -> dict[str, float]:
-    mine = cosines[[rows[text] for side in sides for text in side]]
-    return {"cosine_mean": float(mine.mean()), "cosine_min": float(mine.min())}
+    selected = cosines[[rows[text] for side in sides for text in side]]
+    return {"cosine_mean": float(selected.mean()), "cosine_min": float(selected.min())}
 
 
 def _spearman(
     embeddings: np.ndarray, rows: Mapping[str, int], item: EmbeddingSimilarityEvaluator
 ) -> float:
-    """Spearman's correlation of cosines and scores; NaN for a broken artifact."""
+    """Returns Spearman's correlation of cosines and scores; NaN if it is undefined."""
     sides = (item.sentences1, item.sentences2)
     try:
         return item.correlation(*(embeddings[[rows[text] for text in side]] for side in sides))
@@ -234,12 +243,12 @@ def _spearman(
 def _accuracy(
     embeddings: np.ndarray, rows: Mapping[str, int], sides: tuple[Sequence[str], Sequence[str]]
 ) -> float:
-    """Retrieval accuracy of one language, mean of both directions."""
+    """Returns the retrieval accuracy of one language, averaged over both directions."""
     foreign, english = (embeddings[[rows[text] for text in side]] for side in sides)
     return retrieval_accuracy(foreign, english, *sides).mean
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each row in float64; 1 for two zero vectors, 0 for one."""
+    """Returns the cosine per row in float64; 1 for two zero vectors, 0 for only one."""
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
     return np.where(both_zero, 1.0, cosine_by_row(a.astype(np.float64), b.astype(np.float64)))

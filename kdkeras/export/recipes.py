@@ -1,4 +1,4 @@
-"""Quantising a TFLite file by recipes of ai-edge-quantizer."""
+"""Quantizes TFLite files with ai-edge-quantizer."""
 
 from __future__ import annotations
 
@@ -14,39 +14,38 @@ from kdkeras.layers.fake_quantization import BLOCK
 __all__ = ["RECIPES", "apply_recipe", "require_quantizer"]
 
 RECIPES = (ExportFormat.TFLITE_INT4, ExportFormat.TFLITE_INT8_WEIGHT_ONLY)
-"""Formats that the converter cannot write."""
+"""Formats that the TFLite converter cannot write."""
 
 
 def require_quantizer() -> Any:
     """Imports `ai_edge_quantizer`.
 
     Raises:
-        MissingExtraError: If it is not installed, naming the extra.
+        MissingExtraError: If it is not installed. The message names the extra.
     """
     return require_extra("ai_edge_quantizer", "quantize")
 
 
 def apply_recipe(content: bytes, item: ExportFormat) -> bytes:
-    """Quantises a float32 TFLite file.
+    """Quantizes a float32 TFLite file.
 
     | format | token table | dense kernels | inputs of dense layers |
     |---|---|---|---|
-    | `tflite_int4` | int4, a scale for 32 numbers | int8, a scale a unit | int8 while it runs |
-    | `tflite_int8_weight_only` | int8, a scale a row | int8, a scale a unit | float32 |
+    | `tflite_int4` | int4, one scale per 32 values | int8, one scale per unit | int8 at run time |
+    | `tflite_int8_weight_only` | int8, one scale per row | int8, one scale per unit | float32 |
 
-    A table whose width 32 does not divide has one int4 scale a row. The table
-    of a static student comes as int8 in the weight-only format already.
+    An int4 table whose width is not a multiple of 32 has one scale per row. In
+    the weight-only format, the table of a static student is already int8.
 
     Args:
-        content: The file; a table that is to be quantised is read by
-            EMBEDDING_LOOKUP.
+        content: The file. The tables to quantize are read by EMBEDDING_LOOKUP.
         item: One of `RECIPES`.
 
     Returns:
-        The quantised file.
+        The quantized file.
 
     Raises:
-        InputError: If a table's width is odd, which int4 cannot pack.
+        InputError: If the width of an int4 table is odd.
         MissingExtraError: If ai-edge-quantizer is not installed.
     """
     require_quantizer()
@@ -57,8 +56,8 @@ def apply_recipe(content: bytes, item: ExportFormat) -> bytes:
     widths = _table_widths(content)
     if item is ExportFormat.TFLITE_INT4:
         _refuse_odd(widths)
-        whole = all(width % BLOCK == 0 for width in widths)
-        scales = granularity.BLOCKWISE_32 if whole else granularity.CHANNELWISE
+        divisible = all(width % BLOCK == 0 for width in widths)
+        scales = granularity.BLOCKWISE_32 if divisible else granularity.CHANNELWISE
         rules.add_dynamic_config(".*", operation.EMBEDDING_LOOKUP, 4, scales)
         rules.add_dynamic_config(".*", operation.FULLY_CONNECTED, 8)
     else:
@@ -66,7 +65,7 @@ def apply_recipe(content: bytes, item: ExportFormat) -> bytes:
             rules.add_dynamic_config(".*", operation.EMBEDDING_LOOKUP, 8)
         rules.add_weight_only_config(".*", operation.FULLY_CONNECTED, 8)
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # Warns of what is to be so.
+    logging.root.setLevel(logging.ERROR)  # Hides warnings about intended settings.
     try:
         result = rules.quantize(enable_progress_bar=False, enable_progress_report=False)
     finally:
@@ -75,7 +74,7 @@ def apply_recipe(content: bytes, item: ExportFormat) -> bytes:
 
 
 def _table_widths(content: bytes) -> list[int]:
-    """Columns of each table that EMBEDDING_LOOKUP reads."""
+    """Returns the number of columns of each table that EMBEDDING_LOOKUP reads."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
     graph = model.subgraphs[0]
@@ -90,6 +89,6 @@ def _refuse_odd(widths: list[int]) -> None:
     odd = [width for width in widths if width % 2]
     if odd:
         raise InputError(
-            "An int4 table must have an even width: two numbers are one byte. "
-            f"Received: width {odd[0]}. Leave 'tflite_int4' out, or make a student of even width."
+            "An int4 table must have an even width, because two values share a byte. "
+            f"Received: width {odd[0]}. Omit 'tflite_int4', or create a student of even width."
         )

@@ -1,4 +1,4 @@
-"""What a training run gave: one HTML file, and the same as JSON."""
+"""Writes the report of a training run: an HTML page and the same data as JSON."""
 
 from __future__ import annotations
 
@@ -33,32 +33,35 @@ def write_report(
     growth: Mapping[str, Any] | None = None,
     ledger: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes `report.html` and `report.json`, replacing earlier ones.
+    """Writes `report.html` and `report.json`, replacing existing ones.
 
-    The page needs no other file and no network, and follows the reader's
-    light or dark mode. Parts without data are left out.
+    The page needs no other file and no network, and follows the light or dark
+    mode of the browser. Sections without data are omitted.
 
     Args:
-        folder: Where the two files go; made if it does not exist.
-        title: Heading.
-        history: What `fit` returned (`History.history`), losses only: one
-            value an epoch by name.
-        accuracy: Name of the state (`"untrained"`, `"trained"`, `"teacher"`)
-            to language to retrieval accuracy in [0, 1], in the order in which
-            they are to be shown.
-        parity: What `verify` returned.
-        details: What else a reader wants to know, by name: settings, data,
-            seconds.
-        sizes: The record of `fit_size`.
+        folder: Folder for the two files; created if it does not exist.
+        title: Heading of the page.
+        history: Name of a loss to one value per epoch, e.g. `History.history`
+            from `fit` without metrics. Optional.
+        accuracy: Name of a model (`"untrained"`, `"trained"`, `"teacher"`) to
+            language to retrieval accuracy in [0, 1]. Models are shown in this
+            order. Optional.
+        parity: The result of `verify`. Optional.
+        details: Further information by name, e.g. settings, data and training
+            time. Optional.
+        sizes: The record of `fit_size`. Optional.
         growth: The certificate of a grown student, `certificate.to_dict()`.
-        ledger: What the whole run costs, `FlopLedger.to_dict()`.
+            Optional.
+        ledger: The cost of the whole run, `FlopLedger.to_dict()`. Optional.
 
     Returns:
         The path of `report.html`.
 
     Raises:
-        InputError: If an accuracy is not in [0, 1], or a file cannot be
-            written.
+        InputError: If an accuracy is not in [0, 1], or a file cannot be written.
+
+    Example:
+        >>> write_report("run", title="My student", parity=parity)  # doctest: +SKIP
     """
     _check(accuracy or {})
     content = {
@@ -85,7 +88,7 @@ def _check(accuracy: Accuracy) -> None:
         for language, value in values.items():
             if not 0.0 <= value <= 1.0:
                 raise InputError(
-                    "`accuracy` must hold shares between 0 and 1. "
+                    "`accuracy` must be between 0 and 1. "
                     f"Received: {state}, {language}: {value}. Divide percentages by 100."
                 )
 
@@ -95,7 +98,7 @@ def _mean(values: Mapping[str, float]) -> float | None:
 
 
 def _strict(value: Any) -> Any:
-    """JSON knows no NaN or infinity: they become null."""
+    """Replaces NaN and infinity, which JSON lacks, by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Writing folders that sentence-transformers loads, in PyTorch and with no code of their own."""
+"""Writes folders that sentence-transformers loads with its standard modules."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Weights = dict[str, np.ndarray]
 
 
 def write_sentence_transformers(student: Student, vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes a student as stock modules of sentence-transformers.
+    """Writes a student as standard modules of sentence-transformers.
 
     | student | modules |
     |---|---|
@@ -37,17 +37,18 @@ def write_sentence_transformers(student: Student, vocabulary: Vocabulary, folder
     | static, WordPiece | `WordEmbeddings` (with `[CLS]` and `[SEP]`), `Pooling` |
     | transformer | `Transformer` of DistilBERT's architecture, `Pooling` |
 
-    `Dense` and `Normalize` follow where the student has them. A static
-    student's token weights are multiplied into its table.
+    `Dense` and `Normalize` follow if the student has a projection or normalizes
+    its embeddings. The token weights of a static student are multiplied into its
+    table.
 
     Args:
         student: The student, computing in float32.
         vocabulary: Its vocabulary.
-        folder: Folder to create.
+        folder: The folder to create.
 
     Raises:
-        InputError: For a student that is neither static nor a transformer, and
-            for a transformer with token weights.
+        InputError: If the student is neither static nor a transformer, or is a
+            transformer with token weights.
     """
     folder.mkdir()
     modules: list[tuple[str, str]] = []
@@ -63,8 +64,8 @@ def write_sentence_transformers(student: Student, vocabulary: Vocabulary, folder
         _write_pooling(student.pooled_dim, add("Pooling"))
     elif not isinstance(student, StaticStudent):
         raise InputError(
-            "sentence-transformers has modules for static and transformer students. "
-            f"Received: {type(student).__name__}. Export it to other formats."
+            "sentence-transformers has modules only for static and transformer students. "
+            f"Received: {type(student).__name__}. Export the student to other formats."
         )
     elif vocabulary.kind == "wordpiece":
         _write_word_embeddings(student, vocabulary, add("WordEmbeddings"))
@@ -104,7 +105,7 @@ def _save(weights: Mapping[str, Any], folder: Path) -> None:
 
 
 def _token_vectors(student: StaticStudent, size: int) -> np.ndarray:
-    """What each token alone is pooled to: the table times the token weights."""
+    """Returns the pooled vector of each single token: table times token weights."""
     ids = np.arange(size, dtype=np.int32)[:, None]
     parts = [ids[start : start + _ROWS] for start in range(0, len(ids), _ROWS)]
     return np.concatenate(
@@ -122,7 +123,7 @@ def _write_static_embedding(student: StaticStudent, vocabulary: Vocabulary, fold
 def _write_word_embeddings(student: StaticStudent, vocabulary: Vocabulary, folder: Path) -> None:
     tokenizer = fast_tokenizer(vocabulary)
     special = [(token, vocabulary.tokens.index(token)) for token in ("[CLS]", "[SEP]")]
-    # Both in front: a mean has no order, and what is too long is cut behind.
+    # Both come first: a mean ignores order, and truncation removes the end.
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] [SEP] $A", special_tokens=special
     )
@@ -161,13 +162,13 @@ def _write_dense(student: Student, folder: Path) -> None:
 
 def _write_transformer(student: TransformerStudent, vocabulary: Vocabulary, folder: Path) -> None:
     if student.token_weights:
-        # WordWeights divides by the sum of the weights, a student by the number of tokens.
+        # WordWeights divides by the sum of the weights, but a student by the number of tokens.
         raise InputError(
             "sentence-transformers has no module for a transformer's token weights. "
-            "Received: token_weights=True. Export it to other formats."
+            "Received: token_weights=True. Export the student to other formats."
         )
-    # Our blocks are BERT's. DistilBERT is BERT without the segments and the
-    # pooler, which a student has not.
+    # A student has BERT's blocks, but no segments and no pooler: the architecture
+    # of DistilBERT.
     write_json(
         folder / "config.json",
         {
@@ -189,8 +190,8 @@ def _write_transformer(student: TransformerStudent, vocabulary: Vocabulary, fold
     )
     settings: dict[str, Any] = {"max_seq_length": student.sequence_length, "do_lower_case": False}
     if vocabulary.kind == "sentencepiece":
-        # A batch in which no text has a token would have no column, which
-        # DistilBERT cannot reshape; so every batch has the student's length.
+        # DistilBERT cannot reshape a batch with zero columns, which a batch of
+        # empty texts would have. Every batch is padded to the student's length.
         settings["processing_kwargs"] = {"text": {"padding": "max_length"}}
     write_json(folder / "sentence_bert_config.json", settings)
     write_tokenizer(vocabulary, fast_tokenizer(vocabulary), folder, student.sequence_length)
@@ -217,5 +218,5 @@ def _distilbert_weights(student: TransformerStudent, size: int) -> Iterator[tupl
 
 def _named(name: str, weights: Any) -> Iterator[tuple[str, np.ndarray]]:
     kernel, bias = weights
-    yield f"{name}.weight", kernel.T  # PyTorch's kernels are (out, in).
+    yield f"{name}.weight", kernel.T  # PyTorch's kernels have shape (out, in).
     yield f"{name}.bias", bias

@@ -1,4 +1,4 @@
-"""The best small student under a limit of bytes."""
+"""Finds the best smaller student within a size limit."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ from kdkeras.export.candidates import Candidate, Compressor, tokenizer_file_byte
 from kdkeras.export.exporter import DEFAULT_SEQUENCE_LENGTHS, export_student
 from kdkeras.export.formats import DEFAULT_FORMATS, ExportFormat
 from kdkeras.export.lite import LiteStudent
+from kdkeras.progress import Progress, no_progress
 from kdkeras.students import Student
 
 __all__ = ["FittedStudent", "fit_size"]
 
 Pairs = Mapping[str, tuple[Sequence[str], Sequence[str]]]
-Progress = Callable[[str], None]
 
-# Sentences whose embeddings' principal axes are computed.
+# Maximum number of sentences for computing principal axes.
 _FOR_AXES = 4_000
-# What a signature's graph takes, and each block in it, before the first was exported.
-_BYTES_A_GRAPH = 4_000
-_BYTES_A_BLOCK = 15_000
-# So many more tokens that fit are worth another export.
+# Estimated bytes per signature, and per block in a signature, until a file has been measured.
+_GRAPH_BYTES = 4_000
+_BLOCK_BYTES = 15_000
+# Another export is worthwhile for this factor of additional tokens.
 _MORE = 1.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedStudent:
-    """What a size search found.
+    """The result of `fit_size`.
 
     Attributes:
-        student: The smaller student, to be exported.
-        format: The format that it fits in.
-        record: What was tried, as JSON: see `fit_size`.
+        student: The smaller student. Export it in `format`.
+        format: The TFLite format in which the student is within the limit.
+        record: All candidates with their sizes and accuracies, JSON-serializable;
+            see `fit_size`.
     """
 
     student: Student
@@ -61,33 +62,37 @@ def fit_size(
     prune: bool = True,
     formats: Iterable[ExportFormat] = DEFAULT_FORMATS,
     sequence_lengths: Iterable[int] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> FittedStudent:
-    """Finds the best smaller student whose files are under a limit.
+    """Finds the best smaller student whose files are within a size limit.
 
-    Widths of the token table and of the embedding, the depth of a transformer and
-    the TFLite formats are combined; each combination keeps as many of the tokens
-    that the sentences use as fit. A combination that is smaller than one that fits,
-    and has next to nothing more of anything, is not tried. What is tried is
-    exported, weighed, and searched with: the best one finds the most translations,
-    mean over the languages.
+    The search combines widths of the token table and of the embedding, the depth
+    of a transformer, and TFLite formats. Each combination keeps as many of the
+    tokens that occur in `sentences` as fit. A combination is skipped if none of
+    its sizes is at least 10 % larger than in one that is known to fit. Every other
+    combination is exported, its files are measured, and its retrieval accuracy is
+    computed. The combination with the highest accuracy, averaged over the
+    languages, is chosen.
 
-    The size is that of the TFLite file and of the one tokenizer file that a phone
-    needs (`sentencepiece.model` or `vocab.txt`) together.
+    The size is that of the TFLite file plus that of the tokenizer file that a
+    phone needs (`sentencepiece.model` or `vocab.txt`).
 
     Args:
         student: A static student or a transformer, with a vocabulary.
-        max_bytes: The limit.
-        pairs: Language to `(foreign sentences, English sentences)` that decide which
-            is the best.
-        sentences: Sentences of these languages and English, none of them in `pairs`:
-            they say which tokens are needed.
-        prune: Whether tokens that no sentence uses go in any case; else they stay if
-            there is room.
-        formats: What may be chosen; of these, TFLite formats that hold the float32
-            weights only where there is no other.
-        sequence_lengths: As for `export`.
-        progress: Called with one line at each step.
+        max_bytes: The size limit in bytes.
+        pairs: Language to `(foreign sentences, English sentences)`, for the
+            retrieval accuracy.
+        sentences: Sentences in these languages and in English that decide which
+            tokens are needed. They should not occur in `pairs`.
+        prune: Whether to remove unused tokens even if they fit. Defaults to True.
+        formats: The formats to choose from. Defaults to those of
+            `export_student`. Only TFLite formats are considered, and float32
+            only if it is the only one.
+        sequence_lengths: Number of tokens of each signature, see
+            `export_student`. Optional.
+        progress: A function that is called as `progress(task, done, total)`,
+            counting combinations, including those that are skipped. Defaults to
+            no reporting.
 
     Returns:
         The student, its format, and the record:
@@ -100,22 +105,26 @@ def fit_size(
                     "chosen", "accuracy", "worst", "worst_language", "languages"}]}
         ```
 
-        Accuracies are shares in [0, 1]: the mean and the worst of the languages;
-        None where a combination turned out not to fit.
+        Accuracies are in [0, 1]: the mean over the languages, the worst language,
+        and per language. They are None for a candidate that exceeds the limit.
 
     Raises:
-        InputError: If nothing fits (the message names the smallest size), no format
-            is one of TFLite, or the student cannot be made smaller.
+        InputError: If no combination fits (the message contains the smallest
+            size), `formats` has no TFLite format, or the student is neither
+            static nor a transformer.
+
+    Example:
+        >>> found = fit_size(student, 8_000_000, pairs, sentences)  # doctest: +SKIP
+        >>> export_student(found.student, "out", [found.format])  # doctest: +SKIP
     """
     chosen = _small_formats(formats)
     texts = sample_sentences(iter(sentences), seed=0)
     counts = token_counts(vocabulary_of(student), texts)
     compressor = Compressor(student, counts, texts[:: -(-len(texts) // _FOR_AXES)])
-    say = progress or (lambda line: None)
-    search = _Search(compressor, max_bytes, pairs, sequence_lengths, say)
+    search = _Search(compressor, max_bytes, pairs, sequence_lengths, progress)
     search.try_all(chosen, prune)
     if search.best is None:
-        # Weighed, it tells how far the estimates are off.
+        # Measuring the smallest candidate corrects the estimates.
         smallest = search.measure_smallest(chosen)
         search.try_all(chosen, prune)
     if search.best is None:
@@ -144,15 +153,15 @@ def _small_formats(formats: Iterable[ExportFormat]) -> list[ExportFormat]:
     lite = [item for item in formats if item.is_tflite]
     if not lite:
         raise InputError(
-            "A size is that of a TFLite file. Received: no TFLite format. "
-            "Add tflite_int8 to the formats."
+            "`formats` must have at least one TFLite format, whose file size is limited. "
+            "Received: no TFLite format. Add tflite_int8."
         )
-    # The same student is smaller in them, and within its gate as good.
+    # Quantized formats are smaller and, within their gates, as accurate.
     return [item for item in lite if not item.is_exact] or lite
 
 
 class _Search:
-    """Tries candidates, and remembers what they gave."""
+    """Tries candidates and stores their sizes and accuracies."""
 
     def __init__(
         self,
@@ -160,41 +169,45 @@ class _Search:
         limit: int,
         pairs: Pairs,
         sequence_lengths: Iterable[int] | None,
-        say: Progress,
+        progress: Progress,
     ) -> None:
-        self.compressor, self.limit, self.pairs, self.say = compressor, limit, pairs, say
+        self.compressor, self.limit, self.pairs = compressor, limit, pairs
+        self._progress = progress
         self.lengths = None if sequence_lengths is None else list(sequence_lengths)
         longest = compressor.student.sequence_length
         shorter = [n for n in self.lengths or DEFAULT_SEQUENCE_LENGTHS if n < longest]
         self._signatures = len(shorter) + 1
         self.tried: dict[Candidate, dict[str, Any]] = {}
-        # By format and depth, what is not in the weights: graphs, and the guess's error.
+        # Per format and depth: bytes of the graphs, plus the error of the estimate.
         self._rest: dict[tuple[ExportFormat, int], float] = {}
 
     @property
     def best(self) -> Candidate | None:
-        """What finds the most translations; of equals, the smallest."""
+        """The fitting candidate with the highest accuracy; the smallest among equals."""
 
-        def worth(candidate: Candidate) -> tuple[float, float, int]:
+        def quality(candidate: Candidate) -> tuple[float, float, int]:
             found = self.tried[candidate]
             return found["accuracy"], found["worst"], -found["bytes"]
 
         fitting = [candidate for candidate, found in self.tried.items() if found["fits"]]
-        return max(fitting, key=worth, default=None)
+        return max(fitting, key=quality, default=None)
 
     def try_all(self, formats: Sequence[ExportFormat], prune: bool) -> None:
-        """Tries every shape in every format."""
-        for item in formats:
-            for shape in self.compressor.shapes(item):
-                if not prune:
-                    self.try_whole(shape)
-                self.try_filled(shape)
+        """Tries every combination of sizes in every format."""
+        task = "Trying smaller sizes again" if self.tried else "Trying smaller sizes"
+        shapes = [shape for item in formats for shape in self.compressor.shapes(item)]
+        for done, shape in enumerate(shapes):
+            self._progress(f"{task}, {_described(shape)}", done, len(shapes))
+            if not prune:
+                self.try_unpruned(shape)
+            self.try_filled(shape)
+        self._progress(task, len(shapes), len(shapes))
 
     def measure_smallest(self, formats: Sequence[ExportFormat]) -> Candidate:
-        """Weighs the smallest candidate of all."""
-        least = self.compressor.least_tokens
+        """Exports and measures the smallest candidate."""
+        fewest = self.compressor.min_tokens
         shapes = (
-            replace(shape, vocabulary_size=least)
+            replace(shape, vocabulary_size=fewest)
             for item in formats
             for shape in self.compressor.shapes(item)
         )
@@ -202,33 +215,33 @@ class _Search:
         self.measure(smallest)
         return smallest
 
-    def try_whole(self, shape: Candidate) -> None:
-        """Tries a shape with the whole vocabulary, if that fits."""
-        whole = replace(shape, vocabulary_size=self.compressor.vocabulary.size)
-        if self.estimate(whole) <= self.limit and not self._is_needless(whole):
-            self.measure(whole)
+    def try_unpruned(self, shape: Candidate) -> None:
+        """Tries a shape with the full vocabulary if it fits."""
+        full = replace(shape, vocabulary_size=self.compressor.vocabulary.size)
+        if self.estimate(full) <= self.limit and not self._is_redundant(full):
+            self.measure(full)
 
     def try_filled(self, shape: Candidate) -> None:
         """Tries a shape with as many of the used tokens as fit."""
         candidate = self._filled(shape)
-        if candidate is not None and self._is_needless(candidate):
+        if candidate is not None and self._is_redundant(candidate):
             return
         while candidate is not None:
             fits, tokens = self.measure(candidate)["fits"], candidate.vocabulary_size
-            # Its file was weighed, and tells how far the estimate is off.
-            most = shape.vocabulary_size if fits else tokens - 1
-            candidate = self._filled(replace(shape, vocabulary_size=most))
+            # The measured size has corrected the estimate.
+            maximum = shape.vocabulary_size if fits else tokens - 1
+            candidate = self._filled(replace(shape, vocabulary_size=maximum))
             if fits and candidate is not None and candidate.vocabulary_size < _MORE * tokens:
                 return
 
-    def _is_needless(self, candidate: Candidate) -> bool:
+    def _is_redundant(self, candidate: Candidate) -> bool:
         return any(
-            other.makes_needless(candidate) for other, found in self.tried.items() if found["fits"]
+            other.makes_redundant(candidate) for other, found in self.tried.items() if found["fits"]
         )
 
     def _filled(self, shape: Candidate) -> Candidate | None:
-        """The shape with the most tokens that fit; None if not even the fewest do."""
-        sizes = range(self.compressor.least_tokens, shape.vocabulary_size + 1)
+        """Returns the shape with the maximum number of tokens that fits; None if there is none."""
+        sizes = range(self.compressor.min_tokens, shape.vocabulary_size + 1)
         fitting = bisect_right(
             sizes,
             self.limit,
@@ -237,9 +250,9 @@ class _Search:
         return replace(shape, vocabulary_size=sizes[fitting - 1]) if fitting else None
 
     def estimate(self, candidate: Candidate) -> float:
-        """Bytes of both files, before they are written."""
+        """Returns the estimated size of both files in bytes."""
         blocks = candidate.num_layers
-        guess = self._signatures * (_BYTES_A_GRAPH + blocks * _BYTES_A_BLOCK)
+        guess = self._signatures * (_GRAPH_BYTES + blocks * _BLOCK_BYTES)
         return self._known(candidate) + self._rest.get((candidate.format, blocks), guess)
 
     def _known(self, candidate: Candidate) -> float:
@@ -247,9 +260,8 @@ class _Search:
         return self.compressor.model_bytes(candidate) + tokenizer
 
     def measure(self, candidate: Candidate) -> dict[str, Any]:
-        """Exports a candidate; weighs it and, if it fits, searches with it."""
+        """Exports a candidate, measures its size and, if it fits, its accuracy."""
         estimated = self.estimate(candidate)
-        self.say(f"Trying {_described(candidate)}")
         student = self.compressor.make(candidate)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "candidate"
@@ -295,15 +307,15 @@ def _summary(languages: dict[str, float]) -> dict[str, Any]:
 
 def _nothing_fits(smallest: Candidate, found: dict[str, Any], max_bytes: int) -> InputError:
     return InputError(
-        f"The limit must leave room for the smallest student, {found['bytes']:,} bytes "
-        f"({_described(smallest)}; the tokenizer takes {found['tokenizer_bytes']:,} of them). "
-        f"Received: {max_bytes:,} bytes. Allow more, or fewer languages."
+        f"`max_bytes` must be at least the size of the smallest student, {found['bytes']:,} bytes "
+        f"({_described(smallest)}; {found['tokenizer_bytes']:,} bytes for the tokenizer). "
+        f"Received: {max_bytes:,} bytes. Increase the limit, or use fewer languages."
     )
 
 
 def _described(candidate: Candidate) -> str:
     blocks = f", {candidate.num_layers} blocks" if candidate.num_layers else ""
     return (
-        f"{candidate.format}, {candidate.vocabulary_size:,} tokens, table "
-        f"{candidate.table_width} wide, embedding {candidate.output_dim}{blocks}"
+        f"{candidate.format}, {candidate.vocabulary_size:,} tokens, table width "
+        f"{candidate.table_width}, embedding width {candidate.output_dim}{blocks}"
     )

@@ -1,4 +1,4 @@
-"""Token ids from an exported `tokenizer/` folder, without TensorFlow."""
+"""Tokenizes with the files of an exported folder, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ Tokenize = Callable[[Sequence[str]], list[list[int]]]
 
 
 def load_tokenizer(folder: Path, kind: str, sequence_length: int) -> Tokenize:
-    """Returns the function that maps strings to ids.
+    """Returns a function from strings to token ids.
 
-    The same ids as `Vocabulary.encode`, also of text that is not well formed,
-    cut off at `sequence_length` in the same way; rows are not padded.
+    The ids equal those of `Vocabulary.encode`, also for invalid Unicode and for
+    text that is truncated to `sequence_length` tokens. Rows are not padded.
+
+    Args:
+        folder: The `tokenizer/` folder.
+        kind: `"wordpiece"` or `"sentencepiece"`.
+        sequence_length: Maximum number of tokens per text.
 
     Raises:
-        InputError: If the vocabulary's kind is unknown.
+        InputError: If `kind` is unknown.
     """
     kinds = {"wordpiece": _wordpiece, "sentencepiece": _sentencepiece}
     if kind not in kinds:
@@ -39,7 +44,7 @@ def _wordpiece(folder: Path, sequence_length: int) -> Tokenize:
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
-    # Keeps [CLS] and [SEP].
+    # Truncation keeps [CLS] and [SEP].
     tokenizer.enable_truncation(sequence_length)
     return lambda texts: [encoding.ids for encoding in tokenizer.encode_batch(texts)]
 
@@ -52,7 +57,17 @@ def _sentencepiece(folder: Path, sequence_length: int) -> Tokenize:
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int, length: int) -> dict[str, np.ndarray]:
-    """Returns `token_ids` and `padding_mask`, int32 `(len(rows), length)`."""
+    """Pads rows of token ids.
+
+    Args:
+        rows: Token ids per text.
+        pad_id: Id of the padding token.
+        length: Number of columns.
+
+    Returns:
+        `token_ids` and `padding_mask` (1 = real token), both int32
+        `(len(rows), length)`.
+    """
     token_ids = np.full((len(rows), length), pad_id, np.int32)
     for row, ids in enumerate(rows):
         token_ids[row, : len(ids)] = ids

@@ -1,4 +1,4 @@
-"""Names and values as people read them."""
+"""Language names and values as text for readers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def language_name(code: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Returns a setting in words: 1,000 for 1000, a list with commas."""
+    """Returns a value as text, e.g. `1,000` for 1000 and `a, b` for a list."""
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int):

@@ -1,14 +1,15 @@
-"""Runs one artifact in a process of its own, as its users will.
+"""Runs one artifact in a process of its own, as an application does.
 
 `python -m kdkeras.export.worker FOLDER ARTIFACT TEXTS.json OUTPUT` embeds the
 texts and writes `OUTPUT/embeddings.npy` and `OUTPUT/result.json`. The process
-of a TFLite file never imports TensorFlow, that of `saved_model/` never
-tensorflow_text.
+of a TFLite file does not import TensorFlow, and the process of `saved_model/`
+does not import tensorflow_text.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import sys
 import time
@@ -21,7 +22,6 @@ import numpy as np
 
 from kdkeras.export.formats import TOKENIZER, ExportFormat
 from kdkeras.export.manifest import read_manifest
-from kdkeras.export.memory import peak_memory
 from kdkeras.export.tokenizer import load_tokenizer, padded
 from kdkeras.strings import to_bytes
 
@@ -30,12 +30,12 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 _BATCH = 64
 _WARM_UP = 10
 _TIMED = 100
-# What is to be closed before the interpreter's end, when half of MediaPipe is gone.
+# MediaPipe's objects must be closed before the interpreter shuts down.
 _OPEN = ExitStack()
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Embeds texts with one artifact and reports what it cost."""
+    """Embeds texts with one artifact and measures time and memory."""
     folder, name, texts_file, output = Path(arguments[0]), *arguments[1:]
     artifact = ExportFormat(name)
     texts = json.loads(Path(texts_file).read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     result = {
         "load_seconds": load_seconds,
         "latency_ms": _latency_ms(encode, texts),
-        "peak_memory_mb": peak_memory() / 1e6,
+        "peak_memory_mb": _peak_memory() / 1e6,
         "imported": [m for m in ("tensorflow", "tensorflow_text") if sys.modules.get(m)],
     }
     np.save(Path(output) / "embeddings.npy", np.concatenate(batches))
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _latency_ms(encode: Encode, texts: Sequence[str]) -> float:
-    """Median milliseconds from one string to its vector."""
-    # Spread over the list, which is ordered by language.
+    """Returns the median milliseconds from one string to its embedding."""
+    # The list is ordered by language: the sample is spread over all of it.
     sample = [texts[int(i)] for i in np.linspace(0, len(texts) - 1, _TIMED)]
     for text in sample[:_WARM_UP]:
         encode([text])
@@ -68,24 +68,40 @@ def _latency_ms(encode: Encode, texts: Sequence[str]) -> float:
     return statistics.median(seconds) * 1e3
 
 
+def _peak_memory() -> int:
+    """Returns the maximum resident memory of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # On Linux, `getrusage` would include memory of the parent process, which
+        # the child shares between fork and exec.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def _tensorflow() -> Any:
     import tensorflow as tf
 
-    # Like the other artifacts: one thread.
+    # One thread, as for the other artifacts.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     return tf
 
 
 def _tokenizer(folder: Path) -> Callable[[Sequence[str]], dict[str, np.ndarray]]:
-    """From texts to `token_ids` and `padding_mask`, as long as the longest."""
+    """Returns a function from texts to `token_ids` and `padding_mask`.
+
+    Both have the length of the longest text.
+    """
     manifest = read_manifest(folder)
     vocabulary = manifest["vocabulary"]
     tokenize = load_tokenizer(folder / TOKENIZER, vocabulary["kind"], manifest["sequence_length"])
 
     def inputs(texts: Sequence[str]) -> dict[str, np.ndarray]:
         rows = tokenize(texts)
-        # At least one column: attention over none is not defined everywhere.
+        # At least one column: not every runtime defines attention over zero tokens.
         return padded(rows, vocabulary["pad_id"], max(1, *map(len, rows)))
 
     return inputs
@@ -99,7 +115,7 @@ def _ids_encoder(folder: Path, artifact: ExportFormat) -> Encode:
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         inputs = {name: tf.constant(values) for name, values in tokenize(texts).items()}
-        # `model` is kept here: a signature alone does not keep its variables alive.
+        # The reference to `model` keeps the variables of its signature alive.
         return model and signature(**inputs)["embedding"].numpy()
 
     return encode
@@ -113,7 +129,7 @@ def _text_encoder(folder: Path, artifact: ExportFormat) -> Encode:
     signature = model.signatures["serving_default"]
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        given = [to_bytes(text) for text in texts]  # Not mended here: the graph has to.
+        given = [to_bytes(text) for text in texts]  # The graph itself repairs invalid text.
         return model and signature(texts=tf.constant(given))["embedding"].numpy()
 
     return encode
@@ -126,7 +142,7 @@ def _lite_encoder(folder: Path, artifact: ExportFormat) -> Encode:
 
 
 def _mediapipe_encoder(folder: Path, artifact: ExportFormat) -> Encode:
-    # MediaPipe imports TensorFlow where there is one, to open files with.
+    # MediaPipe imports TensorFlow, if it is installed, to open files.
     sys.modules["tensorflow"] = None  # type: ignore[assignment]
     from mediapipe.tasks.python.text.text_embedder import TextEmbedder
 

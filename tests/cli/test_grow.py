@@ -76,7 +76,7 @@ def test_the_report_says_what_was_kept_and_what_it_costs(grown):
         "LayersOnTable",
         f"{certificate['parameters_after']:,}",
         f"{certificate['maximum_error']:.1e}",
-        "Kept: on",
+        "The function is preserved: on",
         *(f"{posting['flops']:.3e}" for posting in result["ledger"]["postings"]),
     ):
         assert shown in page, shown

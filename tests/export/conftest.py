@@ -1,4 +1,4 @@
-"""Two small students with weights of every kind, each exported once."""
+"""Two small students that are exported once for all tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kdkeras.data import train_vocabulary
 from kdkeras.evaluation import EmbeddingSimilarityEvaluator
 from kdkeras.export import LiteStudent, export_student
 from kdkeras.export.formats import DEFAULT_FORMATS, ExportFormat
@@ -15,12 +16,24 @@ from kdkeras.students import StaticStudent, TransformerStudent
 TFLITE = [item for item in ExportFormat if item.is_tflite]
 FORMATS = tuple(dict.fromkeys([*DEFAULT_FORMATS, *TFLITE]))
 
-# Not a multiple of anything, and shorter than the longest sentence below.
+# Not a multiple of a block size, and shorter than the longest sentence below.
 SEQUENCE_LENGTH = 37
 
 
+@pytest.fixture(scope="session")
+def wordpiece(sentences):
+    """A small WordPiece vocabulary with the characters of all 29 languages."""
+    return train_vocabulary(sentences, 2000, "wordpiece")
+
+
+@pytest.fixture(scope="session")
+def unigram(sentences):
+    """A small SentencePiece vocabulary with the characters of all 29 languages."""
+    return train_vocabulary(sentences, 2000, "sentencepiece")
+
+
 def _randomize(student):
-    """Biases and token weights start at zero, which would hide that they are lost."""
+    """Adds noise to all weights, so that a lost bias or token weight is noticed."""
     generator = np.random.default_rng(7)
     for variable in student.variables:
         noise = generator.normal(scale=0.05, size=variable.shape)
@@ -64,14 +77,14 @@ def folders(static_student, transformer_student, tmp_path_factory):
 
 @pytest.fixture(scope="session", params=["static", "transformer"])
 def exported(request, folders, static_student, transformer_student):
-    """A student and the folder that it was exported to."""
+    """A student and the folder of its export."""
     student = {"static": static_student, "transformer": transformer_student}[request.param]
     return student, folders / type(student).__name__
 
 
 @pytest.fixture(scope="session")
 def encoders(exported):
-    """Every artifact of the folder as a function from strings to vectors."""
+    """Every artifact of the folder as a function from strings to embeddings."""
     import tensorflow_text  # noqa: F401
 
     student, folder = exported
@@ -95,7 +108,7 @@ def encoders(exported):
 
 @pytest.fixture(scope="session")
 def few_pairs(held_out):
-    """Real held-out pairs of four scripts."""
+    """Held-out pairs in four scripts."""
     return {
         language: (foreign[:40], english[:40])
         for language, (foreign, english) in held_out.items()
@@ -105,7 +118,7 @@ def few_pairs(held_out):
 
 @pytest.fixture(scope="session")
 def graded_pairs(held_out):
-    """Real pairs with a score: 1 for a translation, 0 for another sentence."""
+    """STS pairs: score 1 for a translation, 0 for another sentence."""
     foreign, english = (side[:60] for side in held_out["de"])
     others = [*english[1:], english[0]]
     scores = [1.0] * len(foreign) + [0.0] * len(foreign)
@@ -114,5 +127,5 @@ def graded_pairs(held_out):
 
 @pytest.fixture(scope="session")
 def long_text(held_out):
-    """Many times as many tokens as the students read."""
+    """Text with many more tokens than the students read."""
     return " ".join(held_out["de"][0][:40])

@@ -1,4 +1,4 @@
-"""What the runtimes of the edge need besides Python."""
+"""Tools that some runtimes need in addition to Python."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import shutil
 import pytest
 
 MANDATORY = "KDKERAS_EDGE_REQUIRED"
-"""Set where a missing tool is a failure and not a reason to skip: in `.ci/run`."""
+"""If this variable is set, as in `.ci/run`, a missing tool fails the test."""
 
 
 def require(found, missing):
-    """Returns `found`; without it the test fails in CI, and is skipped elsewhere, saying why."""
+    """Returns `found`. If it is empty, the test fails in CI and is skipped elsewhere."""
     if found:
         return found
     if os.environ.get(MANDATORY):

@@ -1,4 +1,4 @@
-"""What the tests of foreign runtimes share: students, texts, and a Python with PyTorch."""
+"""Shared parts of the tests of other runtimes: students, malformed texts, a Python with PyTorch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kdkeras.students import StaticStudent, TransformerStudent
 ROOT = Path(__file__).parents[2]
 SEQUENCE_LENGTH = 37
 
-# Wulfila's Bible (4th century), Matthew 6:9: a script that no vocabulary here has.
+# Wulfila's Bible (4th century), Matthew 6:9, in a script that no vocabulary covers.
 GOTHIC = "𐌰𐍄𐍄𐌰 𐌿𐌽𐍃𐌰𐍂 𐌸𐌿 𐌹𐌽 𐌷𐌹𐌼𐌹𐌽𐌰𐌼 𐍅𐌴𐌹𐌷𐌽𐌰𐌹 𐌽𐌰𐌼𐍉 𐌸𐌴𐌹𐌽"
 
 
 def bad_texts(sentences):
-    """What a phone's keyboard, a file or a bug can hand over, by name."""
+    """Returns malformed and unusual texts by name."""
     words = " ".join(sentences).split()
     return {
         "nothing": "",
@@ -41,13 +41,13 @@ def bad_texts(sentences):
 
 
 def replaced(text):
-    """A text whose lone surrogates a caller has replaced, as strict APIs want it."""
+    """Replaces lone surrogates, which strict interfaces refuse."""
     known = text.replace("\ud83d", "\ufffd")
     return known.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def make_student(kind, vocabulary):
-    """A small student with weights of every kind away from where they start."""
+    """Returns a small student whose weights all differ from their initial values."""
     shared = {"sequence_length": SEQUENCE_LENGTH, "vocabulary": vocabulary}
     if kind == "static":
         student = StaticStudent(vocabulary.size, 48, 64, **shared)
@@ -70,7 +70,7 @@ def make_student(kind, vocabulary):
 
 
 def python_with_torch():
-    """The Python that runs sentence-transformers; `tools/runtimes.sh` makes one."""
+    """Returns a Python with sentence-transformers, which `tools/runtimes.sh` installs."""
     if find_spec("sentence_transformers"):
         return sys.executable
     installed = ROOT / ".venv-runtimes" / ".installed"
@@ -80,7 +80,7 @@ def python_with_torch():
 
 
 def needs(*packages):
-    """Skips, or fails in CI, where a runtime of the extra `test` is not installed."""
+    """Skips the test, or fails it in CI, if a runtime of the extra `test` is not installed."""
     for package in packages:
         require(find_spec(package), f'{package} must be installed (pip install "kdkeras[test]").')
 

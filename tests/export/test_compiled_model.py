@@ -1,4 +1,4 @@
-"""LiteRT's CompiledModel, the runtime that replaces the Interpreter on phones."""
+"""TFLite files in LiteRT's CompiledModel, the successor of the Interpreter."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.export.conftest import TFLITE
 
 
 def _compiled(path, signature, inputs):
-    """Runs one signature; gives its one output."""
+    """Runs one signature and returns its output."""
     model = CompiledModel.from_file(str(path))
     buffers = {name: model.create_input_buffer_by_name(signature, name) for name in inputs}
     for name, values in inputs.items():

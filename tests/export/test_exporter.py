@@ -11,7 +11,7 @@ from kdkeras.export import ExportFormat, LiteStudent, export_student
 from kdkeras.students import StaticStudent
 
 
-def test_folder_holds_every_artifact(exported):
+def test_folder_contains_every_artifact(exported):
     _, folder = exported
     assert {path.name for path in folder.iterdir()} - {"parity.json"} == {
         "saved_model",
@@ -26,14 +26,29 @@ def test_folder_holds_every_artifact(exported):
     }
 
 
-def test_default_formats_need_no_extra(static_student, tmp_path, monkeypatch):
+def test_default_formats_need_no_extra_and_progress_counts_them(
+    static_student, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
-    artifacts = export_student(static_student, tmp_path / "out", sequence_lengths=())
+    calls = []
+    artifacts = export_student(
+        static_student,
+        tmp_path / "out",
+        sequence_lengths=(),
+        progress=lambda *call: calls.append(call),
+    )
     assert [str(item) for item in artifacts.formats] == [
         "saved_model",
         "saved_model_text",
         "tflite_float32",
         "tflite_int8",
+    ]
+    assert calls == [
+        ("Exporting, saved_model", 0, 4),
+        ("Exporting, saved_model_text", 1, 4),
+        ("Exporting, model.float32.tflite", 2, 4),
+        ("Exporting, model.int8.tflite", 3, 4),
+        ("Exporting", 4, 4),
     ]
 
 
@@ -56,14 +71,14 @@ def test_missing_onnx_writer_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_int4_of_an_odd_width_is_refused(unigram, tmp_path):
+def test_int4_table_of_odd_width_is_refused(unigram, tmp_path):
     student = StaticStudent(unigram.size, 8, 33, sequence_length=16, vocabulary=unigram)
-    with pytest.raises(InputError, match=r"even width: .*Received: width 33\. Leave 'tflite_int4'"):
+    with pytest.raises(InputError, match=r"even width, .*Received: width 33\. Omit 'tflite_int4'"):
         export_student(student, tmp_path / "out", formats="tflite_int4")
     assert not list(tmp_path.iterdir())
 
 
-def test_manifest_says_what_the_student_is(exported):
+def test_manifest_describes_the_student(exported):
     student, folder = exported
     manifest = json.loads((folder / "export.json").read_text())
     assert manifest["student"]["class"] == type(student).__name__
@@ -80,7 +95,7 @@ def test_manifest_says_what_the_student_is(exported):
     }
 
 
-def test_manifest_has_checksum_and_size_of_every_file(exported):
+def test_manifest_lists_checksum_and_size_of_every_file(exported):
     _, folder = exported
     manifest = json.loads((folder / "export.json").read_text())
     found = {
@@ -97,22 +112,14 @@ def test_manifest_has_checksum_and_size_of_every_file(exported):
     assert int8["needs"] == {"ai-edge-litert": "2.1"}
 
 
-def test_default_lengths_end_with_the_students(static_student, tmp_path):
-    artifacts = export_student(static_student, tmp_path / "out", formats="tflite_int8")
-    assert artifacts.sequence_lengths == (16, 32, 37)
-    assert artifacts.formats == (ExportFormat.TFLITE_INT8,)
-    assert artifacts.path("tflite_int8").is_file()
-    assert not artifacts.path("tflite_float32").exists()
-
-
-def test_unknown_format_is_refused_with_the_valid_ones(static_student, tmp_path):
+def test_unknown_format_is_refused_with_a_list_of_known_ones(static_student, tmp_path):
     with pytest.raises(InputError, match=r"'saved_model_text', .*Received: \['coreml'\]"):
         export_student(static_student, tmp_path / "out", formats=["coreml", "saved_model"])
     assert not list(tmp_path.iterdir())
 
 
 def test_student_without_vocabulary_is_refused(tmp_path):
-    with pytest.raises(InputError, match="needs a vocabulary"):
+    with pytest.raises(InputError, match="must have a vocabulary"):
         export_student(StaticStudent(20, 4, 8), tmp_path / "out")
 
 
@@ -124,27 +131,30 @@ def test_vocabulary_of_another_size_is_refused(vocabulary, wordpiece, tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 38])
-def test_length_out_of_range_is_refused(static_student, tmp_path, length):
+def test_sequence_length_out_of_range_is_refused(static_student, tmp_path, length):
     with pytest.raises(InputError, match=rf"between 1 and the student's 37 .*Received: \[{length}"):
         export_student(static_student, tmp_path / "out", sequence_lengths=(16, length))
 
 
-def test_existing_output_is_kept_unless_overwrite_is_said(static_student, tmp_path):
+def test_existing_folder_is_replaced_only_with_overwrite(static_student, tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(InputError, match="must not exist yet"):
         export_student(static_student, tmp_path, formats="tflite_int8")
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
-    export_student(
-        static_student, tmp_path, formats="tflite_int8", sequence_lengths=(), overwrite=True
-    )
+    artifacts = export_student(static_student, tmp_path, formats="tflite_int8", overwrite=True)
     assert not (tmp_path / "note.txt").exists()
     assert (tmp_path / "export.json").exists()
+    # The default lengths, and that of the student.
+    assert artifacts.sequence_lengths == (16, 32, 37)
+    assert artifacts.formats == (ExportFormat.TFLITE_INT8,)
+    assert artifacts.path("tflite_int8").is_file()
+    assert not artifacts.path("tflite_float32").exists()
 
 
 @pytest.mark.parametrize("item", ["saved_model", "tflite_int8"])
 def test_full_disk_leaves_nothing_behind(static_student, tmp_path, item):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # No file may grow over 100 kB, which fails in the way a full disk does.
+    # A limit of 100 kB per file fails in the same way as a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(
@@ -156,18 +166,6 @@ def test_full_disk_leaves_nothing_behind(static_student, tmp_path, item):
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_names_each_artifact(static_student, tmp_path):
-    lines = []
-    export_student(
-        static_student,
-        tmp_path / "out",
-        formats=["tflite_float32", "tflite_int8"],
-        sequence_lengths=(),
-        progress=lines.append,
-    )
-    assert lines == ["Writing model.float32.tflite", "Writing model.int8.tflite"]
-
-
 def test_half_precision_student_is_exported_in_float32(static_student, unigram, tmp_path):
     half = StaticStudent(
         unigram.size, 48, 64, sequence_length=37, vocabulary=unigram, dtype="mixed_bfloat16"
@@ -177,5 +175,5 @@ def test_half_precision_student_is_exported_in_float32(static_student, unigram, 
     texts = ["Guten Morgen.", "Wo ist der Bahnhof?"]
     embeddings = LiteStudent(tmp_path / "out").encode(texts)
     np.testing.assert_allclose(embeddings, static_student.encode(texts), atol=1e-6)
-    # bfloat16 arithmetic would not be that near.
+    # With bfloat16 arithmetic, the difference would be larger.
     assert np.abs(half.encode(texts) - static_student.encode(texts)).max() > 1e-4

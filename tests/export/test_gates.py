@@ -6,7 +6,7 @@ import pytest
 from kdkeras.errors import GateError, InputError
 from kdkeras.evaluation.metrics import spearman
 from kdkeras.export.formats import ExportFormat
-from kdkeras.export.gates import LEAST_SIMILARITY_PAIRS, Gates, check_gates, failures
+from kdkeras.export.gates import MIN_SIMILARITY_PAIRS, Gates, check_gates, failures
 
 
 def _parity(artifact, **figures):
@@ -22,7 +22,7 @@ def _parity(artifact, **figures):
 
 @pytest.mark.parametrize(
     ("artifact", "num_pairs", "bound"),
-    # 1.5 sentences of 40 are 3.75 points, of 100 1.5 points, of 300 half a point.
+    # 1.5 sentences are 3.75 points of 40 pairs, 1.5 points of 100, and 0.5 points of 300.
     [
         ("tflite_int8", 40, -3.75),
         ("tflite_int8", 100, -1.5),
@@ -40,9 +40,9 @@ def test_accuracy_bound_is_never_tighter_than_one_and_a_half_sentences(artifact,
     assert found == pytest.approx(bound)
 
 
-@pytest.mark.parametrize("num_pairs", [20, LEAST_SIMILARITY_PAIRS])
-def test_no_near_tie_moves_a_correlation_by_more_than_the_bound_says(num_pairs):
-    """Neighbours of the cosines' order that are farthest apart in the scores' order."""
+@pytest.mark.parametrize("num_pairs", [20, MIN_SIMILARITY_PAIRS])
+def test_near_tie_changes_a_correlation_by_at_most_the_documented_amount(num_pairs):
+    """Swaps neighbors in the order of cosines that are farthest apart in the order of scores."""
     cosines = np.arange(num_pairs, dtype=float)
     scores = cosines.copy()
     scores[[0, 1]] = num_pairs, -1.0
@@ -51,7 +51,7 @@ def test_no_near_tie_moves_a_correlation_by_more_than_the_bound_says(num_pairs):
     moved = abs(spearman(swapped, scores) - spearman(cosines, scores))
     limit = 12 / (num_pairs * (num_pairs + 1))
     assert moved == pytest.approx(limit)
-    if num_pairs == LEAST_SIMILARITY_PAIRS:
+    if num_pairs == MIN_SIMILARITY_PAIRS:
         assert 100 * limit < -Gates().int8_spearman_change_points / 4
 
 
@@ -59,8 +59,8 @@ def test_no_near_tie_moves_a_correlation_by_more_than_the_bound_says(num_pairs):
     ("artifact", "figures", "expected"),
     [
         ("tflite_float32", {"cosine_min": 0.999991}, None),
-        ("tflite_float32", {"cosine_min": 0.99998}, "least cosine to Keras 0.999980"),
-        ("saved_model", {"cosine_min": 0.5}, "least cosine to Keras 0.500000 is below 0.99999"),
+        ("tflite_float32", {"cosine_min": 0.99998}, "minimum cosine to Keras 0.999980"),
+        ("saved_model", {"cosine_min": 0.5}, "minimum cosine to Keras 0.500000 is below 0.99999"),
         ("tflite_int8", {"cosine_min": 0.5, "cosine_mean": 0.991}, None),
         ("tflite_int8", {"cosine_mean": 0.98}, "mean cosine to Keras 0.980000 is below 0.99"),
         ("tflite_int8", {"cosine_mean": math.nan}, "mean cosine to Keras NaN"),
@@ -70,7 +70,7 @@ def test_no_near_tie_moves_a_correlation_by_more_than_the_bound_says(num_pairs):
             {"accuracy_change_points": -0.6},
             "changed by -0.60 points, the bound is -0.50",
         ),
-        ("tflite_float16", {"cosine_min": 0.9998}, "least cosine to Keras 0.999800 is below"),
+        ("tflite_float16", {"cosine_min": 0.9998}, "minimum cosine to Keras 0.999800 is below"),
         ("tflite_float16", {"accuracy_change_points": -0.6}, "accuracy changed by -0.60 points"),
         ("tflite_int8_weight_only", {"accuracy_change_points": -0.6}, "changed by -0.60 points"),
         ("tflite_int4", {"cosine_mean": 0.96, "accuracy_change_points": -1.5}, None),
@@ -85,7 +85,7 @@ def test_no_near_tie_moves_a_correlation_by_more_than_the_bound_says(num_pairs):
         ("tflite_int8", {"accuracy_change_points": 3.0}, None),
     ],
 )
-def test_gate_decides(artifact, figures, expected):
+def test_gates_of_retrieval(artifact, figures, expected):
     found = failures(_parity(artifact, **figures), Gates())
     assert len(found) == (expected is not None)
     if expected:
@@ -103,10 +103,10 @@ def test_gate_decides(artifact, figures, expected):
         ("tflite_int4", {"spearman_change_points": math.nan}, "changed by +nan points"),
         ("tflite_float16", {"spearman_change_points": -0.6}, "-0.60 points, the bound is -0.50"),
         ("tflite_int8", {"cosine_mean": 0.98}, "mean cosine to Keras 0.980000 is below 0.99"),
-        ("saved_model", {"cosine_min": 0.98}, "least cosine to Keras 0.980000 is below"),
+        ("saved_model", {"cosine_min": 0.98}, "minimum cosine to Keras 0.980000 is below"),
     ],
 )
-def test_gate_of_similarity_decides(artifact, figures, expected):
+def test_gates_of_similarity(artifact, figures, expected):
     parity = _parity(artifact)
     pairs = {"num_pairs": 250, "cosine_mean": 1.0, "cosine_min": 1.0, "spearman_change_points": 0.0}
     parity["artifacts"][artifact]["similarity"] = {"en_de_test": {**pairs, **figures}}
@@ -132,6 +132,6 @@ def test_failed_gate_names_artifact_language_and_figure():
         {"float16_cosine_min": -2.0},
     ],
 )
-def test_impossible_bound_is_refused(bounds):
+def test_bound_out_of_range_is_refused(bounds):
     with pytest.raises(InputError, match=f"`{next(iter(bounds))}` must be between"):
         Gates(**bounds)

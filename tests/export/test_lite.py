@@ -26,7 +26,7 @@ def test_int8_is_the_default(exported):
     assert lite.sequence_length == student.sequence_length
 
 
-def test_shortest_signature_that_holds_the_sentence_runs(exported, long_text):
+def test_shortest_sufficient_signature_is_used(exported, long_text):
     student, folder = exported
     lite = LiteStudent(folder)
     lite.encode(["Hallo."])
@@ -42,7 +42,7 @@ def test_released_student_is_found_by_name(copy, monkeypatch, static_student):
     assert float(np.sum(lite.encode(texts) * static_student.encode(texts))) > 0.999
 
 
-def test_unknown_name_lists_what_was_looked_for(tmp_path, monkeypatch):
+def test_unknown_name_is_refused_with_the_searched_places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"Received: nowhere\. Looked for export\.json in nowhere"):
         kdkeras.load("nowhere")
@@ -57,7 +57,7 @@ def test_changed_file_is_refused(copy, file):
         LiteStudent(copy)
 
 
-def test_missing_artifact_is_refused_with_those_present(copy):
+def test_missing_artifact_is_refused_with_a_list_of_existing_ones(copy):
     manifest = json.loads((copy / "export.json").read_text())
     del manifest["artifacts"]["tflite_float32"]
     (copy / "export.json").write_text(json.dumps(manifest))
@@ -65,7 +65,7 @@ def test_missing_artifact_is_refused_with_those_present(copy):
         LiteStudent(copy, "tflite_float32")
 
 
-def test_export_of_a_newer_version_is_refused(copy):
+def test_other_format_version_is_refused(copy):
     manifest = json.loads((copy / "export.json").read_text())
     (copy / "export.json").write_text(json.dumps({**manifest, "format_version": 2}))
     with pytest.raises(InputError, match="format_version 1. Received: 2"):
@@ -77,7 +77,7 @@ def test_single_string_is_refused(copy):
         LiteStudent(copy).encode("Hallo.")
 
 
-def test_text_that_is_not_quite_text_equals_keras(exported, sentences):
+def test_malformed_text_has_the_embedding_of_keras(exported, sentences):
     student, folder = exported
     bad = bad_texts(sentences)
     found = LiteStudent(folder, "tflite_float32").encode(list(bad.values()))

@@ -30,11 +30,11 @@ def card(folders, tmp_path):
     return path.read_text()
 
 
-def test_front_matter_is_the_hubs(card):
+def test_front_matter_is_that_of_the_hub(card):
     _, front, _ = card.split("---\n", 2)
     content = yaml.safe_load(front)
     assert content["license"] == "apache-2.0"
-    # Unquoted, YAML would read Norwegian as false.
+    # Without quotes, YAML would parse Norwegian as false.
     assert content["language"] == ["de", "en", "no"]
     assert content["library_name"] == "keras"
     assert content["pipeline_tag"] == "sentence-similarity"
@@ -53,7 +53,7 @@ def test_front_matter_is_the_hubs(card):
         "| `model.int8.tflite` |",
         "have not been compared with Keras",
         "the weakest is no (80.0 %)",
-        "Word order is not seen",
+        "Word order is ignored",
         "up to 37 tokens",
         "`embed_16`, `embed_37`",
         "pip install ai-edge-litert numpy sentencepiece",
@@ -62,7 +62,7 @@ def test_front_matter_is_the_hubs(card):
         "© the contributors of [tatoeba.org]",
     ],
 )
-def test_card_says(card, text):
+def test_card_contains(card, text):
     assert text in card
 
 

@@ -10,9 +10,10 @@ from kdkeras.evaluation import EmbeddingSimilarityEvaluator, TranslationEvaluato
 from kdkeras.export import Gates, LiteStudent, export_student, verify
 from kdkeras.export.formats import ExportFormat
 from kdkeras.export.processes import run_worker
+from kdkeras.students import StaticStudent
 from tests.export.conftest import FORMATS, TFLITE
 
-LEAST = {
+MIN_COSINE = {
     "tflite_int8": 0.999,
     "tflite_int8_weight_only": 0.999,
     "tflite_int4": 0.98,
@@ -25,24 +26,42 @@ RANDOM_WEIGHTS = Gates(
 
 
 @pytest.fixture(scope="module")
+def exported(exported, tmp_path_factory):
+    """The student and its folder; of the transformer, only the TFLite files.
+
+    Its SavedModels run in other processes in test_saved_model.py and test_runtimes.py.
+    """
+    student, folder = exported
+    if isinstance(student, StaticStudent):
+        return student, folder
+    copy = tmp_path_factory.mktemp("parity") / "out"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("saved_model*"))
+    manifest = json.loads((copy / "export.json").read_text())
+    for name in ("saved_model", "saved_model_text"):
+        del manifest["artifacts"][name]
+    (copy / "export.json").write_text(json.dumps(manifest))
+    return student, copy
+
+
+@pytest.fixture(scope="module")
 def parity(exported, few_pairs, graded_pairs):
     student, folder = exported
-    # The weights are random: so is the order of their cosines, which rounding changes.
+    # With random weights, many cosines are near ties, whose order rounding changes.
     return verify(folder, student, few_pairs, RANDOM_WEIGHTS, similarity=[graded_pairs])
 
 
 def test_every_artifact_equals_keras_in_every_language(parity, few_pairs):
     assert parity["passed"] and parity["failures"] == []
-    assert set(parity["artifacts"]) == {str(item) for item in FORMATS}
+    assert {str(item) for item in TFLITE} <= set(parity["artifacts"]) <= set(FORMATS)
     for name, artifact in parity["artifacts"].items():
         assert set(artifact["languages"]) == set(few_pairs)
         for figures in artifact["languages"].values():
             assert figures["num_pairs"] == 40
-            assert figures["cosine_min"] > LEAST.get(name, 1 - 1e-6)
+            assert figures["cosine_min"] > MIN_COSINE.get(name, 1 - 1e-6)
             assert figures["cosine_min"] <= figures["cosine_mean"] <= 1 + 1e-9
 
 
-def test_accuracy_is_that_of_the_evaluator(parity, exported, few_pairs):
+def test_accuracy_equals_that_of_the_evaluator(parity, exported, few_pairs):
     student, _ = exported
     for language, sides in few_pairs.items():
         expected = TranslationEvaluator("held_out", *sides)(student)["held_out_accuracy"]
@@ -52,7 +71,7 @@ def test_accuracy_is_that_of_the_evaluator(parity, exported, few_pairs):
         assert exact["accuracy_change_points"] == pytest.approx(0.0, abs=1e-9)
 
 
-def test_similarity_is_that_of_the_evaluator(parity, exported, graded_pairs):
+def test_similarity_equals_that_of_the_evaluator(parity, exported, graded_pairs):
     student, folder = exported
     expected = graded_pairs(student)["de_en_spearman"]
     assert parity["keras"]["similarity"] == {
@@ -62,14 +81,16 @@ def test_similarity_is_that_of_the_evaluator(parity, exported, graded_pairs):
         figures = artifact["similarity"]["de_en"]
         change = (figures["spearman"] - expected) * 100
         assert figures["spearman_change_points"] == pytest.approx(change)
-        assert LEAST.get(name, 1 - 1e-6) < figures["cosine_min"] <= figures["cosine_mean"] + 1e-9
+        assert (
+            MIN_COSINE.get(name, 1 - 1e-6) < figures["cosine_min"] <= figures["cosine_mean"] + 1e-9
+        )
     small = LiteStudent(folder, "tflite_int4")
     assert parity["artifacts"]["tflite_int4"]["similarity"]["de_en"]["spearman"] == pytest.approx(
         graded_pairs(small)["de_en_spearman"]
     )
 
 
-def test_figures_are_written_into_the_manifest(parity, exported):
+def test_figures_are_written_to_the_manifest(parity, exported):
     _, folder = exported
     manifest = json.loads((folder / "export.json").read_text())
     for name, record in manifest["artifacts"].items():
@@ -82,37 +103,39 @@ def test_figures_are_written_into_the_manifest(parity, exported):
 def test_too_few_graded_pairs_are_refused(lite_folder, static_student, few_pairs, graded_pairs):
     sides = (graded_pairs.sentences1, graded_pairs.sentences2, graded_pairs.scores)
     few = EmbeddingSimilarityEvaluator("de_en", *(side[:99] for side in sides))
-    with pytest.raises(InputError, match=r"at least 100 STS pairs\. Received: 99 in de_en"):
+    with pytest.raises(InputError, match=r"at least 100 pairs\. Received: 99 in de_en"):
         verify(lite_folder, static_student, few_pairs, similarity=[few])
-    with pytest.raises(InputError, match="different names. Received: de_en twice"):
+    with pytest.raises(InputError, match="unique names. Received: de_en twice"):
         verify(lite_folder, static_student, few_pairs, similarity=[graded_pairs] * 2)
 
 
 def test_tflite_runs_without_tensorflow(parity):
     imported = {name: artifact["imported"] for name, artifact in parity["artifacts"].items()}
-    assert imported == {
-        "saved_model": ["tensorflow"],
-        "saved_model_text": ["tensorflow", "tensorflow_text"],
-        **{str(item): [] for item in TFLITE},
-    }
+    assert {str(item): [] for item in TFLITE}.items() <= imported.items()
+    # Of the static student only, see `exported`.
+    assert imported.get("saved_model", ["tensorflow"]) == ["tensorflow"]
+    assert imported.get("saved_model_text", both := ["tensorflow", "tensorflow_text"]) == both
 
 
-def test_costs_are_measured_in_a_process_of_its_own(parity):
-    lite, full = parity["artifacts"]["tflite_int8"], parity["artifacts"]["saved_model"]
-    # This process holds TensorFlow: its own peak would be several hundred megabytes.
-    assert 10 < lite["peak_memory_mb"] < 200 < full["peak_memory_mb"]
+def test_costs_are_measured_in_a_separate_process(parity):
+    lite = parity["artifacts"]["tflite_int8"]
+    # The peak of this process, which has imported TensorFlow, is several hundred megabytes.
+    assert 10 < lite["peak_memory_mb"] < 200
     assert 0 < lite["latency_ms"] < 100
-    assert 0 < lite["load_seconds"] < full["load_seconds"]
+    assert 0 < lite["load_seconds"]
+    if full := parity["artifacts"].get("saved_model"):
+        assert full["peak_memory_mb"] > 200
+        assert lite["load_seconds"] < full["load_seconds"]
 
 
-def test_parity_is_written_beside_the_artifacts(parity, exported):
+def test_parity_is_written_to_the_folder(parity, exported):
     _, folder = exported
     assert json.loads((folder / "parity.json").read_text()) == parity
 
 
 @pytest.fixture
 def lite_folder(folders, tmp_path):
-    """An export of the float32 TFLite file alone, for the caller to damage."""
+    """A copy of an export whose only artifact is the float32 TFLite file."""
     folder = tmp_path / "lite"
     shutil.copytree(folders / "StaticStudent", folder)
     manifest = json.loads((folder / "export.json").read_text())
@@ -131,11 +154,11 @@ def _other_weights(student):
     return copy
 
 
-def test_slightly_other_weights_fail_with_language_and_figure(
+def test_slightly_different_weights_fail_with_language_and_figure(
     lite_folder, static_student, few_pairs
 ):
     other = _other_weights(static_student)
-    with pytest.raises(GateError, match=r"tflite_float32 in ja: least cosine to Keras 0\.99"):
+    with pytest.raises(GateError, match=r"tflite_float32 in ja: minimum cosine to Keras 0\.99"):
         verify(lite_folder, other, few_pairs)
     written = json.loads((lite_folder / "parity.json").read_text())
     assert not written["passed"]
@@ -153,17 +176,17 @@ def test_damaged_artifact_is_named(lite_folder, static_student, few_pairs):
 
 
 def test_export_of_another_student_is_refused(lite_folder, transformer_student, few_pairs):
-    with pytest.raises(InputError, match="must hold this student's export"):
+    with pytest.raises(InputError, match="must contain the export of this student"):
         verify(lite_folder, transformer_student, few_pairs)
 
 
 @pytest.mark.parametrize("pairs", [{}, {"de": ([], [])}, {"de": (["Hallo."], [])}])
-def test_pairs_must_be_pairs(lite_folder, static_student, pairs):
-    with pytest.raises(InputError, match="`pairs` must give"):
+def test_invalid_pairs_are_refused(lite_folder, static_student, pairs):
+    with pytest.raises(InputError, match="`pairs` must have"):
         verify(lite_folder, static_student, pairs)
 
 
-def test_folder_must_be_an_export(static_student, few_pairs, tmp_path):
+def test_folder_without_an_export_is_refused(static_student, few_pairs, tmp_path):
     with pytest.raises(InputError, match=r"readable export\.json"):
         verify(tmp_path, static_student, few_pairs)
 
@@ -187,6 +210,6 @@ def test_missing_runtime_is_refused_before_any_work(
 ):
     export_student(static_student, tmp_path / "out", formats=item, sequence_lengths=())
     monkeypatch.setitem(sys.modules, package, None)
-    said = rf"Verifying {item.split('_float')[0]}.* needs .*`{package}`.*kdkeras\[{extra}\]"
-    with pytest.raises(MissingExtraError, match=said):
+    message = rf"Verifying {item.split('_float')[0]}.* needs .*`{package}`.*kdkeras\[{extra}\]"
+    with pytest.raises(MissingExtraError, match=message):
         verify(tmp_path / "out", static_student, few_pairs)

@@ -1,4 +1,4 @@
-"""The sample apps parse, and name files that `kdkeras export` and the package really write."""
+"""The sources of the sample apps parse and refer to existing files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SOURCES = sorted(
 
 
 def errors(content, suffix):
-    """`line: text` of everything that the grammar does not understand."""
+    """Returns `line: text` of every syntax error."""
     language = tree_sitter.Language(LANGUAGES[suffix]())
     nodes, found = [tree_sitter.Parser(language).parse(content).root_node], []
     while nodes:
@@ -37,7 +37,7 @@ def errors(content, suffix):
     return found
 
 
-def test_both_apps_are_there():
+def test_both_apps_exist():
     names = {path.name for path in SOURCES}
     assert {"Embedder.kt", "MainActivity.kt", "build.gradle.kts", "Embedder.swift"} <= names
 
@@ -62,11 +62,11 @@ def test_the_manifest_names_the_activity():
     gradle = (EXPORT / "android/app/build.gradle.kts").read_text()
     package = source.read_text().splitlines()[0].removeprefix("package ")
     assert f'namespace = "{package}"' in gradle
-    # No permission: nothing typed can leave the phone.
+    # Without permissions, no text can leave the phone.
     assert manifest.find("uses-permission") is None
 
 
-def test_the_xcode_project_takes_the_swift_folder():
+def test_the_xcode_project_includes_the_swift_folder():
     project = yaml.safe_load((EXPORT / "ios" / "project.yml").read_text())
     (target,) = project["targets"]
     folders = [EXPORT / "ios" / source["path"] for source in project["targets"][target]["sources"]]

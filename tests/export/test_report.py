@@ -61,7 +61,7 @@ def page(tmp_path):
     return path.read_text()
 
 
-def test_page_needs_nothing_from_outside(page):
+def test_page_has_no_external_resources(page):
     assert not re.search(r"(src|href|@import|url\()\s*=?", page)
     assert "http" not in page
 
@@ -79,7 +79,7 @@ def test_page_shows(page, figure):
     assert figure in page
 
 
-def test_json_holds_the_same(page, tmp_path):
+def test_json_contains_the_same_data(page, tmp_path):
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["title"] == "Static <student>"
     assert content["history"] == {"embedding": [1.2, 0.4], "loss": [2.0, 1.0]}
@@ -88,7 +88,7 @@ def test_json_holds_the_same(page, tmp_path):
     assert content["parity"] == _parity()
 
 
-def test_not_a_number_becomes_null_and_a_gap(tmp_path):
+def test_nan_becomes_null_in_json_and_a_gap_in_the_chart(tmp_path):
     path = write_report(tmp_path, title="t", history={"loss": [math.nan, 1.0, 0.5]})
     assert json.loads((tmp_path / "report.json").read_text())["history"]["loss"][0] is None
     assert path.read_text().count("<circle") == 2
@@ -114,13 +114,13 @@ def test_report_replaces_an_earlier_one(tmp_path):
     assert ">second<" in path.read_text() and ">first<" not in path.read_text()
 
 
-def test_line_goes_through_its_values():
+def test_line_connects_its_values():
     # Plotting area: x 56 to 704, y 12 to 244; the axis runs from 0 to 4.
     chart = line_chart({"loss": [4.0, 0.0, 2.0]}, "epoch", width=720, height=280)
     assert '<polyline points="56.0,12.0 380.0,244.0 704.0,128.0"/>' in chart
 
 
-def test_bar_is_as_long_as_its_value():
-    # A full bar is 720 - 56 - 48 = 616 wide.
+def test_length_of_a_bar_is_proportional_to_its_value():
+    # The width of a full bar is 720 - 56 - 48 = 616.
     chart = bar_chart({"trained": {"de": 50.0}}, ["de", "ja"], width=720)
     assert [float(w) for w in re.findall(r'<rect[^>]* width="([\d.]+)"', chart)] == [308.0]

@@ -1,4 +1,4 @@
-"""The script for machines without TensorFlow, where TensorFlow cannot be imported."""
+"""`export/run_litert.py` in a process that cannot import TensorFlow."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from kdkeras.strings import well_formed
 
 SCRIPT = Path(__file__).parents[2] / "export" / "run_litert.py"
 
-# The finder makes the packages unimportable, as if they were not installed.
+# The finder makes imports of these packages fail, as if they were not installed.
 BLOCKED = """
 import runpy, sys
 class Blocked:
@@ -40,9 +40,11 @@ def _run(*arguments, text=None):
 
 
 @pytest.mark.parametrize(
-    ("file", "least"), [("model.float32.tflite", 0.999999), ("model.int8.tflite", 0.999)]
+    ("file", "min_cosine"), [("model.float32.tflite", 0.999999), ("model.int8.tflite", 0.999)]
 )
-def test_sentences_from_stdin_equal_keras(exported, held_out, long_text, file, least):
+def test_sentences_from_stdin_have_the_embeddings_of_keras(
+    exported, held_out, long_text, file, min_cosine
+):
     student, folder = exported
     texts = [*held_out["ar"][0][:3], *held_out["zh"][0][:3], "", long_text]
     result = _run(folder, "--json", "--file", file, text="\n".join(texts))
@@ -51,10 +53,10 @@ def test_sentences_from_stdin_equal_keras(exported, held_out, long_text, file, l
     assert [row["text"] for row in rows] == texts
     embeddings, expected = np.array([row["embedding"] for row in rows]), student.encode(texts)
     lengths = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(expected, axis=1)
-    assert ((embeddings * expected).sum(1) / lengths).min() > least
+    assert ((embeddings * expected).sum(1) / lengths).min() > min_cosine
 
 
-def test_arguments_give_a_similarity_matrix(folders, static_student):
+def test_arguments_print_a_similarity_matrix(folders, static_student):
     texts = ["Guten Morgen.", "Good morning."]
     result = _run(folders / "StaticStudent", *texts, "--file", "model.float32.tflite")
     cosine = float(np.prod(static_student.encode(texts), axis=0).sum())
@@ -64,15 +66,16 @@ def test_arguments_give_a_similarity_matrix(folders, static_student):
     ]
 
 
-def test_folder_without_an_export_is_one_line(tmp_path):
+def test_folder_without_an_export_is_refused_in_one_line(tmp_path):
     result = _run(tmp_path, "Hallo.")
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].endswith(f"must hold export.json. Received: {tmp_path}.")
+    last = result.stderr.splitlines()[-1]
+    assert f"must contain export.json. Received: {tmp_path}." in last
 
 
-def test_text_that_is_not_quite_text_equals_keras(exported, sentences):
+def test_malformed_text_has_the_embedding_of_keras(exported, sentences):
     student, folder = exported
-    # One a line, as bytes; JavaScript's surrogates have none.
+    # One text per line, as bytes; JavaScript's surrogates have no UTF-8 form.
     texts = [text.replace("\n", " ") for text in bad_texts(sentences).values()]
     texts = [text for text in texts if "\ud83d" not in text]
     result = _run(folder, "--json", "--file", "model.float32.tflite", text="\n".join(texts))
@@ -83,7 +86,7 @@ def test_text_that_is_not_quite_text_equals_keras(exported, sentences):
     np.testing.assert_allclose(found, student.encode(texts), atol=1e-5)
 
 
-def test_arguments_that_are_no_utf8_are_read_as_keras_reads_them(folders, static_student):
+def test_arguments_that_are_not_utf8_have_the_embedding_of_keras(folders, static_student):
     text = "Grüße aus Köln".encode("latin-1").decode("utf-8", "surrogateescape")
     result = _run(folders / "StaticStudent", text, "--json", "--file", "model.float32.tflite")
     row = json.loads(result.stdout)

@@ -1,4 +1,4 @@
-"""Every artifact in its own runtime, each in a fresh process, compared with Keras."""
+"""Every artifact in its own runtime and in a fresh process, compared with Keras."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ EXACT = [
     "mediapipe_float32",
     "onnx",
 ]
-# Strings reach them through an interface that takes Unicode alone.
+# Their Python interface takes only valid Unicode.
 STRICT = ("mediapipe_float32", "mediapipe")
 
 
@@ -65,25 +65,25 @@ def embedded(case, texts, bad):
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_thousand_sentences_equal_keras(embedded, expected, texts, name):
+def test_thousand_sentences_have_the_embeddings_of_keras(embedded, expected, texts, name):
     assert len(texts) > 1000
     count = len(texts)
     np.testing.assert_allclose(embedded(name)[:count], expected[:count], atol=1e-5)
 
 
-def test_int8_in_mediapipe_is_near_keras(embedded, expected, texts):
+def test_int8_in_mediapipe_is_close_to_keras(embedded, expected, texts):
     count = len(texts)
     assert cosines(embedded("mediapipe")[:count], expected[:count]).min() > 0.9998
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_bad_text_has_the_same_vector_in_every_runtime(embedded, expected, bad, name):
+def test_malformed_text_has_the_embedding_of_keras(embedded, expected, bad, name):
     count = len(bad)
     differences = np.abs(embedded(name)[-count:] - expected[-count:]).max(axis=1)
     assert {text: d for text, d in zip(bad, differences, strict=True) if not d < 1e-5} == {}
 
 
-def test_long_text_is_cut_and_nul_ends_it(case, expected, bad):
+def test_long_text_is_truncated_and_ends_at_a_nul(case, expected, bad):
     student, _ = case
     vectors = dict(zip(bad, expected[-len(bad) :], strict=True))
     shorter = bad["10,000 words"][:2000]
@@ -101,14 +101,14 @@ def test_verify_compares_them_by_language(case, few_pairs):
         assert parity["artifacts"][name]["imported"] == []
 
 
-def test_mediapipe_goes_on_after_a_lone_surrogate(case):
+def test_mediapipe_works_after_an_error_for_a_lone_surrogate(case):
     from mediapipe.tasks.python.text.text_embedder import TextEmbedder
 
     student, folder = case
     kind = "task" if student.vocabulary.kind == "sentencepiece" else "tflite"
     path = folder / "mediapipe" / f"embedder.float32.{kind}"
     with TextEmbedder.create_from_model_path(str(path)) as embedder:
-        # Python's interface encodes strictly; nothing of it reaches the graph.
+        # Python's interface encodes strictly, before the graph runs.
         with pytest.raises(UnicodeEncodeError):
             embedder.embed("Köln \ud83d")
         vector = np.array(embedder.embed("Guten Morgen").embeddings[0].embedding)

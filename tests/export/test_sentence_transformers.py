@@ -1,4 +1,4 @@
-"""Students as stock modules of sentence-transformers."""
+"""Students as standard modules of sentence-transformers."""
 
 import json
 
@@ -34,7 +34,7 @@ def case(request, tmp_path_factory):
     return student, folder, CASES[request.param]
 
 
-def test_modules_are_stock_ones(case):
+def test_modules_are_standard_ones(case):
     _, folder, expected = case
     modules = json.loads((folder / FORMAT / "modules.json").read_text())
     assert [m["type"].removeprefix("sentence_transformers.models.") for m in modules] == expected
@@ -42,11 +42,11 @@ def test_modules_are_stock_ones(case):
 
 
 @pytest.mark.slow
-def test_vectors_equal_keras_in_every_language(case, sentences_by_language):
+def test_embeddings_equal_keras_in_every_language(case, sentences_by_language):
     student, folder, _ = case
     texts = [text for texts in sentences_by_language.values() for text in texts[:35]]
     bad = {n: replaced(t) for n, t in bad_texts(texts).items()}
-    # The worker embeds the first text alone: here a batch in which no text has a token.
+    # The worker embeds the first text alone, here a batch without any token.
     every = ["", *texts, *bad.values()]
     found = run_worker(folder, ExportFormat(FORMAT), every, python_with_torch()).embeddings
     differences = np.abs(found - student.encode(every)).max(axis=1)
@@ -56,14 +56,14 @@ def test_vectors_equal_keras_in_every_language(case, sentences_by_language):
 
 
 @pytest.mark.parametrize("name", ["vocabulary", "unigram", "wordpiece"])
-def test_ids_are_those_of_the_vocabulary(request, sentences, name):
+def test_ids_equal_those_of_the_vocabulary(request, sentences, name):
     vocabulary = request.getfixturevalue(name)
     tokenizer = fast_tokenizer(vocabulary)
     tokenizer.enable_truncation(128)
     bad = [replaced(text) for text in bad_texts(sentences).values()]
-    # Composed and decomposed accents, marks on folded letters, signs that become several.
+    # Composed and decomposed accents, and characters that are normalized to several.
     marked = ["… ‼ Straße ﬁx İstanbul", "e\u0301 C\u0323 A\u0306\u0301 A\u200cB"]
-    if name == "wordpiece":  # It normalises nothing, so that its texts are NFC.
+    if name == "wordpiece":  # It has no Unicode normalization.
         marked = marked[:1]
     texts = [*sentences, *bad, *marked]
     assert len(texts) > 2000
@@ -73,7 +73,7 @@ def test_ids_are_those_of_the_vocabulary(request, sentences, name):
     assert [encoding.ids for encoding in tokenizer.encode_batch(texts)] == expected
 
 
-def test_other_students_are_refused(vocabulary, tmp_path):
+def test_other_classes_of_students_are_refused(vocabulary, tmp_path):
     with pytest.raises(InputError, match="static and transformer students. Received: Student"):
         write_sentence_transformers(Student(9, 4), vocabulary, tmp_path / "out")
 

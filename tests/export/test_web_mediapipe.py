@@ -1,4 +1,4 @@
-"""MediaPipe's npm package in headless Chromium, with the files that are exported for it."""
+"""Exported files in MediaPipe's npm package, in headless Chromium."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def embed(path, texts):
     return np.array(json.loads(result.stdout), np.float32)
 
 
-def test_vectors_in_the_browser_equal_keras_in_every_language(exported, sentences_by_language):
+def test_embeddings_in_the_browser_equal_keras_in_every_language(exported, sentences_by_language):
     student, folder = exported
     manifest = json.loads((folder / "export.json").read_text())
     texts = [text for texts in sentences_by_language.values() for text in texts[:10]]
@@ -56,10 +56,10 @@ def test_vectors_in_the_browser_equal_keras_in_every_language(exported, sentence
     )
     np.testing.assert_allclose(float32, expected, rtol=0, atol=1e-5)
     assert cosines(int8, expected).min() > 0.999
-    assert np.abs(int8 - expected).max() > 1e-6  # It is the other file.
+    assert np.abs(int8 - expected).max() > 1e-6  # The files differ.
 
 
-def test_bad_text_has_the_vector_of_keras(exported, sentences_by_language):
+def test_malformed_text_has_the_embedding_of_keras(exported, sentences_by_language):
     student, folder = exported
     sentences = [text for texts in sentences_by_language.values() for text in texts]
     bad = {name: replaced(text) for name, text in bad_texts(sentences).items()}

@@ -1,4 +1,4 @@
-"""The web page in headless Chromium, used as a person would use it."""
+"""The web page in headless Chromium."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 WEB = ROOT / "export" / "web"
 RELEASED = ROOT / "savedmodels" / "static-multilingual-28"
 SCREENSHOT = ROOT / "docs" / "images" / "web-search.png"
-# Set to anything, the test takes the screenshot of the README anew.
+# If this variable is set, the test updates the screenshot of the README.
 UPDATE = "KDKERAS_UPDATE_SCREENSHOT"
 
-# Typed as a user would; what is to be found are held-out Japanese sentences.
+# German queries and the held-out Japanese sentences that they should find.
 GERMAN_TO_JAPANESE = {
     "Bring mir meinen Regenschirm.": "私の傘持ってきて。",
     "Heute arbeite ich zu Hause.": "今日は在宅ワークです。",
@@ -34,15 +34,15 @@ GERMAN_TO_JAPANESE = {
     "Er trinkt jeden Tag viel Milch.": "彼は毎日牛乳をたくさん飲みます。",
 }
 ODD = ["", " ", "\0", "word " * 10_000, "👩‍🚀🚀", "ꙮ𐍈𒀀", "a\0b", "x" * 3000]
-# Name of a damaged site, what the page says of it, and what it advises.
+# Name of a damaged site to a part of the page's message and of its advice.
 BROKEN = {
-    "no student": ("The student is not here", "prepare.py"),
-    "no model": ("model.int8.tflite is not here", "prepare.py"),
-    "changed model": ("model.int8.tflite is not the one that was exported", "prepare.py"),
+    "no student": ("The student is missing", "prepare.py"),
+    "no model": ("model.int8.tflite is missing", "prepare.py"),
+    "changed model": ("model.int8.tflite differs from the exported file", "prepare.py"),
     "no runtime": ("LiteRT.js did not start", "prepare.py"),
-    "newer format": ("format 1, and this one has format 99", "same version"),
+    "newer format": ("format 1, but this student has format 99", "same version"),
     "no model at all": ("LiteRT.js cannot run model.int8.tflite", "--format tflite_int8"),
-    "no WebAssembly": ("does not run WebAssembly", "current browser"),
+    "no WebAssembly": ("does not support WebAssembly", "current browser"),
     "opened as a file": ("opened as a file", "python -m http.server"),
 }
 
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Seen:
-    """What one visit of the page showed."""
+    """The results of one visit of the page."""
 
     result: dict
     corpus: list
@@ -84,7 +84,7 @@ def drive(job):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A folder, and the address under which a plain web server shows it."""
+    """A folder and the address at which a web server serves it."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
@@ -110,7 +110,7 @@ def visit(served, name, folder, tmp_path, *more, **job):
 
 
 def damaged_sites(root, address):
-    """Copies of the site, each with one thing wrong."""
+    """Copies of the site, each with one defect."""
     jobs = {}
     for name in BROKEN:
         folder = name.replace(" ", "-")
@@ -126,7 +126,7 @@ def damaged_sites(root, address):
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
     model.write_bytes(content)
-    # A file that is what export.json says, but no model.
+    # A file that matches export.json but is not a model.
     student = root / "no-model-at-all" / "student"
     manifest = json.loads((student / "export.json").read_text())
     file = "tokenizer/sentencepiece.model"
@@ -140,7 +140,7 @@ def damaged_sites(root, address):
 
 @pytest.fixture(scope="module")
 def seen(served, tmp_path_factory):
-    """The released student's page: queries typed, errors provoked, vectors read."""
+    """A visit of the released student's page: queries, errors and embeddings."""
     root, address = served
     prepare(RELEASED, root / "site")
     queries = [{"text": t, "language": i} for t in GERMAN_TO_JAPANESE for i in ("", "ja")]
@@ -157,7 +157,7 @@ def seen(served, tmp_path_factory):
 
 
 def by_language(seen):
-    """The page's and LiteRT's vectors of each language's sentences, of length 1."""
+    """Returns the normalized embeddings of the page and of LiteRT per language."""
     texts = [text for _, text in seen.corpus] + ODD
     expected = LiteStudent(seen.folder).encode(texts)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -169,7 +169,7 @@ def by_language(seen):
 
 
 @pytest.mark.parametrize("german", GERMAN_TO_JAPANESE)
-def test_a_german_query_finds_the_japanese_sentence(seen, german):
+def test_german_query_finds_the_japanese_sentence(seen, german):
     both = list(GERMAN_TO_JAPANESE).index(german) * 2
     everywhere, in_japanese = seen.result["found"][both : both + 2]
     expected = {"text": GERMAN_TO_JAPANESE[german], "language": "ja"}
@@ -180,17 +180,15 @@ def test_a_german_query_finds_the_japanese_sentence(seen, german):
     assert cosines == sorted(cosines, reverse=True)
 
 
-def test_vectors_equal_litert_in_every_language(seen, held_out):
+def test_embeddings_equal_litert_in_every_language(seen, held_out):
     pairs = by_language(seen)
     assert set(pairs) == {*held_out, "en", "odd"}
     assert sum(len(page) for page, _ in pairs.values()) > 3300
-    least = {name: float((page * lite).sum(1).min()) for name, (page, lite) in pairs.items()}
-    assert {name: cosine for name, cosine in least.items() if cosine < 0.9999} == {}
+    lowest = {name: float((page * lite).sum(1).min()) for name, (page, lite) in pairs.items()}
+    assert {name: cosine for name, cosine in lowest.items() if cosine < 0.9999} == {}
 
 
-def test_a_transformer_with_wordpiece_equals_litert(
-    served, transformer_student, few_pairs, tmp_path
-):
+def test_transformer_with_wordpiece_equals_litert(served, transformer_student, few_pairs, tmp_path):
     folder = tmp_path / "exported"
     export_student(transformer_student, folder, formats=["tflite_int8"], sequence_lengths=(16,))
     sentences = tmp_path / "sentences"
@@ -207,19 +205,19 @@ def test_a_transformer_with_wordpiece_equals_litert(
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_wrong_is_said_in_plain_words(seen, name):
+def test_defect_is_explained_with_advice(seen, name):
     message, advice = BROKEN[name]
     said = seen.result["explanations"][name]
     assert message in said["message"] and advice in said["advice"]
     assert said["role"] == "alert" and said["formHidden"]
 
 
-def test_nothing_is_asked_of_another_server(seen, served):
+def test_no_other_server_is_contacted(seen, served):
     assert len(seen.result["asked"]) > 15
     assert [url for url in seen.result["asked"] if not url.startswith(served[1])] == []
 
 
-def test_latency_and_sizes_are_shown(seen):
+def test_page_shows_latency_and_sizes(seen):
     costs = seen.result["costs"]
     size = (RELEASED / "model.int8.tflite").stat().st_size
     assert costs["model"] == f"{size / 1e6:.1f} MB"
@@ -228,7 +226,7 @@ def test_latency_and_sizes_are_shown(seen):
     assert 5 < float(costs["runtime"].removesuffix(" MB")) < 20
 
 
-def test_the_page_keeps_the_rules_of_accessibility(seen):
+def test_page_is_accessible(seen):
     assert seen.result["violations"] == []
     keyboard = seen.result["keyboard"]
     assert keyboard["second"] == "language"
@@ -236,5 +234,5 @@ def test_the_page_keeps_the_rules_of_accessibility(seen):
     assert keyboard["sentence"] in seen.result["announced"]
 
 
-def test_a_phone_does_not_scroll_sideways(seen):
+def test_page_fits_the_width_of_a_phone(seen):
     assert seen.result["overflow"] <= 0

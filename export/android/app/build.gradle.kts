@@ -25,7 +25,7 @@ android {
     }
 
     androidResources {
-        // MediaPipe maps the model into memory, which a compressed asset does not allow.
+        // MediaPipe maps the model into memory, which requires an uncompressed asset.
         noCompress += listOf("tflite", "task")
     }
 }

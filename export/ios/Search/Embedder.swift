@@ -1,15 +1,15 @@
 import Foundation
 import MediaPipeTasksText
 
-/// A student in MediaPipe's TextEmbedder: from a text to its vector.
+/// Embeds texts with a student in MediaPipe's TextEmbedder.
 ///
-/// The tokenizer is in the model file. Not safe for several threads at once.
+/// The model file contains the tokenizer. This class is not thread-safe.
 final class Embedder {
   private let task: TextEmbedder
 
   /// - Throws: `Problem.noModel`, or MediaPipe's error for a damaged file.
   init() throws {
-    // What `kdkeras export` writes: .tflite for WordPiece, .task for SentencePiece.
+    // Files that `kdkeras export` writes: .tflite for WordPiece, .task for SentencePiece.
     let found = ["tflite", "task"].compactMap {
       Bundle.main.path(forResource: "embedder", ofType: $0, inDirectory: "Assets")
     }
@@ -33,9 +33,9 @@ enum Problem: LocalizedError {
   var errorDescription: String? {
     switch self {
     case .noModel:
-      return "The app must hold a model. Copy FOLDER/mediapipe/embedder.* into Assets."
+      return "The app must contain a model. Copy FOLDER/mediapipe/embedder.* into Assets."
     case .noVector:
-      return "The model must give a float vector. Export the student again."
+      return "The model must return a float embedding. Export the student again."
     }
   }
 }

@@ -1,12 +1,12 @@
 import SwiftUI
 
-/// One box to type in and the nearest sentences below it.
+/// An input field with the nearest sentences below it.
 @MainActor
 struct SearchView: View {
   @State private var searcher = Searcher()
   @State private var query = ""
   @State private var hits: [Hit] = []
-  @State private var status = "Reading the model"
+  @State private var status = "Loading the model"
   @State private var loaded = 0
 
   var body: some View {
@@ -26,7 +26,7 @@ struct SearchView: View {
       }
     }
     .task { await load() }
-    // Begins anew, and cancels what ran, at every letter and when more sentences are there.
+    // Cancels a running search and starts a new one after every letter and new sentence.
     .task(id: "\(loaded) \(query)") { await search() }
   }
 

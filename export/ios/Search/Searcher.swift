@@ -1,6 +1,6 @@
 import Foundation
 
-/// Owns the model and the index; an actor, so that one caller at a time uses them.
+/// Owns the model and the index. As an actor, it runs one call at a time.
 actor Searcher {
   private var embedder: Embedder?
   private var index = SentenceIndex()
@@ -10,7 +10,7 @@ actor Searcher {
     let milliseconds: Double
   }
 
-  /// Embeds every sentence; between two of them a search has its turn.
+  /// Embeds all sentences. Searches can run between two sentences.
   func load(progress: @Sendable (_ done: Int, _ of: Int) async -> Void) async throws {
     let embedder = try Embedder()
     self.embedder = embedder

@@ -12,7 +12,7 @@ struct Hit: Identifiable, Sendable {
   var id: Sentence { sentence }
 }
 
-/// Sentences with their vectors, searched by comparing with each.
+/// Sentences and their embeddings, with exhaustive search.
 struct SentenceIndex {
   private var sentences: [Sentence] = []
   private var vectors: [[Float]] = []
@@ -24,7 +24,7 @@ struct SentenceIndex {
     vectors.append(Self.unit(vector))
   }
 
-  /// The nearest sentences, the nearest first.
+  /// Returns the nearest sentences, nearest first.
   func search(_ query: [Float], count: Int) -> [Hit] {
     let direction = Self.unit(query)
     let hits = zip(sentences, vectors).map { sentence, vector in
@@ -43,7 +43,7 @@ struct SentenceIndex {
   }
 }
 
-/// Reads `{language}.tsv` files of `foreign<TAB>English` rows, each sentence once.
+/// Reads the distinct sentences of `{language}.tsv` files with `foreign<TAB>English` rows.
 func readSentences(in folder: URL) throws -> [Sentence] {
   let files = try FileManager.default
     .contentsOfDirectory(at: folder, includingPropertiesForKeys: nil)

@@ -1,4 +1,4 @@
-/** The page: loads the student, embeds the sentences, searches as one types. */
+/** The page: loads the student, embeds the sentences and searches while the user types. */
 
 import { Corpus } from "./corpus.js";
 import { fetchJson } from "./files.js";
@@ -7,19 +7,19 @@ import { Student } from "./student.js";
 
 const RESULTS = 8;
 const EXAMPLES = 4;
-// Long enough that a screen reader is not interrupted at every letter.
+// Long enough not to interrupt a screen reader after every letter.
 const ANNOUNCE_AFTER_MS = 700;
 
 const element = (id) => document.getElementById(id);
 const languageNames = new Intl.DisplayNames(["en"], { type: "language" });
 const whole = new Intl.NumberFormat("en");
 
-/** Settled when every sentence can be searched. */
+/** Resolves when all sentences are embedded. */
 export const ready = start();
 ready.catch(explain);
 
 async function start() {
-  const settings = await fetchJson("site.json", "list of what this page shows");
+  const settings = await fetchJson("site.json", "page settings");
   const student = await Student.load("student/", settings.model, showStep);
   const corpus = await Corpus.load("corpus.json", student.dim);
   const search = connectSearch(student, corpus);
@@ -33,7 +33,7 @@ async function start() {
   return { student, corpus };
 }
 
-/** Shows a step of loading, and how much of it is done, in [0, 1], if that is known. */
+/** Shows a loading step and, if it is known, the finished fraction in [0, 1]. */
 function showStep(step, done) {
   element("step").textContent = step;
   if (done === undefined) element("progress").removeAttribute("value");
@@ -53,7 +53,7 @@ function showPage(student, corpus) {
   for (const id of ["search", "examples", "cost"]) element(id).hidden = false;
 }
 
-/** One sentence of each of a few languages; pressing it searches for it. */
+/** Shows one sentence from each of a few languages; a click searches for it. */
 function showExamples(corpus) {
   const every = Math.max(1, Math.floor(corpus.languages.length / EXAMPLES));
   const languages = corpus.languages.filter((_, i) => i % every === 0).slice(0, EXAMPLES);
@@ -64,7 +64,7 @@ function showExamples(corpus) {
   }
 }
 
-/** Searches now and at every change; returns the function that searches. */
+/** Searches after every change. Returns the search function. */
 function connectSearch(student, corpus) {
   let latest = 0;
   async function search() {
@@ -97,7 +97,7 @@ function showFound(found) {
     const meter = document.createElement("span");
     meter.className = "cosine";
     meter.style.setProperty("--cosine", Math.max(0, sentence.cosine));
-    meter.title = "cosine to your sentence: 1 means the same";
+    meter.title = "Cosine similarity to your sentence, at most 1";
     meter.textContent = sentence.cosine.toFixed(2);
     entry.append(meter);
     return entry;
@@ -110,7 +110,7 @@ function showFound(found) {
 function announce([best]) {
   element("announcement").textContent = best
     ? `Nearest, in ${languageNames.of(best.language)}: ${best.text}`
-    : "No sentence yet.";
+    : "No sentences are embedded yet.";
 }
 
 function searchButton({ language, text }) {
@@ -143,7 +143,7 @@ function explain(error) {
   const problem =
     error instanceof Problem
       ? error
-      : new Problem("Something unforeseen happened.", "Load the page again.", { cause: error });
+      : new Problem("An unexpected error occurred.", "Reload the page.", { cause: error });
   for (const id of ["loading", "search", "examples", "found", "cost"]) element(id).hidden = true;
   element("problem-message").textContent = problem.message;
   element("problem-advice").textContent = problem.advice;
@@ -155,7 +155,7 @@ function explain(error) {
   element("problem").hidden = false;
 }
 
-/** Bytes of the WebAssembly that this browser chose. */
+/** Size of the WebAssembly runtime that this browser loaded, in bytes. */
 function runtimeBytes() {
   const loaded = performance.getEntriesByType("resource");
   return loaded

@@ -1,16 +1,16 @@
-/** The normaliser inside a SentencePiece model: a map from spellings to their replacement. */
+/** The normalizer of a SentencePiece model: a map from strings to their replacements. */
 
 const utf8 = new TextEncoder();
 const text = new TextDecoder();
 
-/** A character's UTF-8 length by its first byte. */
+/** Length of a character in UTF-8, from its first byte. */
 function width(byte) {
   return byte < 0x80 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
 }
 
 /**
- * Reads the compiled map: the size of a double-array trie (Darts-clone), the
- * trie, and the replacements, each ending with a zero byte.
+ * Reads the compiled map: the size of a double-array trie (Darts-clone), the trie, and the
+ * replacements, each of which ends with a zero byte.
  */
 export class Charsmap {
   /** @param {Uint8Array} blob `precompiled_charsmap`; may be empty. */
@@ -23,7 +23,7 @@ export class Charsmap {
     this.replacements = blob.subarray(4 + size);
   }
 
-  /** Splits a text into the replacements of its longest known spellings. */
+  /** Splits a text into the longest strings of the map and yields their replacements. */
   *pieces(input) {
     const bytes = utf8.encode(input);
     for (let at = 0; at < bytes.length; ) {
@@ -40,13 +40,13 @@ export class Charsmap {
     }
   }
 
-  /** Length in bytes and value of the longest spelling at a place; length 0 if none. */
+  /** Returns length in bytes and value of the longest match at a position; length 0 if none. */
   longest(bytes, at) {
     const found = [0, 0];
     const { trie } = this;
     if (trie.length === 0) return found;
-    // A unit holds a label (8 bits), whether a value follows (1), and an offset (21, and 1
-    // that shifts it by 8).
+    // A unit contains a label (8 bits), a flag for a value (1 bit), and an offset (21 bits, and
+    // 1 bit that shifts it by 8).
     const offset = (unit) => (unit >>> 10) << ((unit & 0x200) >>> 6);
     let node = offset(trie[0]);
     for (let i = at; i < bytes.length; i++) {

@@ -1,14 +1,14 @@
-/** The sentences that are searched, and their vectors. */
+/** The sentences and their embeddings, and the search. */
 
 import { fetchJson } from "./files.js";
 
-// How long the page may not answer while sentences are embedded.
+// Maximum time without a response to input while sentences are embedded.
 const PAUSE_AFTER_MS = 12;
 
 export class Corpus {
   /**
    * @param {string} url A `corpus.json`: `{attribution, sentences: [[language, text], ...]}`.
-   * @param {number} dim Width of the vectors.
+   * @param {number} dim Width of the embeddings.
    */
   static async load(url, dim) {
     const content = await fetchJson(url, "collection of sentences");
@@ -21,12 +21,12 @@ export class Corpus {
     this.languages = [...new Set(sentences.map(([language]) => language))];
     this.dim = dim;
     this.size = sentences.length;
-    /** Vectors one after another; those of the first `indexed` sentences are there. */
+    /** Embeddings one after another. Those of the first `indexed` sentences are complete. */
     this.vectors = new Float32Array(this.size * dim);
     this.indexed = 0;
   }
 
-  /** Embeds every sentence; what is done can be searched meanwhile. */
+  /** Embeds all sentences. Finished ones can be searched before the others are done. */
   async index(student, onProgress) {
     let resumed = performance.now();
     for (const { text } of this.sentences) {
@@ -42,9 +42,9 @@ export class Corpus {
   }
 
   /**
-   * @param {Float32Array} query A vector of length 1.
-   * @param {string} language Only sentences of this language; "" for all.
-   * @returns {{language: string, text: string, cosine: number}[]} The nearest first.
+   * @param {Float32Array} query An embedding of length 1.
+   * @param {string} language Search only this language; "" for all languages.
+   * @returns {{language: string, text: string, cosine: number}[]} The nearest sentences, nearest first.
    */
   search(query, language, count) {
     const found = [];

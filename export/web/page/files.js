@@ -1,4 +1,4 @@
-/** Fetching the page's own files, and saying plainly what is wrong with them. */
+/** Fetches and checks the files of the page, with clear error messages. */
 
 import { Problem } from "./problem.js";
 
@@ -6,9 +6,9 @@ export const PREPARE = "Run “python export/web/prepare.py FOLDER” again and 
 
 /**
  * @param {string} url
- * @param {string} what The file in words, as in “The … is not here”.
+ * @param {string} what Description of the file, as in “The … is missing”.
  * @returns {Promise<Uint8Array>}
- * @throws {Problem} If the server has no such file, or does not answer.
+ * @throws {Problem} If the server does not have the file or does not respond.
  */
 export async function fetchBytes(url, what) {
   let response;
@@ -17,12 +17,12 @@ export async function fetchBytes(url, what) {
     if (response.ok) return new Uint8Array(await response.arrayBuffer());
   } catch (error) {
     throw new Problem(
-      `The ${what} could not be read: the connection broke.`,
-      "See that the server still runs, then load the page again.",
+      `The ${what} could not be loaded: the connection failed.`,
+      "Check that the server is running, then reload the page.",
       { cause: error },
     );
   }
-  throw new Problem(`The ${what} is not here (${url}, status ${response.status}).`, PREPARE);
+  throw new Problem(`The ${what} is missing (${url}, status ${response.status}).`, PREPARE);
 }
 
 /** Fetches JSON; see `fetchBytes`. */
@@ -38,9 +38,9 @@ export async function fetchJson(url, what) {
 /**
  * Fetches a file of the student and compares it with `export.json`.
  *
- * Browsers compute checksums only on https and on this machine; elsewhere the size must do.
+ * Browsers compute checksums only over https and on localhost. Otherwise, only the size is compared.
  *
- * @throws {Problem} If it is missing or not the file that was exported.
+ * @throws {Problem} If the file is missing or differs from the exported file.
  */
 export async function fetchChecked(folder, file, manifest) {
   const bytes = await fetchBytes(folder + file, `student's file ${file}`);
@@ -51,7 +51,7 @@ export async function fetchChecked(folder, file, manifest) {
     (!globalThis.crypto?.subtle || record.sha256 === (await sha256(bytes)));
   if (!same) {
     throw new Problem(
-      `The student's file ${file} is not the one that was exported: it is damaged, ` +
+      `The student's file ${file} differs from the exported file: it is damaged ` +
         "or belongs to another student.",
       PREPARE,
     );

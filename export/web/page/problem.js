@@ -1,8 +1,8 @@
-/** What went wrong, in words for the person in front of the page. */
+/** An error with a message and advice for the user of the page. */
 export class Problem extends Error {
   /**
-   * @param {string} message What is wrong.
-   * @param {string} advice What to do about it.
+   * @param {string} message Description of the problem.
+   * @param {string} advice What the user can do.
    */
   constructor(message, advice, options) {
     super(message, options);

@@ -1,4 +1,4 @@
-/** The few lines of Protocol Buffers that reading a SentencePiece model takes. */
+/** The part of Protocol Buffers that SentencePiece models need. */
 
 const VARINT = 0;
 const FIXED64 = 1;
@@ -16,11 +16,11 @@ function varint(bytes, at) {
 }
 
 /**
- * Yields `[field number, value]` of one message: a number, or bytes for text
- * and inner messages. 32-bit fields are read as floats, 64-bit ones left out.
+ * Yields `[field number, value]` for the fields of a message. Values are numbers, or bytes for
+ * strings and nested messages. 32-bit fields are read as floats; 64-bit fields are skipped.
  *
  * @param {Uint8Array} bytes
- * @throws {RangeError} If this is not a message.
+ * @throws {RangeError} If the bytes are not a message.
  */
 export function* fields(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

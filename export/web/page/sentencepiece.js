@@ -1,4 +1,4 @@
-/** SentencePiece unigram models, with the ids that Google's `sentencepiece` gives. */
+/** SentencePiece unigram models, with the same ids as Google's `sentencepiece`. */
 
 import { Charsmap } from "./charsmap.js";
 import { Problem } from "./problem.js";
@@ -9,14 +9,14 @@ const UNIGRAM = 1;
 const NORMAL = 1;
 const UNKNOWN = 2;
 const CONTROL = 3;
-// What an unknown character costs more than the least likely piece.
+// The score of an unknown character is that of the least likely piece minus this penalty.
 const UNKNOWN_PENALTY = 10;
 const utf8 = new TextDecoder();
 
 export class SentencePiece {
   /**
    * @param {Uint8Array} bytes A `sentencepiece.model`.
-   * @throws {Problem} If it is another file, or a kind of model that kdkeras does not make.
+   * @throws {Problem} If it is not a SentencePiece model, or not of a kind that kdkeras creates.
    */
   constructor(bytes) {
     const model = readModel(bytes);
@@ -35,12 +35,12 @@ export class SentencePiece {
     this.unknownScore = Math.fround(least - UNKNOWN_PENALTY);
   }
 
-  /** @returns {number[]} The ids of a text; none for one without any sign. */
+  /** @returns {number[]} The token ids of a text; empty if the text has no tokens. */
   encode(text) {
-    return this.cut(this.normalize(text));
+    return this.segment(this.normalize(text));
   }
 
-  /** Applies the model's own rules; spaces become ▁, one before each word. */
+  /** Applies the rules of the model. Spaces become ▁, one before each word. */
   normalize(text) {
     const space = this.escape ? SPACE : " ";
     let result = "";
@@ -61,10 +61,10 @@ export class SentencePiece {
   }
 
   /**
-   * The likeliest cut into pieces (Viterbi). Sums are rounded to float32 as
-   * the original's are, so that equally likely cuts fall out alike.
+   * Finds the most likely segmentation into pieces (Viterbi). Scores are rounded to float32, as
+   * in the original, so that ties have the same result.
    */
-  cut(text) {
+  segment(text) {
     const best = new Float32Array(text.length + 1);
     const from = new Int32Array(text.length + 1).fill(-1);
     const through = new Int32Array(text.length + 1);
@@ -91,14 +91,14 @@ export class SentencePiece {
     }
     const ids = [];
     for (let end = text.length; end > 0; end = from[end]) {
-      // A run of unknown characters is one unknown piece.
+      // Consecutive unknown characters are one unknown piece.
       if (through[end] !== this.unknownId || ids.at(-1) !== this.unknownId) ids.push(through[end]);
     }
     return ids.reverse();
   }
 }
 
-/** Parses the parts of `ModelProto` that encoding needs. */
+/** Parses the parts of `ModelProto` that tokenization needs. */
 function readModel(bytes) {
   const model = { pieces: [], normalizer: readNormalizer(new Uint8Array(0)) };
   let type = UNIGRAM;
@@ -115,9 +115,9 @@ function readModel(bytes) {
   const known = [NORMAL, UNKNOWN, CONTROL];
   if (type !== UNIGRAM || !model.pieces.every((piece) => known.includes(piece.type))) {
     throw new Problem(
-      "This page reads SentencePiece models of the unigram kind, without byte pieces or symbols " +
-        "of the user's own, and this model is another.",
-      "Train the vocabulary with kdkeras, which makes such models.",
+      "This page supports only SentencePiece unigram models without byte pieces and user-defined " +
+        "symbols, but this model is of another kind.",
+      "Train the vocabulary with kdkeras, which creates supported models.",
     );
   }
   return model;
@@ -147,8 +147,8 @@ function readNormalizer(message) {
 
 function notAModel(reason, cause) {
   return new Problem(
-    `The file tokenizer/sentencepiece.model is no SentencePiece model: ${reason}.`,
-    "Export the student again, and prepare this page with that folder.",
+    `The file tokenizer/sentencepiece.model is not a SentencePiece model: ${reason}.`,
+    "Export the student again and prepare this page with the new folder.",
     { cause },
   );
 }

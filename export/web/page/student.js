@@ -1,4 +1,4 @@
-/** An exported student in LiteRT.js: from a text to its vector. */
+/** An exported student in LiteRT.js: embeds texts. */
 
 import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 
@@ -13,20 +13,20 @@ export class Student {
   /**
    * Loads the runtime, the tokenizer and the model.
    *
-   * @param {string} folder Where `export.json` is, ending with a slash.
-   * @param {string} file Name of the model in it.
-   * @param {(step: string) => void} say Called before each step.
-   * @throws {Problem} If something is missing, damaged, or not to be run here.
+   * @param {string} folder The folder with `export.json`, ending with a slash.
+   * @param {string} file Name of the model in the folder.
+   * @param {(step: string) => void} onStep Called before each step.
+   * @throws {Problem} If a file is missing or damaged, or the browser cannot run the model.
    */
-  static async load(folder, file, say) {
-    say("Reading the student");
+  static async load(folder, file, onStep) {
+    onStep("Loading the student");
     const manifest = await readManifest(folder);
     const read = (name) => fetchChecked(folder, name, manifest);
     const tokenize = await loadTokenizer(manifest, read);
     const bytes = await read(file);
-    say("Starting the runtime");
+    onStep("Starting the runtime");
     await startRuntime();
-    say("Compiling the model");
+    onStep("Compiling the model");
     const model = await compile(bytes, file);
     return new Student(manifest, file, tokenize, model);
   }
@@ -42,10 +42,10 @@ export class Student {
     this.signatures = Object.entries(manifest.signatures).sort(([, a], [, b]) => a - b);
   }
 
-  /** @returns {Promise<Float32Array>} The vector of a text, of length 1. */
+  /** @returns {Promise<Float32Array>} The embedding of a text, normalized to length 1. */
   async embed(text) {
     const ids = this.tokenize(text);
-    // The shortest signature that holds the text; all share the weights.
+    // The shortest signature that holds the text. All signatures share the weights.
     const [name, length] = this.signatures.find(([, tokens]) => tokens >= ids.length);
     const tokenIds = new Int32Array(length).fill(this.manifest.vocabulary.pad_id);
     tokenIds.set(ids);
@@ -55,7 +55,7 @@ export class Student {
     };
     const outputs = await this.model.run(name, inputs);
     const vector = Float32Array.from(await outputs.embedding.data());
-    // Memory of WebAssembly is not collected.
+    // WebAssembly memory is not garbage-collected.
     for (const tensor of [...Object.values(inputs), ...Object.values(outputs)]) tensor.delete();
     return unit(vector);
   }
@@ -70,8 +70,8 @@ async function readManifest(folder) {
   const manifest = await fetchJson(`${folder}export.json`, "student");
   if (manifest.format_version !== FORMAT_VERSION) {
     throw new Problem(
-      `This page reads students of format ${FORMAT_VERSION}, ` +
-        `and this one has format ${manifest.format_version}.`,
+      `This page supports students of format ${FORMAT_VERSION}, ` +
+        `but this student has format ${manifest.format_version}.`,
       "Export the student and prepare this page with the same version of kdkeras.",
     );
   }
@@ -81,9 +81,9 @@ async function readManifest(folder) {
 async function startRuntime() {
   if (typeof WebAssembly !== "object") {
     throw new Problem(
-      "This browser does not run WebAssembly, which the model needs.",
-      "Use a current browser. Some switch WebAssembly off in their strictest mode: allow it for " +
-        "this page.",
+      "This browser does not support WebAssembly, which the model needs.",
+      "Use a current browser. Some browsers disable WebAssembly in their strictest mode: allow it " +
+        "for this page.",
     );
   }
   try {

@@ -1,10 +1,10 @@
-/** From a text to the token ids that a student reads. */
+/** Converts a text to the token ids of a student. */
 
 import { Problem } from "./problem.js";
 import { SentencePiece } from "./sentencepiece.js";
 import { WordPiece } from "./wordpiece.js";
 
-/** Kind of vocabulary to the file that holds it. */
+/** Kind of vocabulary to its file. */
 export const TOKENIZER_FILES = {
   sentencepiece: "tokenizer/sentencepiece.model",
   wordpiece: "tokenizer/vocab.txt",
@@ -13,7 +13,7 @@ export const TOKENIZER_FILES = {
 /**
  * @param {object} manifest The student's `export.json`.
  * @param {(file: string) => Uint8Array | Promise<Uint8Array>} read Reads a file of the student.
- * @returns {Promise<(text: string) => number[]>} Ids, cut where every artifact cuts.
+ * @returns {Promise<(text: string) => number[]>} Token ids, truncated at the same token as in all artifacts.
  */
 export async function loadTokenizer(manifest, read) {
   const { kind } = manifest.vocabulary;
@@ -21,7 +21,7 @@ export async function loadTokenizer(manifest, read) {
   const file = TOKENIZER_FILES[kind];
   if (file === undefined) {
     throw new Problem(
-      `This page knows no vocabulary of the kind “${kind}”.`,
+      `This page does not support vocabularies of kind “${kind}”.`,
       "Export the student and prepare this page with the same version of kdkeras.",
     );
   }
@@ -34,7 +34,7 @@ export async function loadTokenizer(manifest, read) {
   return (text) => tokenizer.encode(wellFormed(text)).slice(0, limit);
 }
 
-/** A text as every runtime reads it: it ends at a NUL, and half characters are U+FFFD. */
+/** Truncates a text at its first NUL and replaces lone surrogates by U+FFFD, as all runtimes do. */
 function wellFormed(text) {
   return text.split("\0", 1)[0].replace(/\p{Surrogate}/gu, "\ufffd");
 }

@@ -1,11 +1,11 @@
-/** WordPiece as kdkeras' vocabularies of that kind are cut: ASCII lower-casing alone. */
+/** WordPiece tokenization of kdkeras' vocabularies, which lowercase only ASCII letters. */
 
 import { Problem } from "./problem.js";
 
 const LONGEST_WORD = 100; // bytes
 const SPACE = /[\t\n\f\r ]+/u;
-// ASCII signs, Unicode punctuation, ideographs: each stands alone. Punctuation that Unicode got
-// after the version that phones' runtimes know is a letter to them, and so to this page.
+// ASCII symbols, Unicode punctuation and ideographs, which are separate tokens. Punctuation that
+// was added to Unicode after the version in mobile runtimes is treated as letters, as they do.
 const ALONE = new RegExp(
   "(?![\\u1B4E\\u1B4F\\u1B7F\\u{10D6E}\\u{113D4}\\u{113D5}\\u{113D7}\\u{113D8}\\u{11BE1}" +
     "\\u{16D6D}-\\u{16D6F}\\u{1E5FF}])" +
@@ -18,8 +18,8 @@ const utf8 = new TextEncoder();
 
 export class WordPiece {
   /**
-   * @param {Uint8Array} bytes A `vocab.txt`: one token a line.
-   * @throws {Problem} If it lacks the tokens that every text needs.
+   * @param {Uint8Array} bytes A `vocab.txt` with one token per line.
+   * @throws {Problem} If a required special token is missing.
    */
   constructor(bytes) {
     const tokens = new TextDecoder().decode(bytes).replace(/\n$/, "").split("\n");
@@ -27,15 +27,15 @@ export class WordPiece {
     [this.unknown, this.start, this.end] = ["[UNK]", "[CLS]", "[SEP]"].map((token) => {
       if (this.ids.has(token)) return this.ids.get(token);
       throw new Problem(
-        `The file tokenizer/vocab.txt is no WordPiece vocabulary: ${token} is missing.`,
-        "Export the student again, and prepare this page with that folder.",
+        `The file tokenizer/vocab.txt is not a WordPiece vocabulary: ${token} is missing.`,
+        "Export the student again and prepare this page with the new folder.",
       );
     });
   }
 
   /**
-   * @param {number} limit Tokens at most, `[CLS]` and `[SEP]` among them.
-   * @returns {number[]} The ids of a text.
+   * @param {number} limit Maximum number of tokens, including `[CLS]` and `[SEP]`.
+   * @returns {number[]} The token ids of a text.
    */
   encode(text, limit) {
     const lower = text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
@@ -43,12 +43,12 @@ export class WordPiece {
       .split(SPACE)
       .flatMap((part) => part.replace(ALONE, " $& ").split(" "))
       .filter(Boolean);
-    const ids = words.flatMap((word) => this.cut(word));
+    const ids = words.flatMap((word) => this.segment(word));
     return [this.start, ...ids.slice(0, Math.max(limit - 2, 0)), this.end];
   }
 
-  /** The longest known beginning, again and again; unknown if the rest has none. */
-  cut(word) {
+  /** Greedily takes the longest known prefix; the word is unknown if there is none. */
+  segment(word) {
     if (utf8.encode(word).length > LONGEST_WORD) return [this.unknown];
     const ids = [];
     for (let start = 0; start < word.length; ) {

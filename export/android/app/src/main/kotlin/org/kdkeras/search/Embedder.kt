@@ -4,11 +4,11 @@ import android.content.Context
 import com.google.mediapipe.tasks.text.textembedder.TextEmbedder
 
 /**
- * A student in MediaPipe's TextEmbedder: from a text to its vector.
+ * Embeds texts with a student in MediaPipe's TextEmbedder.
  *
- * The tokenizer is in the model file. Not safe for several threads at once.
+ * The model file contains the tokenizer. This class is not thread-safe.
  *
- * @throws IllegalStateException if the app holds no model.
+ * @throws IllegalStateException if the app does not contain a model.
  */
 class Embedder(context: Context) : AutoCloseable {
     private val task: TextEmbedder = TextEmbedder.createFromFile(context, modelAsset(context))
@@ -19,13 +19,13 @@ class Embedder(context: Context) : AutoCloseable {
     override fun close() = task.close()
 
     private companion object {
-        /** What `kdkeras export` writes: .tflite for WordPiece, .task for SentencePiece. */
+        /** Files that `kdkeras export` writes: .tflite for WordPiece, .task for SentencePiece. */
         val MODELS = listOf("embedder.tflite", "embedder.task")
 
         fun modelAsset(context: Context): String {
             val assets = context.assets.list("").orEmpty()
             return checkNotNull(MODELS.firstOrNull { it in assets }) {
-                "The app must hold a model. Copy FOLDER/mediapipe/embedder.* into app/src/main/assets."
+                "The app must contain a model. Copy FOLDER/mediapipe/embedder.* into app/src/main/assets."
             }
         }
     }

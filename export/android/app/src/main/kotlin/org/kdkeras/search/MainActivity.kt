@@ -18,9 +18,9 @@ private const val SENTENCES = "sentences"
 private const val RESULTS = 10
 private const val MARGIN_DP = 16
 
-/** One box to type in and the nearest sentences below it. */
+/** An input field with the nearest sentences below it. */
 class MainActivity : Activity() {
-    // Everything that touches the model or the index runs here, in turn.
+    // The only thread that uses the model and the index.
     private val worker = Executors.newSingleThreadExecutor()
     private val latest = AtomicInteger()
     private val index = SentenceIndex()
@@ -74,7 +74,7 @@ class MainActivity : Activity() {
         embedNext()
     }
 
-    /** The `foreign<TAB>English` rows of every language. */
+    /** Reads the `foreign<TAB>English` rows of all languages. */
     private fun readSentences(): List<Sentence> =
         assets.list(SENTENCES).orEmpty().flatMap { file ->
             val language = file.removeSuffix(".tsv")
@@ -84,7 +84,7 @@ class MainActivity : Activity() {
             }
         }.distinct()
 
-    /** Embeds one sentence, then gives a search its turn. */
+    /** Embeds one sentence, then lets a waiting search run. */
     private fun embedNext() {
         val sentence = waiting.getOrNull(index.size)
         if (sentence == null) {
@@ -128,7 +128,7 @@ class MainActivity : Activity() {
 
     private fun show(line: String) = runOnUiThread { status.text = line }
 
-    /** Says on the screen why something does not work: no model, a damaged file, a broken row. */
+    /** Shows errors on the screen: a missing model, a damaged file, an invalid row. */
     private fun reportingFailure(work: () -> Unit) {
         try {
             work()

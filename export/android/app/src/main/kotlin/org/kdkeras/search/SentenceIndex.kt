@@ -6,7 +6,7 @@ data class Sentence(val language: String, val text: String)
 
 data class Hit(val sentence: Sentence, val cosine: Float)
 
-/** Sentences with their vectors, searched by comparing with each. */
+/** Sentences and their embeddings, with exhaustive search. */
 class SentenceIndex {
     private val sentences = mutableListOf<Sentence>()
     private val vectors = mutableListOf<FloatArray>()
@@ -19,7 +19,7 @@ class SentenceIndex {
         vectors += unit(vector)
     }
 
-    /** The nearest sentences, the nearest first. */
+    /** Returns the nearest sentences, nearest first. */
     fun search(query: FloatArray, count: Int): List<Hit> {
         val direction = unit(query)
         return vectors.indices

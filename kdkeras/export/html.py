@@ -1,8 +1,15 @@
-"""The report's style sheet."""
+"""Elements of the report's HTML page: style sheet, sections, tables and legends."""
 
-__all__ = ["STYLE"]
+from __future__ import annotations
 
-STYLE = """
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from kdkeras.export.wording import language_name
+
+__all__ = ["document", "language_cell", "legend", "percent_text", "section", "table"]
+
+_STYLE = """
 :root {
   color-scheme: light dark;
   --ground: #f6f7f9; --paper: #ffffff; --ink: #1b2330; --faint: #5d6878; --line: #dfe3e9;
@@ -66,3 +73,68 @@ td small, code { color: var(--faint); font-size: 12.5px; }
 .yes { color: var(--good); font-weight: 600; } .no { color: var(--bad); font-weight: 600; }
 @media print { body { background: none; } section, .card { break-inside: avoid; } }
 """
+
+
+def document(title: str, body: str) -> str:
+    """Returns a complete page that needs no other file.
+
+    Args:
+        title: The heading, as plain text.
+        body: The sections, as HTML.
+    """
+    title = escape(title)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style></head>\n"
+        f"<body><main>\n<header><p class='kicker'>kdkeras report</p><h1>{title}</h1></header>\n"
+        f"{body}\n</main></body></html>\n"
+    )
+
+
+def section(title: str, note: str, body: str) -> str:
+    """Returns a section with a heading and an optional note."""
+    note = f"<p class='note'>{note}</p>" if note else ""
+    return f"<section><h2>{title}</h2>{note}{body}</section>"
+
+
+def legend(names: Iterable[str]) -> str:
+    """Returns a legend for the colors of a chart's series."""
+    items = "".join(
+        f"<span class='s{number}'><i></i>{escape(name)}</span>" for number, name in enumerate(names)
+    )
+    return f"<p class='legend'>{items}</p>"
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], above: str = "", text: int = 1
+) -> str:
+    """Returns a table.
+
+    Args:
+        head: Column headings; without any text the table has no head.
+        rows: Cells per row, as HTML.
+        above: A row above the headings, as HTML.
+        text: Number of leading columns that contain text. The others contain
+            numbers and are aligned right.
+    """
+
+    def cells(tag: str, values: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{'' if i < text else ' class=n'}>{value}</{tag}>"
+            for i, value in enumerate(values)
+        )
+
+    top = f"<thead>{above}<tr>{cells('th', head)}</tr></thead>" if any(head) else ""
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<div class='scroll'><table>{top}<tbody>{body}</tbody></table></div>"
+
+
+def language_cell(code: str) -> str:
+    """Returns name and code of a language as HTML."""
+    return f"{escape(language_name(code))} <small>{escape(code)}</small>"
+
+
+def percent_text(share: float | None) -> str:
+    """Returns a fraction in percent; a dash for None."""
+    return "–" if share is None else f"{share * 100:.1f}"
