@@ -33,12 +33,12 @@ const PATIENCE_MS = 60_000;
 const PHONE = { width: 390, height: 844, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
 const DESK = { width: 960, height: 900, deviceScaleFactor: 1 };
 
-/** Opens a page and adds the address of every request to `asked`. */
-async function open(browser, url, asked, prepare) {
+/** Opens a page and adds the address of every request to `requests`. */
+async function open(browser, url, requests, prepare) {
   const page = await browser.newPage();
   page.setDefaultTimeout(PATIENCE_MS);
   await page.setViewport(DESK);
-  page.on("request", (request) => asked.add(request.url()));
+  page.on("request", (request) => requests.add(request.url()));
   if (prepare) await page.evaluateOnNewDocument(prepare);
   await page.goto(url);
   return page;
@@ -125,8 +125,8 @@ async function costs(page) {
 }
 
 async function use(browser, job) {
-  const asked = new Set();
-  const page = await open(browser, job.url, asked);
+  const requests = new Set();
+  const page = await open(browser, job.url, requests);
   const started = performance.now();
   await page.waitForFunction(() => {
     const shown = (id) => !document.getElementById(id).hidden;
@@ -150,7 +150,7 @@ async function use(browser, job) {
   await page.setViewport(PHONE);
   result.overflow = await page.evaluate(() => document.body.scrollWidth - window.innerWidth);
   await page.close();
-  return { ...result, asked: [...asked] };
+  return { ...result, requests: [...requests] };
 }
 
 async function explanation(browser, { url, withoutWebAssembly }) {

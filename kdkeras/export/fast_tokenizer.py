@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,7 @@ def _normalizer(content: bytes, characters: bytes) -> normalizers.Normalizer:
     )
 
 
+@lru_cache(maxsize=1)
 def _doubled(content: bytes) -> dict[str, str]:
     """Returns characters that become several words with two spaces between them."""
     processor = SentencePieceProcessor(model_proto=content)

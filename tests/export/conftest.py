@@ -23,13 +23,13 @@ SEQUENCE_LENGTH = 37
 @pytest.fixture(scope="session")
 def wordpiece(sentences):
     """A small WordPiece vocabulary with the characters of all 29 languages."""
-    return train_vocabulary(sentences, 2000, "wordpiece")
+    return train_vocabulary(sentences, 2500, "wordpiece")
 
 
 @pytest.fixture(scope="session")
 def unigram(sentences):
     """A small SentencePiece vocabulary with the characters of all 29 languages."""
-    return train_vocabulary(sentences, 2000, "sentencepiece")
+    return train_vocabulary(sentences, 2500, "sentencepiece")
 
 
 def _randomize(student):

@@ -7,7 +7,7 @@ import pytest
 
 from kdkeras.errors import GateError, InputError, MissingExtraError
 from kdkeras.evaluation import EmbeddingSimilarityEvaluator, TranslationEvaluator
-from kdkeras.export import Gates, LiteStudent, export_student, verify
+from kdkeras.export import Gates, LiteStudent, verify
 from kdkeras.export.formats import ExportFormat
 from kdkeras.export.processes import run_worker
 from kdkeras.students import StaticStudent
@@ -206,10 +206,13 @@ def test_worker_keeps_the_order_of_texts(folders, static_student, held_out):
     ],
 )
 def test_missing_runtime_is_refused_before_any_work(
-    static_student, few_pairs, tmp_path, monkeypatch, item, package, extra
+    lite_folder, static_student, few_pairs, monkeypatch, item, package, extra
 ):
-    export_student(static_student, tmp_path / "out", formats=item, sequence_lengths=())
+    manifest = json.loads((lite_folder / "export.json").read_text())
+    path = ExportFormat(item).path_for("sentencepiece")
+    manifest["artifacts"][item] = {"path": path}
+    (lite_folder / "export.json").write_text(json.dumps(manifest))
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"Verifying {item.split('_float')[0]}.* needs .*`{package}`.*kdkeras\[{extra}\]"
+    message = rf"Verifying {path} needs .*`{package}`.*kdkeras\[{extra}\]"
     with pytest.raises(MissingExtraError, match=message):
-        verify(tmp_path / "out", static_student, few_pairs)
+        verify(lite_folder, static_student, few_pairs)

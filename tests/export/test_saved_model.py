@@ -63,15 +63,16 @@ try:
 except Exception as error:
     print("refused", "tensorflow_text" in sys.modules)
 import tensorflow_text
-for name, artifact, key in (item.split(":") for item in sys.argv[3:]):
+for name, artifact, *keys in (item.split(":") for item in sys.argv[3:]):
     inputs = given[name] if artifact == "saved_model" else {"texts": given[name]["texts"]}
     inputs = {part: inputs[part] for part in inputs if artifact != "saved_model" or part != "texts"}
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], f"{root}/{name}/{artifact}")
-        signature = meta.signature_def[key]
-        feed = {signature.inputs[part].name: values for part, values in inputs.items()}
-        fetch = {part: info.name for part, info in signature.outputs.items()}
-        np.savez(f"{sys.argv[2]}.{name}.{artifact}.{key}.npz", **session.run(fetch, feed))
+        for key in keys:
+            signature = meta.signature_def[key]
+            feed = {signature.inputs[part].name: values for part, values in inputs.items()}
+            fetch = {part: info.name for part, info in signature.outputs.items()}
+            np.savez(f"{sys.argv[2]}.{name}.{artifact}.{key}.npz", **session.run(fetch, feed))
 """
 
 
@@ -88,8 +89,9 @@ def test_signatures_run_in_a_session_and_only_strings_need_tensorflow_text(
     }
     file.write_text(json.dumps(given))
     signatures = ("saved_model:serving_default", "saved_model_text:serving_default")
-    wanted = [f"{n}:{s}" for n in students for s in (*signatures, "saved_model_text:tokenize")]
-    command = [sys.executable, "-c", SERVE, str(folders), str(file), *wanted]
+    models = ("saved_model:serving_default", "saved_model_text:serving_default:tokenize")
+    requested = [f"{name}:{model}" for name in students for model in models]
+    command = [sys.executable, "-c", SERVE, str(folders), str(file), *requested]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["refused False"]

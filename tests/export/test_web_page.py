@@ -213,8 +213,8 @@ def test_defect_is_explained_with_advice(seen, name):
 
 
 def test_no_other_server_is_contacted(seen, served):
-    assert len(seen.result["asked"]) > 15
-    assert [url for url in seen.result["asked"] if not url.startswith(served[1])] == []
+    assert len(seen.result["requests"]) > 15
+    assert [url for url in seen.result["requests"] if not url.startswith(served[1])] == []
 
 
 def test_page_shows_latency_and_sizes(seen):

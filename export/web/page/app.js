@@ -12,7 +12,7 @@ const ANNOUNCE_AFTER_MS = 700;
 
 const element = (id) => document.getElementById(id);
 const languageNames = new Intl.DisplayNames(["en"], { type: "language" });
-const whole = new Intl.NumberFormat("en");
+const integer = new Intl.NumberFormat("en");
 
 /** Resolves when all sentences are embedded. */
 export const ready = start();
@@ -26,7 +26,7 @@ async function start() {
   showPage(student, corpus);
   element("query").focus();
   await corpus.index(student, (count) => {
-    showStep(`Embedding ${whole.format(corpus.size)} sentences`, count / corpus.size);
+    showStep(`Embedding ${integer.format(corpus.size)} sentences`, count / corpus.size);
   });
   element("loading").hidden = true;
   await search();
@@ -48,7 +48,7 @@ function showPage(student, corpus) {
   element("model-size").textContent = megabytes(student.modelBytes);
   element("tokenizer-size").textContent = megabytes(student.tokenizerBytes);
   element("runtime-size").textContent = megabytes(runtimeBytes());
-  element("sentences").textContent = whole.format(corpus.size);
+  element("sentences").textContent = integer.format(corpus.size);
   element("attribution").textContent = corpus.attribution;
   for (const id of ["search", "examples", "cost"]) element(id).hidden = false;
 }

@@ -24,15 +24,15 @@ export class SentencePiece {
     this.ids = new Map();
     this.scores = new Float32Array(model.pieces.map((piece) => piece.score));
     this.longest = 0;
-    let least = Infinity;
+    let lowest = Infinity;
     model.pieces.forEach(({ text, score, type }, id) => {
       if (type === UNKNOWN) this.unknownId = id;
       if (type !== NORMAL) return;
       this.ids.set(text, id);
       this.longest = Math.max(this.longest, text.length);
-      least = Math.min(least, score);
+      lowest = Math.min(lowest, score);
     });
-    this.unknownScore = Math.fround(least - UNKNOWN_PENALTY);
+    this.unknownScore = Math.fround(lowest - UNKNOWN_PENALTY);
   }
 
   /** @returns {number[]} The token ids of a text; empty if the text has no tokens. */
