@@ -75,10 +75,14 @@ class Gates:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if "cosine" in name and not -1.0 <= value <= 1.0:
-                raise InputError(f"`{name}` must be between -1 and 1. Received: {name}={value}.")
+                raise InputError(
+                    f"`{name}` must be between -1 and 1. Received: {name}={value}. "
+                    "Use a cosine such as 0.99."
+                )
             if "change" in name and not -100.0 <= value <= 0.0:
                 raise InputError(
-                    f"`{name}` must be between -100 and 0 points. Received: {name}={value}."
+                    f"`{name}` must be between -100 and 0 points. Received: {name}={value}. "
+                    "Use a negative number such as -0.5 to allow a loss."
                 )
 
     def accuracy_bound(self, artifact: ExportFormat, num_pairs: int) -> float:
