@@ -11,7 +11,7 @@ def forward_pass(body: int, head: int, predictions: int) -> int:
     """Operations of a forward pass of a masked language model on one sequence.
 
     Args:
-        body: `kdkeras.growth.forward_flops` of the student, whose projection is
+        body: `kdkeras.students.forward_flops` of the student, whose projection is
             the head; it counts the head once.
         head: Operations of the head for one token, `2 d V`.
         predictions: Masked tokens of a sequence, for which alone the head runs.

@@ -69,7 +69,7 @@ def fit(student: Any, optimizer: Any, text: Text, rows: Any, steps: int) -> dict
     import keras
     from masked_language_model import MaskedLanguageModel
 
-    from kdkeras.growth import forward_flops
+    from kdkeras.students import forward_flops
 
     model = MaskedLanguageModel(student)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

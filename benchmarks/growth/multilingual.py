@@ -122,7 +122,7 @@ def train(
 
     from kdkeras import config
     from kdkeras.evaluation import evaluate_all
-    from kdkeras.growth import forward_flops
+    from kdkeras.students import forward_flops
 
     # No pair is seen twice: no dropout. What is measured computes in float32.
     settings = {"dropout": 0.0} if hasattr(student, "dropout") else {}
@@ -181,7 +181,7 @@ def trained_static(arguments: argparse.Namespace, dataset: Any) -> Any:
 
 def static_figures(static: Any, found: list[Any], steps: int) -> dict[str, Any]:
     from kdkeras.evaluation import evaluate_all
-    from kdkeras.growth import forward_flops
+    from kdkeras.students import forward_flops
 
     flops = training(forward_flops(static, LENGTH), 2 * STATIC_BATCH, steps)
     figures = evaluate_all(found, static)

@@ -1,8 +1,8 @@
-"""Makes a larger student out of a trained one, which embeds as the small one did.
+"""Makes a larger student from a trained one, with the same embeddings.
 
-The grown student and a certificate (OUTPUT without .keras, plus .certificate.json) are written
-when both are whole. It takes seconds; training goes on with
-`kdkeras distill SET --student GROWN.keras`, which resumes as any training does.
+Takes seconds. Writes the grown student and a certificate (`OUTPUT.certificate.json`), which
+describes what was preserved and what the student costs. Continue training with
+`kdkeras distill SET --student GROWN.keras`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from typing import Any
 from kdkeras.cli.options import add_overwrite, add_seed, non_negative_int, positive_int
 from kdkeras.recipe import Recipe
 
-HELP = "make a larger student out of a trained one"
+HELP = "make a larger student from a trained one"
 
-# By the names that the documentation has for them.
+# Class names by the value of the option.
 METHODS = {
     "hyper_cloning": "HyperCloning",
     "net2wider": "Net2Wider",
-    "function_preserving": "FunctionPreserving",
     "advanced_knowledge": "AdvancedKnowledge",
     "lemon": "Lemon",
     "zero_padding": "ZeroPadding",
@@ -38,90 +37,93 @@ _PROBE = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
+    """Adds the arguments."""
     parser.add_argument("student", metavar="STUDENT.keras", help="the trained student")
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE.keras", help="the grown student"
     )
-    group = parser.add_argument_group("sizes, each as it is if left out")
+    group = parser.add_argument_group("sizes (default: unchanged)")
     for option, name, meaning in (
-        ("--layers", "num_layers", "Transformer layers; a static student gets its first"),
-        ("--hidden", "hidden_dim", "units of a layer; a multiple of what they are"),
+        ("--layers", "num_layers", "Transformer layers; a static student becomes a Transformer"),
+        ("--hidden", "hidden_dim", "hidden width; a multiple of the current one"),
         ("--heads", "num_heads", "attention heads"),
-        ("--head-size", "head_size", "units of an attention head"),
+        ("--head-size", "head_size", "units per attention head"),
         ("--intermediate", "intermediate_dim", "feed-forward units"),
         ("--embedding", "embedding_dim", "columns of a static student's table"),
     ):
         group.add_argument(option, dest=name, type=positive_int, metavar="N", help=meaning)
     group.add_argument(
-        "--vocabulary", metavar="FOLDER", help="a larger vocabulary, which holds every old token"
+        "--vocabulary", metavar="FOLDER", help="a larger vocabulary that contains every old token"
     )
     group.add_argument(
         "--align-tokens",
         metavar="FOLDER|hf://NAME",
-        help="teacher among whose tokens new ones are placed; if left out, they are made of the "
-        "old vocabulary's pieces",
+        help="teacher whose vectors place the new tokens (default: mean or sum of their "
+        "pieces in the old vocabulary)",
     )
     group = parser.add_argument_group("operators")
     group.add_argument(
         "--method",
         choices=list(METHODS),
-        help="how widths grow; if left out, each by what keeps the function",
+        help="how widths grow (default: for each size the method that preserves the function)",
     )
     group.add_argument(
-        "--depth", choices=list(DEPTHS), default="identity", help="how layers are added"
+        "--depth",
+        choices=list(DEPTHS),
+        default="identity",
+        help="how layers are added (default: identity)",
     )
     group.add_argument(
         "--change-function",
         action="store_true",
-        help="also write a student that embeds otherwise (stacking, advanced_knowledge, sizes that "
-        "are no multiple)",
+        help="allow the embeddings to change (for stacking, interleaving, advanced_knowledge, and "
+        "hidden widths that are not a multiple)",
     )
     group.add_argument(
         "--probe",
         type=Path,
         metavar="FILE",
-        help="sentences, one a line, on which both are compared; some of the bundled sample's if "
-        "left out",
+        help="sentences for the comparison of both students, one per line (default: some of the "
+        "bundled sample)",
     )
-    group = parser.add_argument_group("cost of the whole run, told if the steps are given")
+    group = parser.add_argument_group("cost of the whole run (optional)")
     for option, meaning in (
-        ("--small-steps", "steps that the small student was trained for"),
-        ("--main-steps", "steps that the grown one will be trained for"),
+        ("--small-steps", "training steps of the small student"),
+        ("--main-steps", "training steps planned for the grown student"),
         (
             "--teacher-sentences",
-            "sentences that the teacher reads once, the source sentences of a distillation set; "
-            "with --teacher",
+            "sentences that the teacher embeds: the source sentences of a distillation set; "
+            "requires --teacher",
         ),
     ):
         group.add_argument(option, type=non_negative_int, metavar="N", help=meaning)
     group.add_argument(
         "--teacher",
         metavar="FOLDER|hf://NAME",
-        help="sentence-transformers snapshot whose size tells what a sentence costs",
+        help="sentence-transformers snapshot, for the cost of embedding a sentence",
     )
     group.add_argument(
         "--batch-size",
         type=positive_int,
         default=Recipe.batch_size,
         metavar="PAIRS",
-        help="pairs a step",
+        help="pairs per step",
     )
     group.add_argument(
-        "--length", type=positive_int, default=32, metavar="TOKENS", help="tokens of a sentence"
+        "--length", type=positive_int, default=32, metavar="TOKENS", help="tokens per sentence"
     )
     parser.add_argument(
         "--report",
         type=Path,
         metavar="FOLDER",
-        help="also write report.html and report.json there: certificate and costs",
+        help="also write report.html and report.json with certificate and costs to this folder",
     )
     add_seed(parser)
     add_overwrite(parser)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Grows, and writes the student with its certificate."""
+    """Grows a student, and writes it with its certificate."""
     from kdkeras.files import refuse_existing
 
     output = arguments.output
@@ -137,18 +139,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from kdkeras.growth import grow
 
     student = load_student(arguments.student)
-    grown = grow(student, _plan(arguments), _probe(arguments.probe))
+    grown: Any = grow(student, _plan(arguments), _probe(arguments.probe))
+    growth = grown.certificate.to_dict()
     result = {
         "student": arguments.student,
         "output": str(output),
         "certificate": str(certificate),
-        **grown.certificate.to_dict(),
+        **growth,
     }
     if any(getattr(arguments, name) is not None for name in _COSTS):
         result["ledger"] = _ledger(student, grown, arguments).to_dict()
     with atomic_write(output) as file, atomic_write(certificate) as text:
         grown.save(file)
-        text.write_text(json.dumps(grown.certificate.to_dict(), indent=2) + "\n", encoding="utf-8")
+        text.write_text(json.dumps(growth, indent=2) + "\n", encoding="utf-8")
     if arguments.report is not None:
         from kdkeras.export import write_report
 
@@ -156,7 +159,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             write_report(
                 arguments.report,
                 title=output.stem,
-                growth=grown.certificate.to_dict(),
+                growth=growth,
                 ledger=result.get("ledger"),
             )
         )
@@ -189,7 +192,7 @@ def _require_both(arguments: argparse.Namespace) -> None:
     if (arguments.teacher is None) != (arguments.teacher_sentences is None):
         given = "--teacher" if arguments.teacher is not None else "--teacher-sentences"
         raise InputError(
-            f"What a teacher costs takes its size and what it reads. Received: {given} alone. "
+            f"--teacher and --teacher-sentences require each other. Received: {given} alone. "
             "Pass --teacher and --teacher-sentences, or neither."
         )
 
@@ -212,13 +215,13 @@ def _plan(arguments: argparse.Namespace) -> Any:
     vocabulary = load_vocabulary(arguments.vocabulary) if arguments.vocabulary else None
     if not sizes and vocabulary is None:
         raise InputError(
-            "There must be something to grow. Received: no size and no vocabulary. "
+            "There must be at least one size to grow. Received: no size and no vocabulary. "
             "Pass e.g. --layers 4."
         )
     method, aligned = arguments.method, arguments.align_tokens
     if aligned and vocabulary is None:
         raise InputError(
-            "New tokens need a vocabulary. Received: --align-tokens without --vocabulary. "
+            "--align-tokens requires --vocabulary. Received: --align-tokens without --vocabulary. "
             "Pass both, or neither."
         )
     return growth.GrowthPlan(
@@ -244,14 +247,14 @@ def _probe(path: Path | None) -> list[str]:
     sentences = [line for _, line in read_lines(path) if line.strip()]
     if not sentences:
         raise InputError(
-            f"A probe needs at least one sentence. Received: {path}, empty. Leave --probe out "
-            "for the bundled sample's."
+            f"--probe must contain at least one sentence. Received: {path}, empty. Omit it for the "
+            "bundled sample."
         )
     return sentences
 
 
 def show(result: dict[str, Any]) -> Iterator[Any]:
-    """Yields what grew, and what it costs."""
+    """Yields the growth of each size and its cost."""
     from kdkeras.cli.tables import table
 
     rows = [
@@ -266,10 +269,10 @@ def show(result: dict[str, Any]) -> Iterator[Any]:
     ]
     yield table(["cost", "before", "after"], costs)
     if ledger := result.get("ledger"):
-        parts = [*ledger["postings"], {"name": "all", "flops": ledger["total"]}]
+        parts = [*ledger["postings"], {"name": "total", "flops": ledger["total"]}]
         rows = [[p["name"], f"{p['flops']:.3e}"] for p in parts]
         yield table(["part of the run", "FLOPs"], rows)
-    kept = "kept" if result["keeps_function"] else "NOT kept"
+    kept = "preserved" if result["keeps_function"] else "NOT preserved"
     yield (
         f"Function {kept}: largest error {result['maximum_error']:.1e} on {result['probe_size']} "
         f"{result['probe']}: {result['output']} (certificate: {result['certificate']})"

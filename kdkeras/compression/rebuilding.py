@@ -1,17 +1,16 @@
-"""A student of other sizes, from the weights of one that exists."""
+"""A student with other sizes that keeps the weights that still fit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kdkeras.errors import InputError
 from kdkeras.students import Student
 
 if TYPE_CHECKING:
     from kdkeras.data.vocabulary import Vocabulary
 
-__all__ = ["resized", "vocabulary_of"]
+__all__ = ["resized"]
 
 
 def resized(
@@ -21,33 +20,17 @@ def resized(
     own: Sequence[str] = (),
     **changes: Any,
 ) -> Student:
-    """Makes a student with some arguments changed, and copies what still fits.
+    """Clones a student with other sizes, and copies the weights of unchanged layers.
 
     Args:
-        student: The student; it stays as it is.
-        vocabulary: Another vocabulary; None for the student's.
-        own: Names of layers that the caller sets.
+        student: The student. It is not modified.
+        vocabulary: Another vocabulary. None for the student's.
+        own: Names of layers whose weights are not copied; the caller sets them.
         **changes: Constructor arguments that differ.
     """
-    copy = type(student)(
-        **{**student.get_config(), **changes}, vocabulary=vocabulary or student.vocabulary
-    )
+    copy = student.clone(vocabulary=vocabulary, copy_weights=False, **changes)
     theirs = {layer.name: layer for layer in copy.layers}
     for layer in student.layers:
         if layer.name not in own and layer.weights:
             theirs[layer.name].set_weights(layer.get_weights())
     return copy
-
-
-def vocabulary_of(student: Student) -> Vocabulary:
-    """Returns the student's vocabulary.
-
-    Raises:
-        InputError: If it has none.
-    """
-    if student.vocabulary is None:
-        raise InputError(
-            "Tokens are counted in the student's vocabulary. Received: a student without one. "
-            "Create it with vocabulary=...."
-        )
-    return student.vocabulary

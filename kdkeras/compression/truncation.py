@@ -1,4 +1,4 @@
-"""A student whose embeddings are the first components of another's."""
+"""A student whose embeddings are the first components of another student's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ __all__ = ["truncate"]
 
 
 def truncate(student: Student, dim: int, rotation: np.ndarray | None = None) -> Student:
-    """Cuts a finished student's embeddings to their first components.
+    """Truncates a student's embeddings to their first components.
 
-    Columns of the last Dense go, so that the cut costs nothing at run time; unit
-    norm, where the student has it, follows the cut. Without `rotation` it gives what
-    `student.encode(texts, dim=dim)` gives.
+    Columns of the projection are removed, so truncation adds no cost at inference. If the
+    student normalizes its embeddings, the truncated embeddings are normalized as well.
+    Without `rotation` the result gives the same embeddings as
+    `student.encode(texts, dim=dim)`.
 
     Formula:
 
@@ -27,22 +28,23 @@ def truncate(student: Student, dim: int, rotation: np.ndarray | None = None) -> 
     new_kernel = kernel @ rotation[:, :dim];  new_bias = bias @ rotation[:, :dim]
     ```
 
-    A student trained with `Matryoshka` is meant to be cut. Another one says as much
-    in its last components as in its first, unless it is turned before:
-    `rotation=principal_axes(student.encode(texts))`. The result is then comparable
-    with a teacher's vectors `teacher @ rotation[:, :dim]`, not with the teacher's own.
+    A student trained with `Matryoshka` is meant to be truncated. In any other student all
+    components are equally informative on average, so rotate it first:
+    `rotation=principal_axes(student.encode(texts))`. The embeddings are then comparable
+    with `teacher @ rotation[:, :dim]`, not with the teacher's own embeddings.
 
     Args:
-        student: The student; it stays as it is.
-        dim: Components to keep, from 1 to `output_dim`.
-        rotation: Orthonormal `(output_dim, output_dim)`; None (the default) for none.
+        student: The student. It is not modified.
+        dim: Number of components to keep, from 1 to `output_dim`.
+        rotation: Orthonormal matrix, `(output_dim, output_dim)`. None (the default) for
+            no rotation.
 
     Returns:
-        A student of its own.
+        A new student.
 
     Raises:
-        InputError: If `dim` is out of its range, the rotation does not fit, or the
-            projection is a product of two kernels.
+        InputError: If `dim` is out of range, `rotation` is not an orthonormal matrix of
+            the student's width, or the projection is stored as a product.
 
     References:
         Kusupati et al. (2022), arXiv:2205.13147.
@@ -51,11 +53,11 @@ def truncate(student: Student, dim: int, rotation: np.ndarray | None = None) -> 
     if not 1 <= dim <= width:
         raise InputError(
             f"`dim` must be between 1 and {width}, the student's width. Received: dim={dim}. "
-            "Use a width that was trained."
+            "Use a width that the student was trained for."
         )
     columns = _checked_rotation(rotation, width)[:, :dim]
     changes: dict[str, Any] = {"output_dim": int(dim)}
-    if student.projection is None:  # The mean of the tokens was the embedding.
+    if student.projection is None:  # The embedding is the mean of the tokens.
         kernel, bias = np.eye(width), np.zeros(width)
         changes["project"] = True
     else:
@@ -70,7 +72,7 @@ def _checked_rotation(rotation: np.ndarray | None, width: int) -> np.ndarray:
     if rotation is None:
         return np.eye(width)
     axes = np.asarray(rotation, np.float64)
-    # Not above: NaN is no rotation either.
+    # Written as `not ... < ...` so that NaN is refused.
     if axes.shape != (width, width) or not np.abs(axes.T @ axes - np.eye(width)).max() < 1e-3:
         raise InputError(
             f"`rotation` must be an orthonormal matrix of the student's width, {width}. Received: "

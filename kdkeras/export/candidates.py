@@ -11,8 +11,7 @@ import numpy as np
 
 from kdkeras.compression import factorize_table, truncate
 from kdkeras.compression.factorization import largest_rank
-from kdkeras.compression.pruning import choose_tokens, with_tokens
-from kdkeras.compression.rebuilding import vocabulary_of
+from kdkeras.compression.pruning import choose_tokens, vocabulary_of, with_tokens
 from kdkeras.data import Vocabulary
 from kdkeras.errors import InputError
 from kdkeras.export.formats import ExportFormat

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kdkeras.compression import token_counts
-from kdkeras.compression.rebuilding import vocabulary_of
+from kdkeras.compression.pruning import vocabulary_of
 from kdkeras.data.vocabularies import sample_sentences
 from kdkeras.errors import InputError
 from kdkeras.evaluation.metrics import retrieval_accuracy

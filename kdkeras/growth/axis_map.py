@@ -13,41 +13,41 @@ from kdkeras.errors import InputError
 __all__ = ["ELEMENTWISE", "LINEAR", "NORMALIZED", "ROWS", "AxisMap"]
 
 LINEAR = "linear"
-"""Nothing stands between what writes the axis and what reads it."""
+"""No function is applied between the weights that write the axis and those that read it."""
 ELEMENTWISE = "elementwise"
-"""A function of each unit (or head) alone, 0 where the unit is 0."""
+"""A function with `f(0) = 0` is applied to each unit (or head) separately."""
 NORMALIZED = "normalized"
-"""A layer norm over all units."""
+"""A layer norm is applied over all units."""
 ROWS = "rows"
-"""The rows of a table, looked up one by one."""
+"""The axis is the rows of a lookup table."""
 
 _EXACT = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AxisMap:
-    """Expands an axis of `d` units to `d'`, and contracts it again.
+    """Expands an axis from `d` to `d'` units, and contracts it again.
 
     Formula, for row vectors `x` on the axis:
 
     ```
-    x' = x @ E            what writes the axis:  W' = W @ E, b' = b @ E
-    x  = x' @ F           what reads it:         W' = F @ W
+    x' = x @ E            weights that write the axis:  W' = W @ E, b' = b @ E
+    x  = x' @ F           weights that read it:         W' = F @ W
     E @ F = I
     ```
 
-    Maps compose: `a.then(b)` has `E = E_a E_b` and `F = F_b F_a`, so that a
-    weight grown many times is `F_k ... F_1 W E_1 ... E_k`.
+    Maps compose: `a.then(b)` has `E = E_a E_b` and `F = F_b F_a`, so a weight that grew
+    `k` times is `F_k ... F_1 W E_1 ... E_k`.
 
-    Gradients go the other way round, since `x' = x E` and `x = x' F` give
-    `dL/dx' = (dL/dx) F^T`: what writes the axis has the gradient `G @ F^T`,
-    what reads it `E^T @ G`.
+    Gradients transform with the transposes, since `x' = x E` and `x = x' F` imply
+    `dL/dx' = (dL/dx) F^T`: the gradient `G` of a weight that writes the axis becomes
+    `G @ F^T`, that of a weight that reads it `E^T @ G`.
 
     Args:
         expand: `E`, `(d, d')`, dense or sparse.
         contract: `F`, `(d', d)`, dense or sparse.
-        exact: Whether `E F = I` is required. A vocabulary that lacks old
-            tokens has no such pair, and keeps nothing.
+        exact: Whether `E F = I` is required. False for a vocabulary that lacks old
+            tokens, which has no such pair and does not preserve the function.
 
     Raises:
         InputError: If the shapes do not fit or `E F` is not the identity.
@@ -63,7 +63,7 @@ class AxisMap:
         small, large = self.expand.shape
         if self.contract.shape != (large, small):
             raise InputError(
-                "`contract` must have the shape of `expand` turned round. Received: expand "
+                "`contract` must have the transposed shape of `expand`. Received: expand "
                 f"{self.expand.shape}, contract {self.contract.shape}. Use ({large}, {small})."
             )
         if not self.exact:
@@ -72,34 +72,34 @@ class AxisMap:
         if error > _EXACT:
             raise InputError(
                 "`expand @ contract` must be the identity. "
-                f"Received: matrices that differ from it by {error:.1e}. "
-                "Divide what reads a copied unit by the number of its copies."
+                f"Received: matrices whose product differs from it by {error:.1e}. "
+                "Divide the rows of `contract` by the number of copies of their unit."
             )
 
     @classmethod
     def identity(cls, size: int) -> AxisMap:
-        """Returns the map that leaves `size` units as they are."""
+        """Returns the map that leaves `size` units unchanged."""
         return cls(expand=sparse.eye_array(size), contract=sparse.eye_array(size))
 
     @property
     def size(self) -> int:
-        """Units before."""
+        """Number of units before growth."""
         return int(self.expand.shape[0])
 
     @property
     def new_size(self) -> int:
-        """Units after."""
+        """Number of units after growth."""
         return int(self.expand.shape[1])
 
     def then(self, second: AxisMap) -> AxisMap:
         """Returns this map followed by another.
 
         Raises:
-            InputError: If the second does not start at the size that this one ends at.
+            InputError: If the size of the second map is not the new size of this one.
         """
         if second.size != self.new_size:
             raise InputError(
-                "The second map must start where the first ends. Received: "
+                "The second map must start at the size where the first ends. Received: "
                 f"{self.size} to {self.new_size}, then {second.size} to {second.new_size}. "
                 f"Use a second map from {self.new_size}."
             )
@@ -110,9 +110,9 @@ class AxisMap:
         )
 
     def turned(self, scale: float = 1.0) -> AxisMap:
-        """Returns `(scale * F^T, E^T / scale)`, the map of what is multiplied with this axis.
+        """Returns `(scale * F^T, E^T / scale)`, the map of the other factor of a dot product.
 
-        If queries are written by `E`, keys by `F^T`, then `q' k'^T = q E F k^T = q k^T`.
+        With queries written by `E` and keys by `F^T`, `q' k'^T = q E F k^T = q k^T`.
         """
         return AxisMap(expand=scale * self.contract.T, contract=self.expand.T / scale)
 
@@ -121,13 +121,13 @@ class AxisMap:
         return AxisMap(expand=scale * self.expand, contract=self.contract / scale)
 
     def keeps(self, kind: str) -> bool:
-        """Whether `f(x E) F = f(x)` for what stands between writers and readers.
+        """Returns whether `f(x E) F = f(x)` for the function `f` on the axis.
 
         Args:
-            kind: `LINEAR`: always. `ELEMENTWISE`: every new unit is a copy of
-                one unit, or 0. `NORMALIZED`: every unit has equally many
-                copies, and there is nothing else (mean and variance stay).
-                `ROWS`: every old row has one place.
+            kind: `LINEAR`: always true. `ELEMENTWISE`: true if every new unit is a copy
+                of one unit, or 0. `NORMALIZED`: true if all units have the same number
+                of copies and there are no other new units, so that mean and variance
+                are unchanged. `ROWS`: true if every old row occurs exactly once.
         """
         if not self.exact or kind == LINEAR:
             return self.exact

@@ -6,71 +6,39 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kdkeras.errors import InputError
-from kdkeras.growth.operator import Operator
+from kdkeras.growth.operators import DepthOperator, NewLayer
 
-__all__ = [
-    "DepthOperator",
-    "IdentityBlocks",
-    "Interleaving",
-    "MaskedLayers",
-    "NewLayer",
-    "Stacking",
-]
-
-
-@dataclass(frozen=True)
-class NewLayer:
-    """Where a layer of the grown model comes from.
-
-    Attributes:
-        source: The layer whose weights it takes, from 0; None for random ones.
-        identity: Whether it changes nothing at first.
-        masked: Whether it is under a mask, and counts nothing at first.
-    """
-
-    source: int | None
-    identity: bool = False
-    masked: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class DepthOperator(Operator):
-    """Base class of the operators on the number of layers."""
-
-    keeps_function: ClassVar[bool] = False
-
-    def layers(self, num_layers: int, new_num_layers: int) -> list[NewLayer]:
-        """Returns where each of the new layers comes from, the first one first."""
-        raise NotImplementedError(f"{self.name} must implement `layers`.")
+__all__ = ["IdentityBlocks", "Interleaving", "MaskedLayers", "Stacking"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityBlocks(DepthOperator):
-    """New layers give at first what they receive.
+    """New layers return their input at first.
 
-    Formula, for layers normalised after each half (BERT): `y = LN(u) * g + b`
-    is what the layer below gives. It is made to give `LN(u)`, and the new
-    layer's last norm gets `g` and `b`; its output kernels and biases are 0,
-    its other norm has 1 and 0:
+    Formula, for layers that are normalized after each half (BERT), with
+    `y = LN(u) * g + b` the output of the layer below: the last norm of the layer below
+    gets scale 1 and shift 0, so it returns `LN(u)`; the last norm of the new layer gets
+    `g` and `b`; the output kernels and biases of the new layer are 0, and its other norm
+    has scale 1 and shift 0:
 
     ```
     LN(LN(LN(u) + 0) + 0) * g + b = y,   since LN(LN(u)) = LN(u)
     ```
 
-    The new layer's queries, keys, values and feed-forward units are copies of
-    the layer's below, so that its outputs have a gradient from the first step.
-    Keeps the function. Setting the outputs to 0 alone does not, since
-    `LN(y) != y`.
+    The queries, keys, values and feed-forward units of the new layer are copies of those
+    of the layer below, so that its output kernels have a gradient from the first step.
+    Preserves the function. Output kernels of 0 alone would not, because `LN(y) != y`.
 
     Args:
-        where: `"top"`, or `"spread"`: after each layer alike.
+        where: `"top"` (default) to add all layers above the old ones, `"spread"` to
+            distribute them evenly between the old ones.
 
     Raises:
         InputError: If `where` is unknown.
 
     References:
-        Chen, Goodfellow, Shlens (2015), arXiv:1511.05641, section 2.3, for
-        identity layers; the norms' exchange is ours.
+        Chen, Goodfellow, Shlens (2015), arXiv:1511.05641, section 2.3, for identity
+        layers. The exchange of the norms is an addition of kdkeras.
     """
 
     keeps_function: ClassVar[bool] = True
@@ -84,7 +52,7 @@ class IdentityBlocks(DepthOperator):
             )
 
     def layers(self, num_layers: int, new_num_layers: int) -> list[NewLayer]:
-        """Returns the old layers and the identities between or above them."""
+        """Returns the old layers, and identity layers between or above them."""
         if num_layers == 0:
             return [NewLayer(None, identity=True)] * new_num_layers
         if self.where == "top":
@@ -100,15 +68,16 @@ class IdentityBlocks(DepthOperator):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLayers(DepthOperator):
-    """New layers are faded in by a mask `m` that goes from 0 to 1 in training.
+    """New layers are faded in by a mask `m` that moves from 0 to 1 in training.
 
-    Formula, for a new layer, a copy of the topmost old one:
+    Formula, for a new layer, which is a copy of the topmost old layer:
 
     ```
     y' = y + m * (layer(y) - y)
     ```
 
-    Keeps the function at `m = 0`; at 1 the layer is a plain one (see `MaskedGrowth`).
+    Preserves the function at `m = 0`. At `m = 1` the layer is a plain one (see
+    `MaskedGrowth`).
 
     References:
         Yao et al. (2023), Masked Structural Growth, arXiv:2305.02869.
@@ -117,8 +86,8 @@ class MaskedLayers(DepthOperator):
     keeps_function: ClassVar[bool] = True
 
     def layers(self, num_layers: int, new_num_layers: int) -> list[NewLayer]:
-        """Returns the old layers and masked ones above them."""
-        _refuse_none(num_layers)
+        """Returns the old layers, and masked layers above them."""
+        _require_layers(num_layers)
         return [
             NewLayer(min(layer, num_layers - 1), masked=layer >= num_layers)
             for layer in range(new_num_layers)
@@ -127,9 +96,9 @@ class MaskedLayers(DepthOperator):
 
 @dataclass(frozen=True, kw_only=True)
 class Stacking(DepthOperator):
-    """The whole stack is put on top of itself: `W'_l = W_(l mod L)`.
+    """The whole stack of layers is repeated: `W'_l = W_(l mod L)`.
 
-    Does not keep the function.
+    Does not preserve the function.
 
     References:
         Gong et al. (2019), StackBERT (ICML 2019); Du et al. (2024), G_stack,
@@ -137,8 +106,8 @@ class Stacking(DepthOperator):
     """
 
     def layers(self, num_layers: int, new_num_layers: int) -> list[NewLayer]:
-        """Returns the old layers, again and again."""
-        _refuse_none(num_layers)
+        """Returns the old layers in order, repeated."""
+        _require_layers(num_layers)
         return [NewLayer(layer % num_layers) for layer in range(new_num_layers)]
 
 
@@ -146,22 +115,22 @@ class Stacking(DepthOperator):
 class Interleaving(DepthOperator):
     """Each layer is followed by copies of itself: `W'_l = W_floor(l L / L')`.
 
-    Does not keep the function.
+    Does not preserve the function.
 
     References:
-        Chang et al. (2018), arXiv:1710.10348; compared with stacking by Du et
-        al. (2024), arXiv:2405.15319.
+        Chang et al. (2018), arXiv:1710.10348; compared with stacking by Du et al. (2024),
+        arXiv:2405.15319.
     """
 
     def layers(self, num_layers: int, new_num_layers: int) -> list[NewLayer]:
-        """Returns each old layer as often as its turn comes."""
-        _refuse_none(num_layers)
+        """Returns the old layers, each followed by its copies."""
+        _require_layers(num_layers)
         return [NewLayer(layer * num_layers // new_num_layers) for layer in range(new_num_layers)]
 
 
-def _refuse_none(num_layers: int) -> None:
+def _require_layers(num_layers: int) -> None:
     if num_layers < 1:
         raise InputError(
-            "Layers can be copied from a model that has some. Received: a model of 0 layers. "
-            "Use depth=IdentityBlocks()."
+            "Layers can only be copied from a model that has layers. Received: a model of 0 "
+            "layers. Use depth=IdentityBlocks()."
         )

@@ -1,4 +1,4 @@
-"""The generic loop: every weight through the maps of its axes, then the layers."""
+"""Applying the maps of the axes to every weight, and placing the layers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kdkeras.growth.axes import ModelAxes, Pieces, Side
+from kdkeras.growth.axes import ModelAxes, Pieces, Side, Values
 from kdkeras.growth.axis_map import AxisMap
-from kdkeras.growth.depth import NewLayer
+from kdkeras.growth.operators import NewLayer
 
 __all__ = [
     "FIRST_MOMENT",
@@ -25,8 +25,6 @@ WEIGHT, FIRST_MOMENT, SECOND_MOMENT = "weight", "first_moment", "second_moment"
 
 Maps = Mapping[tuple[str, str], AxisMap]
 """The map of each axis and role."""
-Values = dict[str, np.ndarray]
-"""Arrays by path, float64."""
 
 
 def widen(
@@ -39,12 +37,12 @@ def widen(
     """Applies the maps to every array.
 
     Args:
-        values: Weights, or what an optimizer keeps of them.
-        axes: Which array uses which axis.
-        maps: The maps of the axes that grow.
-        from_above: Axes whose new units come from the layer above.
-        kind: `WEIGHT` (`F W E`), `FIRST_MOMENT` (like a gradient, `E^T G F^T`)
-            or `SECOND_MOMENT` (that with every factor squared).
+        values: Weights, or moments of an optimizer, by path.
+        axes: The axes of each array.
+        maps: The map of each axis and role.
+        from_above: Axes whose new units are copied from the layer above.
+        kind: `WEIGHT` (`F W E`), `FIRST_MOMENT` (as a gradient, `E^T G F^T`) or
+            `SECOND_MOMENT` (the same with the elements of `E` and `F` squared).
     """
     grown = {}
     for path, array in values.items():
@@ -57,7 +55,7 @@ def widen(
 
 
 def _description(path: str, axes: ModelAxes) -> tuple[Pieces, str]:
-    """The dimensions of a weight, and the path of the same weight one layer above."""
+    """Returns the dimensions of a weight, and the path of the same weight one layer above."""
     if path in axes.weights:
         return axes.weights[path], ""
     stack, number, name = path.split(".", 2)
@@ -65,22 +63,22 @@ def _description(path: str, axes: ModelAxes) -> tuple[Pieces, str]:
 
 
 def _matrix(pair: AxisMap, reads: bool, kind: str) -> Any:
-    """What is multiplied from the left along a dimension, `(d', d)`."""
+    """Returns the matrix that multiplies a dimension from the left, `(d', d)`."""
     matrix = pair.contract if reads == (kind == WEIGHT) else pair.expand.T
     return matrix.power(2) if kind == SECOND_MOMENT else matrix
 
 
 def widening_flops(values: Values, axes: ModelAxes, maps: Maps) -> int:
-    """Counts the operations of `widen`: two for each number of `E` or `F` that is not 0.
+    """Counts the FLOPs of `widen`: two per non-zero element of `E` or `F` and vector.
 
-    Axes that do not grow cost nothing.
+    Axes that do not grow are not counted.
     """
     total = 0
     for path, array in values.items():
         pieces, _ = _description(path, axes)
         for part, piece in zip(np.split(array, len(pieces), axis=-1), pieces, strict=True):
             pairs = [(side, maps[side.axis, side.role]) for side in piece if side]
-            # The numbers along every axis; others are carried along.
+            # Number of elements, which grows with each axis.
             size = part.size
             for side, pair in pairs:
                 if pair.new_size != pair.size:
@@ -100,7 +98,7 @@ def _apply_piece(
 ) -> np.ndarray:
     sides = [maps[side.axis, side.role] if side else None for side in piece]
     known = [pair.size if pair else -1 for pair in sides]
-    # Axes that a dimension is made of, the first one slowest: heads, then head size.
+    # A dimension may consist of several axes, the first one slowest: heads, then head size.
     grown = array.reshape(known)
     for dimension, (side, pair) in enumerate(zip(piece, sides, strict=True)):
         if side is not None and pair is not None:
@@ -117,9 +115,9 @@ def _along(array: np.ndarray, dimension: int, matrix: Any) -> np.ndarray:
 def merged_shape(
     ndim: int, piece: tuple[Side | None, ...], shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Returns the shape as the weight has it.
+    """Returns the shape of the weight.
 
-    Where it has fewer dimensions than axes, neighbours on the same side are one.
+    If it has fewer dimensions than axes, neighboring axes on the same side share one.
     """
     if ndim == len(piece):
         return shape
@@ -132,7 +130,7 @@ def merged_shape(
 def _is_new(
     pieces: Pieces, maps: Maps, from_above: Collection[str], grown: np.ndarray
 ) -> np.ndarray:
-    """Which columns belong to a unit that the old model has not."""
+    """Returns which columns belong to a unit that the old model does not have, bool."""
     columns = []
     for piece in pieces:
         new = np.zeros(1, bool)
@@ -143,7 +141,7 @@ def _is_new(
                 new = (new[:, None] | late[None, :]).ravel()
         columns.append(new)
     written = np.concatenate(columns)
-    # Heads and their units may be two dimensions.
+    # Heads and their units may be separate dimensions.
     rows = np.broadcast_to(written, (grown.size // written.size, written.size))
     return rows.reshape(grown.shape)
 
@@ -151,14 +149,14 @@ def _is_new(
 def deepen(
     values: Values, axes: ModelAxes, layers: list[NewLayer], fresh: Values, kind: str = WEIGHT
 ) -> Values:
-    """Puts the layers in their places, and makes identities of those that shall be.
+    """Copies the layers to their places, and turns new ones into identities if requested.
 
     Args:
-        values: Arrays of the wide model.
-        axes: Names of the layers' parts.
-        layers: Where each new layer comes from.
-        fresh: Arrays for layers that come from nowhere.
-        kind: As for `widen`; what an optimizer keeps of a new layer is 0.
+        values: Arrays of the widened model, by path.
+        axes: The axes of the model.
+        layers: The origin of each layer of the grown model.
+        fresh: Arrays for layers without an origin, by path.
+        kind: As for `widen`. The moments of a new layer are 0.
     """
     grown = {path: values[path] for path in axes.weights if path in values}
     for stack in axes.stacks:
@@ -169,7 +167,7 @@ def deepen(
             place = number if layer.source is None else layer.source
             for name in axes.layer_weights:
                 path = f"{stack}.{place}.{name}"
-                if path in source:  # Not every stack has every part.
+                if path in source:  # Some parts are in some stacks only.
                     gone = layer.masked and kind != WEIGHT
                     grown[prefix + name] = np.zeros_like(source[path]) if gone else source[path]
             last = prefix + axes.last_norm

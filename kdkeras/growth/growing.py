@@ -10,39 +10,36 @@ import numpy as np
 
 from kdkeras.data import Vocabulary
 from kdkeras.errors import InputError
-from kdkeras.growth.axes import EMBEDDING, HEADS, HIDDEN, LAYERS, ModelAxes
-from kdkeras.growth.backbone_probe import backbone_probe
-from kdkeras.growth.certificate import (
-    Step,
-    probe_batch,
-)
-from kdkeras.growth.certifying import certify, with_certificate
-from kdkeras.growth.depth import IdentityBlocks, NewLayer
-from kdkeras.growth.described import describe, is_backbone
-from kdkeras.growth.expand import Values, deepen, widen
-from kdkeras.growth.larger import (
+from kdkeras.growth.axes import (
+    LAYERS,
+    STATIC,
+    TRANSFORMER,
+    ModelAxes,
+    Values,
     assign_values,
+    describe,
+    is_backbone,
+    model_values,
+)
+from kdkeras.growth.comparison import certify_growth, growth_probe
+from kdkeras.growth.expand import deepen, widen
+from kdkeras.growth.larger import (
     larger_backbone,
     larger_static,
     larger_transformer,
-    model_values,
     old_values,
     refuse_unfinished,
-    static_config,
 )
-from kdkeras.growth.maps import Width
+from kdkeras.growth.layers_on_table import layers_on_table
 from kdkeras.growth.masks import fill_masked
+from kdkeras.growth.operators import NewLayer
 from kdkeras.growth.plan import GrowthPlan
-from kdkeras.growth.sizes import check_names, transformer_sizes
-from kdkeras.growth.student_axes import TRANSFORMER
-from kdkeras.growth.table import transformer_values
+from kdkeras.growth.resolved_plan import ResolvedPlan, check_names
 from kdkeras.students import StaticStudent, Student, TransformerStudent
+from kdkeras.students.certificate import Step
+from kdkeras.students.comparison import with_certificate
 
 __all__ = ["grow", "new_layers"]
-
-
-# As BERT's layers are drawn.
-_SPREAD = 0.02
 
 Grown = TypeVar("Grown", bound=keras.Model)
 
@@ -64,33 +61,34 @@ def grow(
 def grow(
     model: Any, plan: GrowthPlan, probe: Any = None, vocabulary: Vocabulary | None = None
 ) -> Any:
-    """Makes a larger model out of a trained one.
+    """Makes a larger model from a trained one.
 
-    Every weight of the new model is a product with the old one in the
-    middle, `F_k ... F_1 W E_1 ... E_k`. The old model stays as it is.
+    Every weight of the new model is a product around the old weight,
+    `F_k ... F_1 W E_1 ... E_k`. The old model is not modified.
 
     Args:
-        model: A `StaticStudent`, a `TransformerStudent`, or a
-            `keras_hub.models` backbone: `BertBackbone`, `DistilBertBackbone`,
-            `RobertaBackbone`, `XLMRobertaBackbone`, `T5Backbone`. The outputs
-            of a grown backbone are as wide as it is: the old ones times `E` of
-            the hidden axis, which keeps every cosine where it copies all units
-            alike. (A head that is tied to the table of T5, which divides by
-            the root of the width, must be divided by the root of the growth.)
-        plan: What it grows to.
-        probe: What the two are compared on: texts (real ones, some hundred),
-            or `{"token_ids", "padding_mask"}`, for a backbone its inputs by
-            name; random token ids if None.
-        vocabulary: The old vocabulary of a backbone, which holds none; where
-            the plan has a new one.
+        model: A `StaticStudent`, a `TransformerStudent`, or one of the `keras_hub.models`
+            backbones `BertBackbone`, `DistilBertBackbone`, `RobertaBackbone`,
+            `XLMRobertaBackbone`, `T5Backbone`. The outputs of a grown backbone have its
+            new hidden width: they are the old outputs times `E` of the hidden axis, which
+            preserves every cosine if all units are copied equally often. (The logits of a
+            head that is tied to the token table change by a constant factor.)
+        plan: The new sizes and the operators.
+        probe: The inputs that the two models are compared on: a few hundred real texts, or
+            `{"token_ids": (N, L), "padding_mask": (N, L)}`; for a backbone its inputs by
+            name. Default: random token ids.
+        vocabulary: The old vocabulary of a backbone, which does not store it. Required
+            only if the plan has a new vocabulary.
 
     Returns:
-        A model of its own, whose `certificate` says what was kept.
+        A new model of the same kind (a static student that gets layers becomes a
+        `TransformerStudent`). Its `certificate` attribute, a
+        `kdkeras.students.Certificate`, describes what was preserved and what the new
+        model costs.
 
     Raises:
-        InputError: If the plan does not fit the model, asks for impossible
-            sizes or smaller ones, or says that it keeps the function and does
-            not; then nothing is returned.
+        InputError: If the plan does not fit the model, a size is impossible or smaller
+            than before, or the plan has `keeps_function=True` and the function changed.
 
     Example:
     >>> from kdkeras.students import TransformerStudent
@@ -102,57 +100,58 @@ def grow(
     axes = describe(model)
     refuse_unfinished(model)
     check_names(model, plan)
-    batch, source = (backbone_probe if is_backbone(model) else probe_batch)(model, probe)
-    width = Width.of(model, axes, plan, vocabulary)
+    inputs = growth_probe(model, probe)
+    resolved = ResolvedPlan.of(model, axes, plan, vocabulary)
     old = old_values(model)
     if isinstance(model, StaticStudent):
-        grown, steps = _grow_static(model, plan, width, old)
+        grown, steps = _grow_static(model, plan, resolved, old)
     elif is_backbone(model):
-        grown, steps = _grow_backbone(model, axes, plan, width, old)
+        grown, steps = _grow_backbone(model, axes, plan, resolved, old)
     else:
-        grown, steps = _grow_transformer(model, plan, width, old)
-    certificate = certify(model, grown, plan, width, steps, (batch, source, probe))
+        grown, steps = _grow_transformer(model, plan, resolved, old)
+    certificate = certify_growth((model, grown), plan, resolved, steps, inputs, probe)
     if plan.keeps_function and not certificate.keeps_function:
         raise InputError(
-            "The plan says that it keeps the function, and it does not. Received: an error of "
-            f"{certificate.maximum_error:.1e}, more than {certificate.tolerance:.1e}. "
-            "Grow in float32, raise tolerance=..., or use keeps_function=False."
+            "With keeps_function=True, the grown model must give the same embeddings. Received: "
+            f"an error of {certificate.maximum_error:.1e}, above {certificate.tolerance:.1e}. "
+            "Grow in float32, increase tolerance=..., or use keeps_function=False."
         )
     return with_certificate(grown, certificate)
 
 
 def _grow_transformer(
-    model: TransformerStudent, plan: GrowthPlan, width: Width, old: Values
+    model: TransformerStudent, plan: GrowthPlan, resolved: ResolvedPlan, old: Values
 ) -> tuple[TransformerStudent, tuple[Step, ...]]:
     layers, steps = new_layers(model.num_layers, plan)
     masked = [number for number, layer in enumerate(layers) if layer.masked]
-    grown, old = larger_transformer(model, plan, width, old, masked)
-    wide = widen(old, TRANSFORMER, width.maps, width.from_above)
-    wide = fill_masked(wide, old, TRANSFORMER, width, plan)
+    grown, old = larger_transformer(model, plan, resolved, old, masked)
+    wide = widen(old, TRANSFORMER, resolved.maps, resolved.from_above)
+    wide = fill_masked(wide, old, TRANSFORMER, resolved, plan)
     assign_values(grown, deepen(wide, TRANSFORMER, layers, model_values(grown)))
-    return grown, (*width.steps, *steps)
+    return grown, (*resolved.steps, *steps)
 
 
 def _grow_backbone(
-    model: Any, axes: ModelAxes, plan: GrowthPlan, width: Width, old: Values
+    model: Any, axes: ModelAxes, plan: GrowthPlan, resolved: ResolvedPlan, old: Values
 ) -> tuple[Any, tuple[Step, ...]]:
     layers, steps = new_layers(model.num_layers, plan)
     if any(layer.masked for layer in layers):
         raise InputError(
-            "Masks are part of kdkeras' own students. Received: depth=MaskedLayers() for a "
-            "backbone of Keras Hub. Use IdentityBlocks()."
+            "Masks are only supported by kdkeras students. Received: depth=MaskedLayers() for a "
+            "KerasHub backbone. Use IdentityBlocks()."
         )
-    grown = larger_backbone(model, width, len(layers))
-    wide = widen(old, axes, width.maps, width.from_above)
+    grown = larger_backbone(model, resolved, len(layers))
+    wide = widen(old, axes, resolved.maps, resolved.from_above)
     assign_values(grown, deepen(wide, axes, layers, {}))
-    return grown, (*width.steps, *steps)
+    return grown, (*resolved.steps, *steps)
 
 
 def new_layers(num_layers: int, plan: GrowthPlan) -> tuple[list[NewLayer], tuple[Step, ...]]:
-    """Returns where each layer comes from, and what that does.
+    """Returns the origin of each layer of the grown model, and the operator's entry.
 
     Raises:
-        InputError: If the plan says that it keeps the function and layers do not.
+        InputError: If the operator changes the function although the plan requires that
+            it is preserved.
     """
     new = plan.sizes.get(LAYERS, num_layers)
     if new == num_layers:
@@ -160,8 +159,8 @@ def new_layers(num_layers: int, plan: GrowthPlan) -> tuple[list[NewLayer], tuple
     depth = plan.depth
     if plan.keeps_function and not depth.keeps_function:
         raise InputError(
-            f"The plan says that it keeps the function. Received: depth={depth.name}(), which "
-            "does not keep it. Use IdentityBlocks(), or keeps_function=False."
+            "With keeps_function=True, every operator must preserve the function. Received: "
+            f"depth={depth.name}(). Use IdentityBlocks(), or keeps_function=False."
         )
     step = Step(
         size=LAYERS,
@@ -174,62 +173,26 @@ def new_layers(num_layers: int, plan: GrowthPlan) -> tuple[list[NewLayer], tuple
 
 
 def _grow_static(
-    model: StaticStudent, plan: GrowthPlan, width: Width, old: Values
+    model: StaticStudent, plan: GrowthPlan, resolved: ResolvedPlan, old: Values
 ) -> tuple[Student, tuple[Step, ...]]:
-    axes = describe(model)
-    if width.masked:
+    if resolved.masked:
         raise InputError(
-            "Masks belong to Transformers. Received: MaskedGrowth for the table of a static "
-            "student. Use ZeroPadding(), which keeps the function at any size."
+            "Masks are only supported by Transformers. Received: MaskedGrowth for the table of a "
+            "static student. Use ZeroPadding(), which preserves the function at any size."
         )
-    values = widen(old, axes, width.maps)
-    if width.rows is not None:
-        # A row counts with its token's weight, and pieces are added up so.
+    values = widen(old, STATIC, resolved.maps)
+    if resolved.rows is not None:
+        # The pieces of a new token are summed with their token weights.
         weighted = np.exp(old["token_weight.table"]) * old["token_embedding.table"]
-        rows = widen({"token_embedding.table": weighted}, axes, width.maps)
+        rows = widen({"token_embedding.table": weighted}, STATIC, resolved.maps)
         values["token_embedding.table"] = np.where(
-            width.rows.composed[:, None],
+            resolved.rows.composed[:, None],
             rows["token_embedding.table"] / np.exp(values["token_weight.table"]),
             values["token_embedding.table"],
         )
     if LAYERS in plan.sizes:
-        return _put_layers_on(model, plan, width, values)
-    grown = larger_static(model, plan, width)
+        layered, step = layers_on_table(model, plan, resolved, values)
+        return layered, (*resolved.steps, step)
+    grown = larger_static(model, plan, resolved)
     assign_values(grown, values)
-    return grown, width.steps
-
-
-def _put_layers_on(
-    model: StaticStudent, plan: GrowthPlan, width: Width, values: Values
-) -> tuple[Student, tuple[Step, ...]]:
-    if not isinstance(plan.depth, IdentityBlocks):
-        raise InputError(
-            "Layers on a table are identities at first. "
-            f"Received: depth={plan.depth.name}(). Use IdentityBlocks()."
-        )
-    sizes = transformer_sizes(width.sizes[EMBEDDING], plan)
-    config = static_config(model, width)
-    del config[EMBEDDING]
-    grown = TransformerStudent.from_config({**config, **sizes})
-    grown._hold(plan.vocabulary or model.vocabulary)
-    fresh = _drawn(model_values(grown), plan)
-    outside = transformer_values(values, fresh, sizes[HEADS], plan.random(HIDDEN))
-    layers = IdentityBlocks().layers(0, sizes[LAYERS])
-    assign_values(grown, deepen(outside, TRANSFORMER, layers, fresh))
-    step = Step(
-        size=LAYERS,
-        operator="LayersOnTable",
-        before=0,
-        after=sizes[LAYERS],
-        keeps_function=True,
-    )
-    return grown, (*width.steps, step)
-
-
-def _drawn(fresh: Values, plan: GrowthPlan) -> Values:
-    """The kernels of layers that come from nowhere, drawn from the plan's seed."""
-    random = plan.random(LAYERS)
-    return {
-        path: random.normal(0.0, _SPREAD, array.shape) if array.ndim > 1 else array
-        for path, array in fresh.items()
-    }
+    return grown, resolved.steps

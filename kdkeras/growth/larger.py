@@ -1,7 +1,8 @@
-"""Fresh students of the new sizes, and weights by path."""
+"""New models of the grown sizes, before their weights are set."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from kdkeras.growth.axes import (
     INTERMEDIATE,
     LAYERS,
     VOCABULARY,
+    Values,
+    describe,
+    is_backbone,
+    model_values,
+    variables,
 )
-from kdkeras.growth.described import describe, is_backbone, variables
-from kdkeras.growth.expand import Values
-from kdkeras.growth.maps import Width
 from kdkeras.growth.plan import GrowthPlan
-from kdkeras.growth.sizes import sizes_of
+from kdkeras.growth.resolved_plan import ResolvedPlan, sizes_of
 from kdkeras.layers import FactorizedEmbedding
 from kdkeras.students import (
     MaskedTransformerStudent,
@@ -31,11 +34,9 @@ from kdkeras.students import (
 from kdkeras.teachers.bert import set_encoder_functions
 
 __all__ = [
-    "assign_values",
     "larger_backbone",
     "larger_static",
     "larger_transformer",
-    "model_values",
     "old_values",
     "refuse_unfinished",
     "static_config",
@@ -43,66 +44,67 @@ __all__ = [
 
 
 def refuse_unfinished(model: Any) -> None:
-    """Refuses a model whose kernels or table are products, or whose new units are masked.
+    """Refuses a model that is masked, or whose kernels or table are stored as products.
 
     Raises:
-        InputError: If it is such.
+        InputError: If the model is one of these.
     """
     if isinstance(model, MaskedTransformerStudent):
         raise InputError(
-            "A student grows when its masks are gone. Received: "
-            f"{model.name!r} with masks at {model.mask:g}. Train them to 1, then unmask(student)."
+            "A masked student cannot grow. Received: "
+            f"{model.name!r} with a mask at {model.mask:g}. Train it until its mask is 1, then "
+            "call unmask(student)."
         )
     if is_backbone(model) and len(variables(model, describe(model))) != len(model.weights):
         raise InputError(
-            "A backbone grows from plain weights. Received: "
-            f"{model.name!r} with {len(model.weights)} of them, more or fewer than its class has. "
-            "Merge LoRA, or grow before it is quantized."
+            "A backbone can only grow if it has exactly the weights of its class. Received: "
+            f"{model.name!r} with {len(model.weights)} weights. "
+            "Merge LoRA weights, or grow before quantization."
         )
     tables = ["table"] if isinstance(model.token_embedding, FactorizedEmbedding) else []
     products = [*tables, *(getattr(model, "kernel_ranks", None) or {})]
     if products:
         raise InputError(
-            "A student grows from plain kernels and a table of its own width. Received: "
-            f"{model.name!r} with products in {products}. Multiply them first: merge(student)."
+            "A student with factorized kernels or a factorized table cannot grow. Received: "
+            f"{model.name!r} with products in {products}. Call kdkeras.compression.merge(student)."
         )
 
 
 def larger_transformer(
     model: TransformerStudent,
     plan: GrowthPlan,
-    width: Width,
+    resolved: ResolvedPlan,
     old: Values,
-    masked_layers: list[int] | None = None,
+    masked_layers: Sequence[int] = (),
 ) -> tuple[TransformerStudent, Values]:
-    """Returns a fresh student of the new sizes, and the old weights that it grows from.
+    """Returns a new student of the grown sizes, and the old weights that it grows from.
 
     Args:
         model: The old student.
-        plan: By which plan.
-        width: The plan's axes.
-        old: Its weights.
-        masked_layers: New layers under a mask; None for none.
+        plan: The plan.
+        resolved: How each axis grows.
+        old: The weights of the old student.
+        masked_layers: Numbers of the new layers that are masked.
     """
-    wider = width.sizes[HIDDEN] != model.hidden_dim
+    wider = resolved.sizes[HIDDEN] != model.hidden_dim
     names = (HIDDEN, HEADS, INTERMEDIATE, LAYERS, VOCABULARY)
     config = {
         **model.get_config(),
-        **{name: width.sizes[name] for name in names},
+        **{name: resolved.sizes[name] for name in names},
         "project": model.project or wider,
         "name": f"{model.name}_grown",
+        "vocabulary": plan.vocabulary or model.vocabulary,
     }
-    grown: TransformerStudent
-    if width.masked or masked_layers:
+    if resolved.masked or masked_layers:
         sizes = sizes_of(model)
-        masked = {axis: sizes[axis] for axis in width.masked}
-        config |= {"masked": masked, "masked_layers": masked_layers or []}
-        grown = MaskedTransformerStudent.from_config(config)
+        masked = {axis: sizes[axis] for axis in resolved.masked}
+        grown: TransformerStudent = MaskedTransformerStudent(
+            **config, masked=masked, masked_layers=masked_layers
+        )
     else:
-        grown = TransformerStudent.from_config(config)
-    grown._hold(plan.vocabulary or model.vocabulary)
+        grown = TransformerStudent(**config)
     if grown.projection is not None and model.projection is None:
-        # What was read as it is must be contracted now: a projection that is F.
+        # The wider mean must be contracted to `output_dim`: a projection that starts at F.
         old = {
             **old,
             "projection.kernel": np.eye(model.hidden_dim),
@@ -111,64 +113,47 @@ def larger_transformer(
     return grown, old
 
 
-def larger_backbone(model: Any, width: Width, num_layers: int) -> Any:
-    """Returns a fresh backbone of the new sizes."""
+def larger_backbone(model: Any, resolved: ResolvedPlan, num_layers: int) -> Any:
+    """Returns a new backbone of the grown sizes."""
     names = (HIDDEN, HEADS, INTERMEDIATE, VOCABULARY)
     config = {
         **model.get_config(),
-        **{name: width.sizes[name] for name in names},
+        **{name: resolved.sizes[name] for name in names},
         LAYERS: num_layers,
         "name": f"{model.name}_grown",
     }
     if "key_value_dim" in config:
-        config["key_value_dim"] = width.sizes[HEAD_SIZE]
+        config["key_value_dim"] = resolved.sizes[HEAD_SIZE]
     grown = type(model).from_config(config)
     if hasattr(model, "transformer_layers"):
-        # Not in the configuration; a teacher's may be other than Keras Hub's.
+        # Not in the configuration; those of a teacher may differ from KerasHub's defaults.
         first = model.transformer_layers[0]
         set_encoder_functions(grown, first.activation, first.layer_norm_epsilon)
     return grown
 
 
-def larger_static(model: StaticStudent, plan: GrowthPlan, width: Width) -> StaticStudent:
-    """Returns a fresh static student of the new sizes."""
-    grown = StaticStudent.from_config(static_config(model, width))
-    grown._hold(plan.vocabulary or model.vocabulary)
-    return grown
+def larger_static(model: StaticStudent, plan: GrowthPlan, resolved: ResolvedPlan) -> StaticStudent:
+    """Returns a new static student of the grown sizes."""
+    config = static_config(model, resolved)
+    return StaticStudent(**config, vocabulary=plan.vocabulary or model.vocabulary)
 
 
-def static_config(model: StaticStudent, width: Width) -> dict[str, Any]:
-    """Returns the configuration of a static student of the new sizes."""
+def static_config(model: StaticStudent, resolved: ResolvedPlan) -> dict[str, Any]:
+    """Returns the configuration of a static student of the grown sizes."""
     return {
         **model.get_config(),
-        EMBEDDING: width.sizes[EMBEDDING],
-        VOCABULARY: width.sizes[VOCABULARY],
+        EMBEDDING: resolved.sizes[EMBEDDING],
+        VOCABULARY: resolved.sizes[VOCABULARY],
         "token_weights": True,
         "name": f"{model.name}_grown",
     }
 
 
-def model_values(model: Any) -> Values:
-    """Returns a student's weights, float64, by path."""
-    found = variables(model, describe(model))
-    return {path: v.value.numpy().astype(np.float64) for path, v in found.items()}
-
-
 def old_values(model: Student) -> Values:
-    """Returns the weights that a student grows from, float64, by path."""
+    """Returns the weights that a model grows from by path, float64."""
     values = model_values(model)
     if isinstance(model, StaticStudent):
-        # Where they were multiplied into the table, they start anew.
+        # Token weights that were multiplied into the table start again at 0.
         rows = len(values["token_embedding.table"])
         values.setdefault("token_weight.table", np.zeros((rows, 1)))
     return values
-
-
-def assign_values(model: Any, values: Values) -> None:
-    """Sets every weight, by path."""
-    targets = variables(model, describe(model))
-    masks = isinstance(model, MaskedTransformerStudent)
-    if set(targets) != set(values) or len(targets) != len(model.weights) - masks:
-        raise RuntimeError(f"undescribed weights: {set(targets) ^ set(values)}")
-    for path, variable in targets.items():
-        variable.assign(values[path].astype(variable.dtype))

@@ -1,4 +1,4 @@
-"""What a whole run costs, from the small student to the trained large one."""
+"""The cost of a whole run, from the small student to the trained large one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 from kdkeras.errors import InputError
-from kdkeras.growth.flops import forward_flops
+from kdkeras.students import forward_flops
 
 __all__ = ["FlopLedger", "Posting"]
 
 FORWARD_AND_BACKWARD = 3
-"""A training step in forward passes: one, and two products backward for each."""
+"""Cost of a training step in forward passes: two backward products per forward product."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,8 @@ class Posting:
     """One part of a run.
 
     Attributes:
-        name: What was done, e.g. `"small run"`.
-        flops: Floating point operations, 0 or more.
+        name: Name of the part, e.g. `"small run"`.
+        flops: Number of floating-point operations, 0 or more.
     """
 
     name: str
@@ -29,9 +29,11 @@ class Posting:
 
 @dataclasses.dataclass(frozen=True)
 class FlopLedger:
-    """The floating point operations of a run, part by part; see `forward_flops` for one.
+    """The floating-point operations of a run, by part.
 
-    Formula, for `n` steps of `B` sentences (of a pair both count):
+    See `kdkeras.students.forward_flops` for the cost of one forward pass.
+
+    Formula, for `n` steps of `B` sentences (both sentences of a pair count):
 
     ```
     training: n * B * 3 * forward_flops(model, length)
@@ -39,11 +41,10 @@ class FlopLedger:
     growth:   the products with E and F (`Certificate.flops_growth`)
     ```
 
-    Optimizer steps and losses are not counted. Every method returns a longer
-    ledger.
+    Optimizer steps and losses are not counted. The `add` methods return a new ledger.
 
     Attributes:
-        postings: The parts, in their order.
+        postings: The parts, in order.
 
     Example:
     >>> ledger = FlopLedger().add("teacher", 300).add("main run", 700)
@@ -54,55 +55,67 @@ class FlopLedger:
     postings: tuple[Posting, ...] = ()
 
     def add(self, name: str, flops: int) -> FlopLedger:
-        """Adds a part whose cost is known.
+        """Returns the ledger with a part of known cost added.
+
+        Args:
+            name: Name of the part, unique in the ledger.
+            flops: Number of floating-point operations, an integer of at least 0.
 
         Raises:
-            InputError: If the number is negative, or the name is there already.
+            InputError: If `flops` is negative or not an integer, or the name already
+                exists.
         """
         if flops < 0 or int(flops) != flops:
             raise InputError(
-                f"A part costs a whole number of operations. Received: {name}={flops}. "
+                f"`flops` must be an integer of at least 0. Received: {name}={flops}. "
                 "Count multiplications and additions."
             )
         if name in self.shares():
             raise InputError(
-                f"Every part has a name of its own. Received: {name!r} twice. Choose another."
+                f"Names of parts must be unique. Received: {name!r} twice. Choose another name."
             )
         return FlopLedger((*self.postings, Posting(name=name, flops=int(flops))))
 
     def add_training(
         self, name: str, model: Any, *, steps: int, sentences: int, length: int
     ) -> FlopLedger:
-        """Adds a training.
+        """Returns the ledger with a training run added.
 
         Args:
             name: Name of the part.
             model: The student.
-            steps: Number of steps.
-            sentences: Sentences a step; of `B` pairs `2 * B`.
-            length: Tokens of a sentence, padding and all.
+            steps: Number of training steps.
+            sentences: Sentences per step; for `B` pairs `2 * B`.
+            length: Tokens per sentence, including padding.
         """
         once = FORWARD_AND_BACKWARD * forward_flops(model, length)
         return self.add(name, steps * sentences * once)
 
     def add_forward(self, name: str, model: Any, *, sentences: int, length: int) -> FlopLedger:
-        """Adds forward passes alone, of a teacher whose size `forward_flops` knows."""
+        """Returns the ledger with forward passes added, e.g. those of the teacher.
+
+        Args:
+            name: Name of the part.
+            model: A model that `forward_flops` supports.
+            sentences: Number of sentences.
+            length: Tokens per sentence, including padding.
+        """
         return self.add(name, sentences * forward_flops(model, length))
 
     @property
     def total(self) -> int:
-        """Operations of all parts together."""
+        """The sum over all parts."""
         return sum(posting.flops for posting in self.postings)
 
     def shares(self) -> dict[str, float]:
-        """Returns the share of each part, 0 to 1."""
+        """Returns the fraction of each part, from 0 to 1."""
         return {p.name: p.flops / self.total if self.total else 0.0 for p in self.postings}
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the parts and their sum, ready for JSON."""
+        """Returns the parts and their sum as a JSON-serializable dict."""
         return {"postings": [dataclasses.asdict(p) for p in self.postings], "total": self.total}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FlopLedger:
-        """Returns the ledger that `to_dict` described."""
+        """Creates the ledger that `to_dict` described."""
         return cls(tuple(Posting(**posting) for posting in data["postings"]))

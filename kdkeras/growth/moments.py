@@ -1,4 +1,4 @@
-"""What Adam knows about the small model, carried over to the large one."""
+"""Mapping Adam's moments of the small model to the grown one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from kdkeras.data import Vocabulary
 from kdkeras.errors import InputError
-from kdkeras.growth.described import describe, variables
+from kdkeras.growth.axes import describe, variables
 from kdkeras.growth.expand import FIRST_MOMENT, SECOND_MOMENT, deepen, widen
 from kdkeras.growth.growing import new_layers
-from kdkeras.growth.ligo import LearnedOperators
-from kdkeras.growth.maps import Width
+from kdkeras.growth.ligo_factors import LearnedOperators
 from kdkeras.growth.plan import GrowthPlan
+from kdkeras.growth.resolved_plan import ResolvedPlan
 from kdkeras.students import StaticStudent, TransformerStudent
 
 __all__ = ["grow_optimizer"]
@@ -27,65 +27,65 @@ def grow_optimizer(
     plan: GrowthPlan | LearnedOperators,
     vocabulary: Vocabulary | None = None,
 ) -> keras.optimizers.Adam:
-    """Maps Adam's moments as growth maps gradients.
+    """Maps Adam's moments to a grown model, in the way that its gradients change.
 
-    With `x' = x E` and `x = x' F` on each axis, a weight `W` between a read and
-    a written axis has `y = x W`, and its gradient `G = x^T dL/dy` becomes
+    With `x' = x E` and `x = x' F` on each axis, a weight `W` with `y = x W` has the
+    gradient `G = x^T dL/dy`, which becomes
 
     ```
     G' = (x E_in)^T (dL/dy F_out^T) = E_in^T G F_out^T
     ```
 
-    the contragredient of `W' = F_in W E_out`. The first moment, a mean of
-    gradients, is mapped so. The second is a mean of squares: `G'` being
-    `sum_ij c_ij G_ij`, it is mapped with `c_ij^2`. What holds:
+    when the weight becomes `W' = F_in W E_out`. The first moment, a mean of gradients, is
+    mapped in the same way. The second moment, a mean of squares, is mapped with the
+    squared coefficients `c_ij^2` of `G' = sum_ij c_ij G_ij`.
 
-    - exact for copies with equal shares and no noise, on every axis, and for
-      zero padding without random readers; both moments, since each new number
-      comes from one old one;
-    - behind a layer norm or GELU, unequal shares and noise change the gradient
-      by as much as they differ from equal shares: an approximation;
-    - where several numbers add up (random readers, noise), the second moment
-      takes their gradients as uncorrelated;
-    - new layers start with moments of 0, as fresh weights do;
-    - of learned factors (LiGO) `E F` is no identity, and layers are mixed: the
-      learned `E` and `F` take the place of the plan's, the layers' moments are
-      those of the layers that the plan starts at. An approximation.
+    - The result is exact for copies with equal shares and without noise, and for zero
+      padding without random readers, because each new element then depends on one old
+      element.
+    - Unequal shares and noise change the gradient behind a layer norm or GELU, so the
+      result is an approximation.
+    - Where several elements are summed (random readers, noise), the second moment assumes
+      that their gradients are uncorrelated.
+    - The moments of new layers are 0.
+    - With learned factors (LiGO), `E F` is not the identity and layers are mixed. The
+      learned `E` and `F` replace the plan's, and the moments of a layer are those of the
+      layer that the plan copies, so the result is an approximation.
 
-    The count of steps stays, so that the bias correction is not done again.
+    The step count is preserved, so that the bias correction is not repeated.
 
     Args:
-        optimizer: Adam (or `FusedAdam`, `LazyAdam`) that trained `model`.
+        optimizer: The Adam (or `FusedAdam`, `LazyAdam`) that trained `model`.
         model: The small student or backbone.
-        grown: What `grow` made of it.
-        plan: By which plan, or the `LearnedOperators` that made it.
+        grown: The model that `grow` returned.
+        plan: The plan that it grew by, or the `LearnedOperators`.
         vocabulary: The old vocabulary of a backbone, as for `grow`.
 
     Returns:
-        An optimizer of the same kind and settings, built for `grown`.
+        An optimizer of the same class and settings, built for `grown`.
 
     Raises:
-        InputError: If the optimizer is not Adam, has not trained `model`, uses
-            `amsgrad`, or `grown` is another model than the plan makes; if a
-            static student became a Transformer, whose weights are no products.
+        InputError: If the optimizer is not Adam, has not trained `model` or uses
+            `amsgrad`; if `grown` was not grown by the plan; if a static student became a
+            Transformer, whose weights are not products of the old ones.
     """
     _refuse_unfit(optimizer, model, grown)
     axes = describe(model)
     learned = plan if isinstance(plan, LearnedOperators) else None
     plan = plan.plan if isinstance(plan, LearnedOperators) else plan
-    width = Width.of(model, axes, plan, vocabulary)
-    maps = learned.maps() if learned else width.maps
+    resolved = ResolvedPlan.of(model, axes, plan, vocabulary)
+    maps = learned.maps() if learned else resolved.maps
     layers, _ = new_layers(getattr(model, "num_layers", 0), plan)
     copy = type(optimizer).from_config(optimizer.get_config())
     copy.build(grown.trainable_variables)
     old, new = variables(model, axes), variables(grown, axes)
     for kind, name in ((FIRST_MOMENT, "_momentums"), (SECOND_MOMENT, "_velocities")):
         values = {path: _moment(optimizer, name, variable) for path, variable in old.items()}
-        values = widen(values, axes, maps, width.from_above, kind)
+        values = widen(values, axes, maps, resolved.from_above, kind)
         if axes.stacks:
             values = deepen(values, axes, layers, {}, kind)
         for path, variable in new.items():
-            # A projection that growth has added has no past.
+            # A projection that growth added has no old moments.
             if path in values and variable.trainable:
                 _check_shape(values[path], variable)
                 target = getattr(copy, name)[copy._get_variable_index(variable)]
@@ -105,28 +105,28 @@ def _moment(optimizer: Any, name: str, variable: keras.Variable) -> np.ndarray:
 def _check_shape(value: np.ndarray, variable: Any) -> None:
     if value.shape != tuple(variable.shape):
         raise InputError(
-            "The grown model must be what the plan makes. "
-            f"Received: a weight of {tuple(variable.shape)} where the plan has {value.shape}. "
-            "Give the plan that `grow` was called with."
+            "`grown` must be the model that the plan makes. "
+            f"Received: a weight of shape {tuple(variable.shape)}; the plan gives {value.shape}. "
+            "Use the plan that `grow` was called with."
         )
 
 
 def _refuse_unfit(optimizer: Any, model: Any, grown: Any) -> None:
     if not isinstance(optimizer, keras.optimizers.Adam) or optimizer.amsgrad:
         raise InputError(
-            "Moments are mapped for Adam without amsgrad. "
-            f"Received: {type(optimizer).__name__}. Start a new optimizer for the grown model."
+            "`optimizer` must be Adam without amsgrad. "
+            f"Received: {type(optimizer).__name__}. Create a new optimizer for the grown model."
         )
     known = getattr(optimizer, "_trainable_variables_indices", {})
     if not any(optimizer._var_key(v) in known for v in model.trainable_variables):
         raise InputError(
-            "The optimizer must have trained the small model. "
+            "`optimizer` must have trained the small model. "
             f"Received: {optimizer.name}, built for none of its weights. "
-            "Give the optimizer that the model was compiled with."
+            "Use the optimizer that the model was compiled with."
         )
     if isinstance(model, StaticStudent) and isinstance(grown, TransformerStudent):
         raise InputError(
-            "A table under layers is no product of the old one. "
+            "The weights of `grown` must be products of the old ones. "
             "Received: a static student that became a TransformerStudent. "
-            "Start a new optimizer for it."
+            "Create a new optimizer for it."
         )

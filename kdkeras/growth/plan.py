@@ -1,4 +1,4 @@
-"""What a model shall become, as data."""
+"""What a model grows to, and by which operators, as data."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ import numpy as np
 
 from kdkeras.data.vocabulary import Vocabulary
 from kdkeras.errors import InputError
-from kdkeras.growth.depth import DepthOperator, IdentityBlocks
-from kdkeras.growth.operator import Operator
+from kdkeras.growth.depth import IdentityBlocks
+from kdkeras.growth.operators import DepthOperator, Operator, WidthOperator
 from kdkeras.growth.tokens import ComposeTokens, TokenOperator
-from kdkeras.growth.width import WidthOperator
 
 __all__ = ["GrowthPlan"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class GrowthPlan:
-    """Sizes that a model grows to, and by which operators.
+    """The sizes that a model grows to, and the operators.
 
-    The plan and the model decide every number of the grown model: the same
-    plan gives the same weights.
+    Growth is deterministic: the same plan and model give the same weights.
 
     Args:
-        sizes: New sizes by name. Of a `TransformerStudent`: `hidden_dim`,
-            `num_heads`, `head_size`, `intermediate_dim`, `num_layers`. Of a
-            `StaticStudent`: `embedding_dim`; with `num_layers` it becomes a
-            `TransformerStudent` and takes the names above, too.
-        vocabulary: A larger vocabulary, which holds the old tokens.
-        operators: One width operator for all axes, or one by axis name; axes
-            that are not named choose for themselves.
-        depth: How layers are added.
-        tokens: How new tokens start.
-        keeps_function: Whether the grown model must embed as the old one. A
-            plan that says so and does not is refused.
-        tolerance: Largest error that counts as kept, relative to the largest
-            number in the embeddings, or to 1 if that is more.
-        seed: Seed of selections and noise.
+        sizes: New sizes by name, integers of at least 1. For a `TransformerStudent`:
+            `hidden_dim`, `num_heads`, `head_size`, `intermediate_dim`, `num_layers`. For
+            a `StaticStudent`: `embedding_dim`; with `num_layers` it becomes a
+            `TransformerStudent`, and the names above are allowed too. Default: no size
+            changes.
+        vocabulary: A larger vocabulary that contains the old tokens. Optional.
+        operators: One width operator for all axes, or a dict of operators by axis name.
+            An axis without an operator uses the one that preserves the function, if
+            there is one.
+        depth: How layers are added. Default `IdentityBlocks()`.
+        tokens: How the rows of new tokens are made. Default `ComposeTokens()`.
+        keeps_function: Whether the grown model must give the same embeddings as the old
+            one; `grow` then raises an error if it does not. Default True.
+        tolerance: Largest error that counts as unchanged, relative to the largest
+            component of the embeddings, or to 1 if that is larger. Default 1e-5.
+        seed: Seed of random selections and noise. Default 0.
 
     Raises:
-        InputError: If a size is no whole number from 1, or an operator is of
-            the wrong kind.
+        InputError: If a size is not a positive integer, or an operator is of the wrong
+            kind.
 
     Example:
     >>> plan = GrowthPlan(sizes={"hidden_dim": 512, "num_layers": 4})
@@ -65,8 +65,8 @@ class GrowthPlan:
         for name, size in self.sizes.items():
             if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
                 raise InputError(
-                    f"A size must be a whole number from 1. Received: {name}={size!r}. "
-                    "Use a number that is larger than the model's."
+                    f"A size must be a positive integer. Received: {name}={size!r}. "
+                    "Use an integer that is larger than the model's size."
                 )
         object.__setattr__(self, "sizes", {n: int(size) for n, size in self.sizes.items()})
         given = self.operators if isinstance(self.operators, Mapping) else {"": self.operators}
@@ -76,17 +76,17 @@ class GrowthPlan:
         _check_kind("tokens", self.tokens, TokenOperator)
 
     def operator(self, axis: str) -> WidthOperator | None:
-        """Returns the operator named for an axis, or None for the axis' own."""
+        """Returns the operator given for an axis, or None if there is none."""
         if isinstance(self.operators, WidthOperator):
             return self.operators
         return self.operators.get(axis)
 
     def random(self, axis: str) -> np.random.Generator:
-        """Returns the source of an axis' selections and noise."""
+        """Returns the random generator of an axis, seeded by the plan."""
         return np.random.default_rng([self.seed, zlib.crc32(axis.encode())])
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the plan, ready for JSON; of the vocabulary its fingerprint."""
+        """Returns the plan as a JSON-serializable dict, with the vocabulary's fingerprint."""
         one = isinstance(self.operators, WidthOperator)
         operators = (
             self.operators.to_dict()
@@ -106,21 +106,21 @@ class GrowthPlan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> GrowthPlan:
-        """Returns the plan that `to_dict` described.
+        """Creates the plan that `to_dict` described.
 
         Args:
-            data: What `to_dict` returned.
-            vocabulary: The vocabulary, if the plan has one.
+            data: The return value of `to_dict`.
+            vocabulary: The vocabulary of the plan, if it has one.
 
         Raises:
-            InputError: If the vocabulary is missing or another one.
+            InputError: If the vocabulary is missing or is not the plan's.
         """
         fingerprint = None if vocabulary is None else vocabulary.fingerprint
         if data["vocabulary"] != fingerprint:
             raise InputError(
-                "A plan needs the vocabulary that it was made with. Received: "
-                f"{str(fingerprint)[:12]}, the plan has {str(data['vocabulary'])[:12]}. "
-                "Give it as vocabulary=...."
+                "`vocabulary` must be the one that the plan was created with. Received: "
+                f"{str(fingerprint)[:12]}, but the plan has {str(data['vocabulary'])[:12]}. "
+                "Pass it as vocabulary=...."
             )
         one = data.get("operator")
         return cls(
@@ -143,4 +143,6 @@ def _check_kind(name: str, operator: Any, kind: type[Operator]) -> None:
     if isinstance(operator, kind):
         return
     known = kind.known()
-    raise InputError(f"`{name}` must be of {known}. Received: {operator!r}. Use {known[0]}(...).")
+    raise InputError(
+        f"`{name}` must be one of {known}. Received: {operator!r}. Use {known[0]}(...)."
+    )

@@ -1,33 +1,38 @@
-"""New rows of a token table out of the old ones."""
+"""Operators that make the rows of new tokens from the rows of old ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 from scipy import sparse
 
+from kdkeras import teachers
 from kdkeras.data.vocabulary import Vocabulary
 from kdkeras.errors import InputError
 from kdkeras.growth.axis_map import AxisMap
-from kdkeras.growth.operator import Operator
+from kdkeras.growth.operators import Operator
+from kdkeras.students.initialization import teacher_pieces
 
-__all__ = ["ComposeTokens", "Rows", "TokenOperator"]
+__all__ = ["AlignTokens", "ComposeTokens", "Rows", "TokenOperator"]
+
+# Maximum number of old tokens in the linear combination of each aligned row.
+_FITTED = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Where the rows of a new vocabulary's table come from.
+    """How the rows of a new vocabulary's table are made.
 
     Attributes:
         contract: `F`, `(new size, old size)`: row `t` of the new table is
             `F[t] @ table`.
-        places: `(old size,)`, the new id of each old token, -1 if it is gone.
-        composed: `(new size,)` bool, true where a row is made of several, or
-            stands in for another.
-        averages: The same as `contract` for what is averaged, tokens' weights;
-            None for `contract`.
+        places: `(old size,)`, the new id of each old token, -1 if the new vocabulary
+            lacks it.
+        composed: `(new size,)` bool, true for a token that the old vocabulary lacks.
+        averages: As `contract`, for tables whose rows are averaged (token weights).
+            None to use `contract`.
     """
 
     contract: sparse.csr_array
@@ -37,18 +42,18 @@ class Rows:
 
     @property
     def num_gone(self) -> int:
-        """Old tokens that the new vocabulary lacks."""
+        """Number of old tokens that the new vocabulary lacks."""
         return int(np.sum(self.places < 0))
 
     def axis_map(self) -> AxisMap:
-        """Returns the pair of the vocabulary axis, exact if no old token is gone."""
+        """Returns the map of the vocabulary axis, exact if no old token is missing."""
         size, old = self.contract.shape
         kept = np.flatnonzero(self.places >= 0)
         expand = sparse.csr_array((np.ones(len(kept)), (kept, self.places[kept])), (old, size))
         return AxisMap(expand=expand, contract=self.contract, exact=len(kept) == old)
 
     def mean_map(self) -> AxisMap:
-        """Returns the pair that averages rows, whatever `contract` does."""
+        """Returns the map that averages rows."""
         given = self.contract if self.averages is None else self.averages
         main, sums = self.axis_map(), sparse.diags_array(1.0 / given.sum(axis=1))
         return AxisMap(expand=main.expand, contract=sums @ given, exact=main.exact)
@@ -68,11 +73,11 @@ class TokenOperator(Operator):
             )
 
     def rows(self, old: Vocabulary, new: Vocabulary, reduce: str) -> Rows:
-        """Returns where each row of the new table comes from.
+        """Returns how each row of the new table is made.
 
         Args:
             old: The model's vocabulary.
-            new: The vocabulary it grows to.
+            new: The vocabulary that it grows to.
             reduce: `"mean"` or `"sum"`.
         """
         raise NotImplementedError(f"{self.name} must implement `rows`.")
@@ -80,9 +85,9 @@ class TokenOperator(Operator):
 
 @dataclass(frozen=True, kw_only=True)
 class ComposeTokens(TokenOperator):
-    """A new token starts as what the old model would have read in its place.
+    """A new token starts as the mean or sum of its pieces in the old vocabulary.
 
-    Formula, for a new token whose text the old vocabulary cuts into the pieces
+    Formula, for a new token whose text the old vocabulary splits into the pieces
     `p_1 ... p_k`:
 
     ```
@@ -90,32 +95,32 @@ class ComposeTokens(TokenOperator):
     sum:  row = table[p_1] + ... + table[p_k]
     ```
 
-    A token that both vocabularies have keeps its row; what the old vocabulary
-    cannot spell gets its row of unknown tokens.
+    A token of both vocabularies keeps its row. A token that the old vocabulary cannot
+    spell gets the row of the unknown token.
 
-    What is kept: the embedding of any ids of old tokens, exactly. Of texts that
-    the new vocabulary cuts otherwise: nothing exactly in a Transformer, which
-    sees fewer tokens in other places. In a static student a token's row counts
-    with its weight, `exp(weight) * row`, and the pieces' rows are added up so.
-    With `"sum"` the sum over a sentence's tokens is then the same if each new
-    token is what the old vocabulary made of its text, but is divided by fewer
-    tokens: the embedding keeps its direction before the projection's bias,
-    exactly. With `"mean"` new tokens also count as one token each.
+    The embedding of ids of old tokens is preserved exactly. Texts that the new vocabulary
+    splits differently are not: a Transformer sees fewer tokens at other positions. In a
+    static student the row of a token counts with its weight, `exp(weight) * row`, and the
+    pieces are summed with these weights. With `"sum"`, the sum over the tokens of a
+    sentence is then unchanged if each new token is spelled as the old vocabulary split it,
+    but it is divided by a smaller number of tokens: the embedding keeps its direction
+    exactly, except for the projection's bias. With `"mean"`, each new token counts as
+    one token.
 
     Args:
-        reduce: `"mean"` or `"sum"`; None for the sum in a static student and
-            the mean elsewhere.
+        reduce: `"mean"` or `"sum"`. None (default) for the sum in a static student and
+            the mean in any other model.
 
     Raises:
         InputError: If `reduce` is unknown.
 
     References:
-        Hewitt (2021), Initializing new word embeddings; Gee et al. (2022),
-        Fast Vocabulary Transfer, arXiv:2402.09977, for the mean of the pieces.
+        Hewitt (2021), Initializing new word embeddings; Gee et al. (2022), Fast
+        Vocabulary Transfer, arXiv:2402.09977, for the mean of the pieces.
     """
 
     def rows(self, old: Vocabulary, new: Vocabulary, reduce: str) -> Rows:
-        """Returns where each row of the new table comes from."""
+        """Returns how each row of the new table is made."""
         surfaces = [_key(old, token) for token in old.tokens]
         ids = {key: number for number, key in enumerate(surfaces)}
         keys = [_key(new, token) for token in new.tokens]
@@ -141,14 +146,14 @@ Key = tuple[str, bool] | str
 
 def _key(vocabulary: Vocabulary, token: str) -> Key:
     surface = vocabulary.surface(token)
-    # Special tokens spell nothing and are known by their name.
+    # Special tokens have no text; they are identified by their name.
     return surface if surface[0] else token
 
 
 def _pieces(
     old: Vocabulary, keys: list[Key], surfaces: list[Key], ids: dict[Key, int]
 ) -> list[list[int]]:
-    """The pieces into which the old vocabulary cuts each text, the unknown token for none."""
+    """Returns the ids of the pieces of each text; the unknown token if there are none."""
     if not keys:
         return []
     texts = ["" if isinstance(key, str) else key[0] for key in keys]
@@ -158,7 +163,87 @@ def _pieces(
         spelt = [i for i in row if isinstance(surfaces[i], tuple) or i == old.unknown_id]
         first = surfaces[spelt[0]] if spelt else ""
         if isinstance(key, tuple) and not key[1] and isinstance(first, tuple) and first[1]:
-            # It goes on a word, and so does its first piece where there is such a one.
+            # The token continues a word; so must its first piece, if such a piece exists.
             spelt[0] = ids.get((first[0], False), spelt[0])
         found.append(spelt or [old.unknown_id])
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignTokens(TokenOperator):
+    """A new token starts at the position that a teacher's vectors predict from old tokens.
+
+    For new languages whose words the old vocabulary cannot spell, or spells letter by
+    letter, and that a multilingual teacher knows.
+
+    Formula, with the teacher's vectors `T` of `n` old tokens (plus a constant column),
+    `t` of a new token, and the ridge `r`:
+
+    ```
+    row = t (T^T T + r n I)^-1 T^T table
+    ```
+
+    This is the ridge regression of the old rows on the teacher's vectors, and therefore a
+    linear combination of old rows, like all growth. At most 2,048 old tokens are used,
+    evenly spaced in the vocabulary. Tokens that the teacher does not know, and all token
+    weights, are made from their pieces (`ComposeTokens`).
+
+    Args:
+        teacher: Argument of `kdkeras.teachers.load`: a folder, or `hf://name`.
+        ridge: `r`, above 0, relative to vectors of variance 1. Default 0.01.
+        reduce: As for `ComposeTokens`.
+
+    Raises:
+        InputError: If `ridge` is not positive.
+
+    References:
+        Artetxe, Ruder, Yogatama (2020), arXiv:1910.11856, for new embeddings under an
+        unchanged model; Minixhofer et al. (2022), WECHSEL, arXiv:2112.06598, for rows
+        from aligned vectors.
+    """
+
+    teacher: str
+    ridge: float = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ridge > 0:
+            raise InputError(f"`ridge` must be positive. Received: ridge={self.ridge!r}. Use 1e-2.")
+
+    def rows(self, old: Vocabulary, new: Vocabulary, reduce: str) -> Rows:
+        """Returns how each row of the new table is made."""
+        rows = ComposeTokens(reduce=self.reduce).rows(old, new, reduce)
+        teacher = teachers.load(self.teacher)
+        names, table = teacher.token_embeddings()
+        table = (table - table.mean(axis=0)) / table.std()
+        before, after = (
+            _vectors(teacher_pieces(each, teacher, names)[0], table) for each in (old, new)
+        )
+        fitted = np.flatnonzero(~np.isnan(before[:, 0]))
+        fitted = fitted[np.linspace(0, len(fitted) - 1, min(_FITTED, len(fitted))).astype(int)]
+        aligned = np.flatnonzero(rows.composed & ~np.isnan(after[:, 0]))
+        if not len(fitted) or not len(aligned):
+            return rows
+        known = before[fitted]
+        gram = known.T @ known + self.ridge * len(known) * np.eye(known.shape[1])
+        shares = after[aligned] @ np.linalg.solve(gram, known.T)
+        dense = sparse.coo_array(
+            (
+                shares.ravel(),
+                (np.repeat(aligned, len(fitted)), np.tile(fitted, len(aligned))),
+            ),
+            rows.contract.shape,
+        )
+        others = np.ones(new.size)
+        others[aligned] = 0.0
+        contract = (sparse.diags_array(others) @ rows.contract + dense).tocsr()
+        return replace(rows, contract=contract, averages=rows.contract)
+
+
+def _vectors(pieces: list[list[int]], table: np.ndarray) -> np.ndarray:
+    """Returns each token's mean teacher vector and a 1, NaN for unknown tokens."""
+    found = np.full((len(pieces), table.shape[1] + 1), np.nan)
+    for token, rows in enumerate(pieces):
+        if rows:
+            found[token] = [*table[rows].mean(axis=0), 1.0]
     return found

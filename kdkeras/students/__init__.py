@@ -1,5 +1,7 @@
 """Students: the models that are trained and exported."""
 
+from kdkeras.students.certificate import Certificate
+from kdkeras.students.flops import forward_flops
 from kdkeras.students.initialization import initialize_from_teacher
 from kdkeras.students.least_squares import initialize_from_targets
 from kdkeras.students.masked import MaskedTransformerStudent
@@ -15,12 +17,14 @@ from kdkeras.students.transformer import TransformerStudent
 
 __all__ = [
     "SIZES",
+    "Certificate",
     "MaskedTransformerStudent",
     "StaticStudent",
     "Student",
     "TransformerStudent",
     "fit_projection",
     "fold_projection",
+    "forward_flops",
     "build_student",
     "initialize_from_targets",
     "initialize_from_teacher",

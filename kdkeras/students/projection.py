@@ -208,7 +208,7 @@ def require_projection(student: Student) -> None:
     if isinstance(student.projection, FactorizedDense):
         raise InputError(
             "The student's projection must have one kernel. Received: a factorized one of rank "
-            f"{student.projection.rank}. Call kdkeras.growth.merge(student) first."
+            f"{student.projection.rank}. Call kdkeras.compression.merge(student) first."
         )
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from kdkeras.errors import InputError
 from kdkeras.layers import EmbeddingTable, FeatureModel, QuantizableDense
 from kdkeras.layers.fake_quantization import QuantizationScheme, read_scheme
+from kdkeras.students.certificate import Certificate
 
 if TYPE_CHECKING:
     from kdkeras.data.vocabulary import Vocabulary
@@ -37,8 +38,11 @@ class Student(FeatureModel):
         vocabulary: The vocabulary, required to encode strings.
     """
 
-    certificate: Any = None
-    """The `kdkeras.growth.Certificate` of a grown student. It is not saved."""
+    certificate: Certificate | None = None
+    """What growth, factorization or merging preserved in the student that they returned.
+
+    None for any other student. Not saved with the student.
+    """
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class TransformerStudent(Student):
         kernel_ranks: Ranks of the kernels that are stored as products of two
             matrices, by name: `qkv`, `attention_output`, `intermediate`,
             `feedforward` (in each block) and `projection`; see
-            `kdkeras.growth.factorize`. Default none.
+            `kdkeras.compression.factorize`. Default none.
         normalize: Whether embeddings are scaled to length 1. Use the teacher's
             setting. Default True.
         sequence_length: Maximum number of tokens per sentence, and number of rows

@@ -11,8 +11,8 @@ from contracts import assert_one_line
 import kdkeras
 from kdkeras import teachers
 from kdkeras.__main__ import main
-from kdkeras.growth import FlopLedger, forward_flops
-from kdkeras.students import TransformerStudent
+from kdkeras.growth import FlopLedger
+from kdkeras.students import TransformerStudent, forward_flops
 from tests.cli.conftest import TEACHERS
 
 TEXTS = ["Guten Morgen.", "Где моя книга?", "I am happy to hear your voice.", ""]
@@ -141,7 +141,7 @@ def test_stacking_is_written_only_if_the_function_may_change(command, trained, t
 
 BAD = {
     "a teacher alone": (["--layers", "1", "--teacher", "x"], "--teacher-sentences, or neither"),
-    "nothing": ([], "something to grow"),
+    "nothing": ([], "at least one size to grow"),
     "no multiple": (["--hidden", "200"], "200"),
     "smaller": (["--layers", "1", "--hidden", "96"], "96"),
     "unknown method": (["--layers", "2", "--method", "magic"], "net2wider"),
@@ -190,5 +190,5 @@ def test_what_a_trained_student_has_is_not_given_again(
 def test_a_ledger_refuses_what_does_not_add_up():
     with pytest.raises(kdkeras.errors.InputError, match="twice"):
         FlopLedger().add("main run", 1).add("main run", 2)
-    with pytest.raises(kdkeras.errors.InputError, match="whole number"):
+    with pytest.raises(kdkeras.errors.InputError, match="integer of at least 0"):
         FlopLedger().add("main run", -1)

@@ -1,4 +1,4 @@
-"""Small students that were trained for a few steps on the sample, and real sentences."""
+"""Small students, trained for a few steps on the sample or random, and real sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTH = 24
 
 @pytest.fixture(scope="session")
 def lessons(sample_set, vocabulary):
-    """Token ids and the teacher's real vectors."""
+    """Token ids, and the real vectors of the sample's teacher."""
     pairs = [pair for pair, _ in zip(sample_set.records(), range(256), strict=False)]
     batch = vocabulary.encode([group.source for group, _ in pairs], LENGTH)
     return batch, np.stack([vector for _, vector in pairs])
@@ -52,8 +52,17 @@ def trained_static(vocabulary, lessons):
 
 
 @pytest.fixture(scope="session")
+def exact():
+    """A student that computes in float64, with random weights."""
+    model = TransformerStudent(40, 5, 2, 8, 2, 12, dtype="float64", sequence_length=9)
+    generator = np.random.default_rng(3)
+    model.set_weights([w + generator.normal(0, 0.4, w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture(scope="session")
 def texts(held_out):
-    """Real sentences of many lengths and scripts."""
+    """Real sentences of different lengths in four scripts."""
     return [text for language in ("de", "ja", "ar", "hi") for text in held_out[language][0][:16]]
 
 

@@ -1,4 +1,4 @@
-"""A few steps of training."""
+"""Training students for a few steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def train(student, lessons, steps, rate=0.01):
-    """Some steps of Adam toward the teacher; returns the optimizer."""
+    """Trains with Adam on the teacher's vectors; returns the optimizer."""
     optimizer = keras.optimizers.Adam(rate)
     batch, targets = lessons
 
@@ -27,7 +27,7 @@ def train(student, lessons, steps, rate=0.01):
 
 
 def roughen(student):
-    """Norms and biases start at 1 and 0, which would hide what becomes of them."""
+    """Randomizes norms and biases, whose initial 1 and 0 would hide errors."""
     generator = np.random.default_rng(5)
     for weight in student.trainable_variables:
         if len(weight.shape) == 1 or weight.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""Keras Hub's backbones grow by the same operators, and say what they said."""
+"""Backbones of KerasHub grow by the same operators, and their outputs are preserved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from contracts import assert_one_line
 
-import kdkeras
 from kdkeras import teachers
 from kdkeras.data.wordpiece import WordPieceVocabulary
 from kdkeras.errors import InputError
@@ -24,10 +23,10 @@ from kdkeras.growth import (
     MaskedLayers,
     Stacking,
     ZeroPadding,
-    forward_flops,
     grow,
     grow_optimizer,
 )
+from kdkeras.students import forward_flops
 
 TINY_BERT = Path(__file__).parents[1] / "teachers" / "tiny_bert" / "mean"
 VOCABULARY = 50
@@ -47,7 +46,7 @@ MAKERS = {
     "xlm_roberta": lambda: hub.XLMRobertaBackbone(**ENCODER),
     "distil_bert": lambda: hub.DistilBertBackbone(**ENCODER),
     "t5": lambda: hub.T5Backbone(**SEQUENCES, activation="gelu"),
-    # Heads that do not fill the width, as in T5 of 3 and 11 billion; a table of its own to write.
+    # Heads that do not fill the width, as in T5 3B and 11B, and a separate output table.
     "t5_free_heads": lambda: hub.T5Backbone(
         **SEQUENCES, key_value_dim=5, use_gated_activation=False, tie_embedding_weights=False
     ),
@@ -56,7 +55,7 @@ MAKERS = {
 
 @pytest.fixture(scope="module")
 def backbones():
-    """Every weight random: norms and biases at 1 and 0 would hide what becomes of them."""
+    """Backbones by name. Every weight is random: norms of 1 and biases of 0 would hide errors."""
     made = {}
 
     def get(name):
@@ -66,6 +65,21 @@ def backbones():
             for weight in made[name].weights:
                 weight.assign_add(generator.normal(0, 0.15, weight.shape))
         return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def grown_backbone(backbones):
+    """Grown backbones by name and sizes, grown once."""
+    made = {}
+
+    def get(name, sizes):
+        key = (name, *sizes.items())
+        if key not in made:
+            model = backbones(name)
+            made[key] = grow(model, GrowthPlan(sizes=sizes), probe=probe(model))
+        return made[key]
 
     return get
 
@@ -94,35 +108,35 @@ def outputs(model, inputs):
     }
 
 
-EVERYTHING = {"hidden_dim": 48, "intermediate_dim": 31, "num_layers": 4}
-KEPT = {
+EVERYTHING = {"hidden_dim": 48, "intermediate_dim": 31, "num_layers": 3}
+PRESERVED = {
+    "all": EVERYTHING,
+    "head_size": {"hidden_dim": 32, "num_heads": 2},
     "hidden": {"hidden_dim": 32},
     "hidden_and_heads": {"hidden_dim": 48, "num_heads": 3},
-    "head_size": {"hidden_dim": 32, "num_heads": 2},
     "intermediate": {"intermediate_dim": 37},
-    "layers": {"num_layers": 5},
-    "all": EVERYTHING,
+    "layers": {"num_layers": 4},
 }
-
-
-QUICK = {*((name, "all") for name in MAKERS), ("bert", "head_size"), ("t5", "head_size")}
+# The layers of the other encoders are BERT's, described by the same data.
 CASES = [
-    pytest.param(
-        name,
-        KEPT[size],
-        id=f"{name}-{size}",
-        marks=[pytest.mark.slow] * ((name, size) not in QUICK),
-    )
-    for name in MAKERS
-    for size in KEPT
+    *(pytest.param(name, EVERYTHING, id=f"{name}-all") for name in MAKERS),
+    *(
+        pytest.param(
+            name,
+            PRESERVED[size],
+            id=f"{name}-{size}",
+            marks=[pytest.mark.slow] * ((name, size) != ("bert", "head_size")),
+        )
+        for name in ("bert", "t5", "t5_free_heads")
+        for size in list(PRESERVED)[1:]
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "sizes"), CASES)
-def test_every_output_is_the_old_one_side_by_side(backbones, name, sizes):
-    model = backbones(name)
+def test_every_output_is_the_old_one_repeated(backbones, grown_backbone, name, sizes):
+    model, grown = backbones(name), grown_backbone(name, sizes)
     inputs = probe(model)
-    grown = grow(model, GrowthPlan(sizes=sizes), probe=inputs)
     copies = grown.hidden_dim // model.hidden_dim
     before, after = outputs(model, inputs), outputs(grown, inputs)
     assert set(before) == set(after)
@@ -139,20 +153,23 @@ def test_every_output_is_the_old_one_side_by_side(backbones, name, sizes):
     assert type(grown) is type(model) and model.hidden_dim == 16
 
 
-@pytest.mark.parametrize("name", ["t5", "t5_free_heads"])
-def test_heads_of_t5_need_not_fill_the_width(backbones, name):
-    model = backbones(name)
-    inputs = probe(model)
-    for sizes in ({"num_heads": 3, "head_size": 9}, {"hidden_dim": 32, "head_size": 11}):
-        grown = grow(model, GrowthPlan(sizes=sizes), probe=inputs)
-        assert grown.certificate.keeps_function
-        assert grown.key_value_dim == sizes["head_size"]
-        assert grown.num_heads == sizes.get("num_heads", 2)
-        assert grown.hidden_dim == sizes.get("hidden_dim", 16)
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("t5", {"num_heads": 3, "head_size": 9}),
+        ("t5_free_heads", {"hidden_dim": 32, "head_size": 11}),
+    ],
+)
+def test_heads_of_t5_need_not_fill_the_width(grown_backbone, name, sizes):
+    grown = grown_backbone(name, sizes)
+    assert grown.certificate.keeps_function
+    assert grown.key_value_dim == sizes["head_size"]
+    assert grown.num_heads == sizes.get("num_heads", 2)
+    assert grown.hidden_dim == sizes.get("hidden_dim", 16)
 
 
-def test_the_relative_positions_of_t5_matter_to_the_probe(backbones):
-    """Else a bias that was grown wrongly would not be seen."""
+def test_the_probe_depends_on_the_relative_positions_of_t5(backbones):
+    """Otherwise the tests above would not detect an error in the position bias."""
     model = backbones("t5")
     inputs = probe(model)
     before = outputs(model, inputs)
@@ -165,31 +182,47 @@ def test_the_relative_positions_of_t5_matter_to_the_probe(backbones):
         assert max(np.abs(after[k] - before[k]).max() for k in before) > 1e-2
 
 
-@pytest.mark.parametrize("name", ["bert", "t5"])
+CHANGED = {
+    "stacking": ({"num_layers": 4}, {"depth": Stacking()}),
+    "from_above": (
+        {"hidden_dim": 32, "intermediate_dim": 48},
+        {"operators": AdvancedKnowledge()},
+    ),
+    "no_multiple": ({"hidden_dim": 24}, {}),
+    "padding_of_a_norm": ({"hidden_dim": 32}, {"operators": ZeroPadding()}),
+}
+
+
 @pytest.mark.parametrize(
-    ("sizes", "settings"),
+    ("name", "case"),
     [
-        ({"num_layers": 4}, {"depth": Stacking()}),
-        ({"hidden_dim": 32, "intermediate_dim": 48}, {"operators": AdvancedKnowledge()}),
-        ({"hidden_dim": 24}, {}),
-        ({"hidden_dim": 32}, {"operators": ZeroPadding()}),
+        *(("bert", case) for case in CHANGED),
+        *(
+            pytest.param("t5", case, marks=pytest.mark.slow)
+            for case in ("from_above", "no_multiple")
+        ),
     ],
-    ids=["stacking", "from_above", "no_multiple", "padding_of_a_norm"],
 )
-def test_what_breaks_the_function_is_measured_and_refused(backbones, name, sizes, settings):
-    model = backbones(name)
-    plan = GrowthPlan(sizes=sizes, keeps_function=False, **settings)
-    grown = grow(model, plan)
+def test_a_changed_function_is_measured(backbones, name, case):
+    sizes, settings = CHANGED[case]
+    grown = grow(backbones(name), GrowthPlan(sizes=sizes, keeps_function=False, **settings))
     assert not grown.certificate.keeps_function
     assert grown.certificate.maximum_error > 1e-3
-    with pytest.raises(InputError, match="keep"):
-        grow(model, GrowthPlan(sizes=sizes, **settings))
+
+
+@pytest.mark.parametrize("case", CHANGED)
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_a_changed_function_is_refused(backbones, name, case):
+    sizes, settings = CHANGED[case]
+    with pytest.raises(InputError, match="preserve"):
+        grow(backbones(name), GrowthPlan(sizes=sizes, **settings))
 
 
 def test_stacked_layers_are_copies_in_both_stacks(backbones):
     model = backbones("t5")
-    plan = GrowthPlan(sizes={"num_layers": 4}, depth=Stacking(), keeps_function=False)
+    plan = GrowthPlan(sizes={"num_layers": 3}, depth=Stacking(), keeps_function=False)
     grown = grow(model, plan)
+    assert not grown.certificate.keeps_function and grown.certificate.maximum_error > 1e-3
     for stack in ("encoder_transformer_layers", "decoder_transformer_layers"):
         old, new = getattr(model, stack), getattr(grown, stack)
         for number, layer in enumerate(new):
@@ -200,8 +233,8 @@ def test_stacked_layers_are_copies_in_both_stacks(backbones):
                 np.testing.assert_array_equal(found.kernel, expected.kernel)
 
 
-def test_a_real_teacher_grows_and_its_sentences_stay_where_they_are(texts):
-    """Loaded from a Hugging Face snapshot, whose GELU is not the one Keras Hub fixes."""
+def test_a_grown_teacher_preserves_the_cosines_of_its_sentences(texts):
+    """Loaded from a Hugging Face snapshot, whose GELU differs from KerasHub's."""
     teacher = teachers.load(TINY_BERT)
     backbone = teacher.model.backbone
     ids = teacher.tokenize(texts)
@@ -221,7 +254,7 @@ def test_a_real_teacher_grows_and_its_sentences_stay_where_they_are(texts):
     assert abs(float(activation(np.float32([1.0]))[0]) - float(approximate[0])) > 1e-5
 
 
-def test_new_tokens_are_made_of_old_ones(backbones, wordpiece):
+def test_new_tokens_are_made_from_old_ones(backbones, wordpiece):
     keras.utils.set_random_seed(2)
     model = hub.BertBackbone(**{**ENCODER, "vocabulary_size": wordpiece.size})
     larger = WordPieceVocabulary(
@@ -237,17 +270,17 @@ def test_new_tokens_are_made_of_old_ones(backbones, wordpiece):
     assert np.abs(table[-1]).max() > 0
     with pytest.raises(InputError) as error:
         grow(model, plan)
-    assert_one_line(str(error.value), "without a vocabulary", "give that to grow")
+    assert_one_line(str(error.value), "without a vocabulary", "pass vocabulary=... to grow")
     with pytest.raises(InputError) as error:
         grow(model, plan, vocabulary=larger)
-    assert_one_line(str(error.value), "must be the model's", str(wordpiece.size))
+    assert_one_line(str(error.value), "must be the model's vocabulary", str(wordpiece.size))
 
 
 def gradients(model, inputs):
     with tf.GradientTape() as tape:
         found = model(inputs, training=False)
         found = found if isinstance(found, dict) else {"": found}
-        # The mean over copies: what a copy of the loss's reader would see.
+        # The mean over all units, which is the same for the old and the grown model.
         loss = sum(
             tf.reduce_mean(tf.square(tf.cast(tensor, tf.float32))) for tensor in found.values()
         )
@@ -257,7 +290,9 @@ def gradients(model, inputs):
     ]
 
 
-@pytest.mark.parametrize("name", ["bert", "t5", "t5_free_heads"])
+@pytest.mark.parametrize(
+    "name", ["bert", "t5", pytest.param("t5_free_heads", marks=pytest.mark.slow)]
+)
 def test_moments_grow_as_gradients_do(backbones, name):
     model = backbones(name)
     inputs = probe(model)
@@ -292,7 +327,7 @@ SIZES = {"hidden_dim": 32, "intermediate_dim": 48}
 
 
 def apart_after_training(model, plan):
-    """How far a feed-forward unit's weights get from its copy's in ten steps."""
+    """Distances of the weights of feed-forward units from their copies' after ten steps."""
     grown = grow(model, plan)
     dense = grown.transformer_layers[0]._feedforward_intermediate_dense
     start = dense.kernel.numpy()
@@ -313,28 +348,29 @@ def apart_after_training(model, plan):
     return np.array([np.abs(kernel[:, i] - kernel[:, j]).max() for i, j in alike])
 
 
-def test_copies_of_a_backbone_separate_in_training(backbones):
+@pytest.mark.slow  # `test_symmetry` has a quick test of the same operators.
+def test_copies_of_a_backbone_diverge_in_training(backbones):
     model = backbones("bert")
     default = apart_after_training(model, GrowthPlan(sizes=SIZES))
     alike = HyperCloning(noise=0.0)
     equal = apart_after_training(model, GrowthPlan(sizes=SIZES, operators=alike))
-    assert np.median(default) > 1e-4  # a hundredth of what ten steps move a weight
+    assert np.median(default) > 1e-4  # a hundredth of the change of a weight in ten steps
     assert equal.max() < 0.01 * np.median(default)
 
 
-def test_flops_are_what_tensorflow_counts(backbones):
-    for name in ("bert", "roberta", "t5", "t5_free_heads"):
-        model = backbones(name)
-        specs = {t.name: tf.TensorSpec((1, 9), tf.int32, t.name) for t in model.inputs}
-        graph = tf.function(model).get_concrete_function(specs).graph
-        total = 0
-        for node in graph.get_operations():
-            if node.type in ("MatMul", "BatchMatMulV2"):
-                inner = node.inputs[0].shape[-2 if node.get_attr(_transposed(node)) else -1]
-                total += 2 * inner * int(np.prod(node.outputs[0].shape))
-            elif node.type == "Einsum":
-                total += _einsum(node)
-        assert forward_flops(model, 9) == total, name
+@pytest.mark.parametrize("name", ["bert", "roberta", "t5", "t5_free_heads"])
+def test_flops_are_those_that_tensorflow_counts(backbones, name):
+    model = backbones(name)
+    specs = {t.name: tf.TensorSpec((1, 9), tf.int32, t.name) for t in model.inputs}
+    graph = tf.function(model).get_concrete_function(specs).graph
+    total = 0
+    for node in graph.get_operations():
+        if node.type in ("MatMul", "BatchMatMulV2"):
+            inner = node.inputs[0].shape[-2 if node.get_attr(_transposed(node)) else -1]
+            total += 2 * inner * int(np.prod(node.outputs[0].shape))
+        elif node.type == "Einsum":
+            total += _einsum(node)
+    assert forward_flops(model, 9) == total
 
 
 def _transposed(node):
@@ -355,10 +391,10 @@ def refused(call, *words):
     assert_one_line(str(error.value), *words)
 
 
-def test_what_a_backbone_cannot_do_is_refused(backbones):
+def test_unsupported_plans_and_probes_are_refused(backbones):
     bert, t5 = backbones("bert"), backbones("t5")
     masks = GrowthPlan(sizes={"intermediate_dim": 30}, operators=MaskedGrowth())
-    refused(lambda: grow(bert, masks), "MaskedGrowth", "Keras Hub", "HyperCloning")
+    refused(lambda: grow(bert, masks), "MaskedGrowth", "KerasHub", "HyperCloning")
     layers = GrowthPlan(sizes={"num_layers": 3}, depth=MaskedLayers())
     refused(lambda: grow(bert, layers), "MaskedLayers", "IdentityBlocks")
     learned = GrowthPlan(sizes={"hidden_dim": 32}, keeps_function=False)
@@ -379,12 +415,12 @@ def test_a_backbone_with_adapters_is_refused(backbones):
     refused(lambda: grow(model, GrowthPlan(sizes={"hidden_dim": 32})), "Merge LoRA")
 
 
-def test_a_grown_backbone_is_saved(backbones, tmp_path):
-    model = backbones("t5")
-    inputs = probe(model)
-    grown = grow(model, GrowthPlan(sizes=EVERYTHING), probe=inputs)
+def test_a_grown_backbone_is_saved(grown_backbone, tmp_path):
+    grown = grown_backbone("t5", EVERYTHING)
+    inputs = probe(grown)
     grown.save(tmp_path / "grown.keras")
     copy = keras.saving.load_model(tmp_path / "grown.keras")
+    found = outputs(copy, inputs)
     for name, array in outputs(grown, inputs).items():
-        np.testing.assert_array_equal(outputs(copy, inputs)[name], array)
-    assert kdkeras.growth.forward_flops(copy, 9) == grown.certificate.flops_after
+        np.testing.assert_array_equal(found[name], array)
+    assert forward_flops(copy, 9) == grown.certificate.flops_after

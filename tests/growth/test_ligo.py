@@ -1,4 +1,4 @@
-"""Learned factors: what they multiply out to, and that learning them helps."""
+"""LiGO: the weights that learned factors give, and that learning lowers the loss."""
 
 from __future__ import annotations
 
@@ -21,26 +21,13 @@ from kdkeras.growth import (
     grow,
     learn_operators,
 )
-from kdkeras.growth.described import describe, variables
+from kdkeras.growth.axes import describe, model_values, variables
 from kdkeras.losses import EmbeddingDistillation, SimilarityDistillation
 from kdkeras.students import TransformerStudent
 
 
-def weights(model):
-    found = variables(model, describe(model))
-    return {path: v.value.numpy().astype(float) for path, v in found.items()}
-
-
 def plan(depth=None, **sizes):
     return GrowthPlan(sizes=sizes, depth=depth or Stacking(), keeps_function=False)
-
-
-@pytest.fixture(scope="module")
-def exact():
-    model = TransformerStudent(40, 5, 2, 8, 2, 12, dtype="float64", sequence_length=9)
-    generator = np.random.default_rng(3)
-    model.set_weights([w + generator.normal(0, 0.4, w.shape) for w in model.get_weights()])
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +53,14 @@ def lesson_batches(lessons):
     ],
     ids=["stacking", "identity", "interleaving", "spread"],
 )
-def test_learning_starts_where_the_plan_grows_to(exact, depth, sizes):
+def test_learning_starts_at_the_plans_operators(exact, depth, sizes):
     start = LearnedOperators(exact, plan(depth, **sizes)).grow()
-    for path, expected in weights(grow(exact, plan(depth, **sizes))).items():
-        np.testing.assert_allclose(weights(start)[path], expected, atol=1e-12, err_msg=path)
+    for path, expected in model_values(grow(exact, plan(depth, **sizes))).items():
+        np.testing.assert_allclose(model_values(start)[path], expected, atol=1e-12, err_msg=path)
 
 
 def product(old, f, m, name, number):
-    """A weight of the larger model, every sum of the formula written out."""
+    """Computes a weight of the larger model by the formula."""
     layers = []
     for k in range(2):
         w = old[f"blocks.{k}.{name}"]
@@ -101,13 +88,13 @@ def product(old, f, m, name, number):
     return m[name][number, 0] * layers[0] + m[name][number, 1] * layers[1]
 
 
-def test_the_larger_weights_are_the_old_ones_between_factors_and_mixed(exact):
+def test_the_larger_weights_are_mixtures_of_products_around_the_old_ones(exact):
     operators = LearnedOperators(exact, plan(hidden_dim=12, intermediate_dim=17, num_layers=3))
     generator = np.random.default_rng(0)
     for variable in operators.trainable_variables:
         variable.assign(generator.normal(size=variable.shape))
-    f, m, old = operators.factors(), operators.mixing(), weights(exact)
-    # One factor an axis and side for all layers, heads' own for queries and keys.
+    f, m, old = operators.factors(), operators.mixing(), model_values(exact)
+    # One factor per axis and side for all layers; queries and keys have their own for heads.
     assert {name: matrix.shape for name, matrix in f.items()} == {
         "hidden_dim.E": (8, 12),
         "hidden_dim.F": (12, 8),
@@ -119,7 +106,7 @@ def test_the_larger_weights_are_the_old_ones_between_factors_and_mixed(exact):
         "intermediate_dim.F": (17, 12),
     }
     assert len(m) == 12 and all(rows.shape == (3, 2) for rows in m.values())
-    found = weights(operators.grow())
+    found = model_values(operators.grow())
     for path, array in found.items():
         if path.startswith("blocks."):
             _, number, name = path.split(".", 2)
@@ -133,7 +120,7 @@ def test_the_larger_weights_are_the_old_ones_between_factors_and_mixed(exact):
         np.testing.assert_allclose(array, expected, atol=1e-10, err_msg=path)
 
 
-def test_learned_weights_are_plain_and_computed_with(exact):
+def test_the_larger_student_has_plain_weights_and_computes_with_them(exact):
     operators = LearnedOperators(exact, plan(hidden_dim=12, num_layers=3))
     for variable in operators.trainable_variables:
         variable.assign_add(np.random.default_rng(0).normal(0, 0.1, variable.shape))
@@ -164,7 +151,7 @@ def test_learning_lowers_the_loss_on_other_sentences(trained, texts, lesson_batc
     grown, copied = operators.grow(probe=texts), grow(trained, recipe, probe=texts)
     assert operators.losses[0] == pytest.approx(float(mean_loss(copied, lesson_batches[:1])), 1e-4)
     others = lesson_batches[4:]
-    # Below the copies', and below the small student's, which they start near.
+    # Below the loss of the copies that learning starts at, and of the small student.
     starts = mean_loss(copied, others), mean_loss(trained, others)
     assert mean_loss(grown, others) < 0.995 * min(starts)
     for one, other in zip(before, trained.get_weights(), strict=True):
@@ -179,7 +166,7 @@ def test_learning_lowers_the_loss_on_other_sentences(trained, texts, lesson_batc
     assert (certificate.parameters_after, certificate.probe) == (grown.count_params(), "texts")
 
 
-def test_the_loss_of_a_distiller_is_its_own(trained, lesson_batches):
+def test_the_loss_of_a_distiller_is_used(trained, lesson_batches):
     losses = {"embedding": EmbeddingDistillation(), "similarity": SimilarityDistillation()}
     distiller = Distiller(
         trained, distillation_losses=losses, loss_weights={"embedding": 2.0, "similarity": 0.25}
@@ -187,7 +174,7 @@ def test_the_loss_of_a_distiller_is_its_own(trained, lesson_batches):
     distiller.compile("adam")
     batches = [(x, {"embedding": y}) for x, y in lesson_batches]
     kept = GrowthPlan(
-        sizes={"hidden_dim": 32, "intermediate_dim": 30, "num_layers": 3}, keeps_function=False
+        sizes={"hidden_dim": 32, "intermediate_dim": 30}, keeps_function=False
     )
     operators = learn_operators(trained, kept, batches[:1], distiller, steps=4, learning_rate=3e-3)
     # The start is function-preserving, so the first loss is the small student's.
@@ -213,7 +200,7 @@ def test_a_static_students_factors_are_learned(trained_static, texts, lesson_bat
     loss = keras.losses.MeanSquaredError()
     operators = learn_operators(trained_static, recipe, lesson_batches[:4], loss, 12, 1e-2)
     grown = operators.grow(probe=texts)
-    f, old = operators.factors(), weights(trained_static)
+    f, old = operators.factors(), model_values(trained_static)
     table = old["token_embedding.table"] @ f["embedding_dim.E"]
     np.testing.assert_allclose(grown.token_embedding.table, table, atol=1e-6)
     kernel = f["embedding_dim.F"] @ old["projection.kernel"]
@@ -222,12 +209,12 @@ def test_a_static_students_factors_are_learned(trained_static, texts, lesson_bat
     assert mean_loss(grown, others) < 0.99 * mean_loss(trained_static, others)
 
 
-# ---- what is refused ----------------------------------------------------
+# ---- errors ----------------------------------------------------
 
 BAD = {
     "claims_to_keep": (
         GrowthPlan(sizes={"hidden_dim": 32}),
-        ["do not keep the function", "keeps_function=False"],
+        ["do not preserve the function", "keeps_function=False"],
     ),
     "nothing_larger": (plan(), ["something to learn", "without a larger size"]),
     "from_above": (
@@ -240,17 +227,17 @@ BAD = {
 
 
 @pytest.mark.parametrize(("refused", "parts"), BAD.values(), ids=BAD)
-def test_plans_that_cannot_be_learned_are_refused(exact, refused, parts):
+def test_plans_without_learnable_factors_are_refused(exact, refused, parts):
     with pytest.raises(InputError) as error:
         LearnedOperators(exact, refused)
     assert_one_line(str(error.value), *parts)
 
 
-def test_vocabularies_and_layers_from_nothing_are_refused(trained, trained_static, vocabulary):
+def test_new_vocabularies_and_first_layers_are_refused(trained, trained_static, vocabulary):
     new = GrowthPlan(vocabulary=vocabulary, operators=Net2Wider(), keeps_function=False)
     for student, refused, part in (
         (trained, new, "Grow the vocabulary first"),
-        (trained_static, plan(num_layers=2), "num_layers=2. Give it layers by `grow` first"),
+        (trained_static, plan(num_layers=2), "num_layers=2. Add the first layers with `grow`"),
     ):
         with pytest.raises(InputError) as error:
             LearnedOperators(student, refused)
@@ -265,8 +252,8 @@ def test_bad_arguments_of_learning_are_refused(exact):
         ({"steps": 0}, "steps=0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"loss": "mse"}, "'mse'"),
-        ({"data": []}, "ended after 0"),
-        ({"data": iter([batch])}, "ended after 1"),
+        ({"data": []}, "ended after 0 batches"),
+        ({"data": iter([batch])}, "ended after 1 batches"),
     ):
         with pytest.raises(InputError) as error:
             learn_operators(exact, plan(hidden_dim=16), **{**good, **arguments})

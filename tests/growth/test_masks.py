@@ -1,10 +1,10 @@
-"""New units that fade in: the old function at 0, a plain student at 1."""
+"""Masked growth: the old function at mask 0, a plain student at mask 1."""
 
 from __future__ import annotations
 
-import growth_oracles
 import keras
 import numpy as np
+import oracles_growth
 import pytest
 import tensorflow as tf
 from contracts import assert_one_line
@@ -26,7 +26,7 @@ from kdkeras.growth import (
     grow_optimizer,
     unmask,
 )
-from kdkeras.growth.described import describe, variables
+from kdkeras.growth.axes import describe, model_values, variables
 from kdkeras.losses import EmbeddingDistillation
 from kdkeras.schedules import LinearWarmup
 from kdkeras.students import MaskedTransformerStudent, TransformerStudent
@@ -34,11 +34,6 @@ from kdkeras.students import MaskedTransformerStudent, TransformerStudent
 # No size is a multiple of the old one: width 16 (2 heads of 8), 24 units, 2 layers.
 ANY = {"hidden_dim": 27, "num_heads": 3, "intermediate_dim": 31, "num_layers": 3}
 ALL = GrowthPlan(sizes=ANY, operators=MaskedGrowth(), depth=MaskedLayers())
-
-
-def weights(model):
-    found = variables(model, describe(model))
-    return {path: v.value.numpy().astype(float) for path, v in found.items()}
 
 
 def apart(one, other, batch):
@@ -89,14 +84,6 @@ def test_any_size_keeps_the_function_at_first(trained, texts, batch, sizes, sett
     assert apart(grown, trained, batch) > 1e-4
 
 
-@pytest.fixture(scope="module")
-def exact():
-    model = TransformerStudent(40, 5, 2, 8, 2, 12, dtype="float64", sequence_length=9)
-    generator = np.random.default_rng(3)
-    model.set_weights([w + generator.normal(0, 0.4, w.shape) for w in model.get_weights()])
-    return model
-
-
 IDS = np.random.default_rng(1).integers(40, size=(5, 7)).astype("int32")
 
 
@@ -133,7 +120,7 @@ def test_a_masked_student_computes_what_the_formulas_give(exact, mask):
         "layers": (2, 4),
     }
     expected = [
-        growth_oracles.masked_transformer(weights(grown), 4, ids, pairs, mask) for ids in IDS
+        oracles_growth.masked_transformer(model_values(grown), 4, ids, pairs, mask) for ids in IDS
     ]
     np.testing.assert_allclose(unscaled(grown), expected, atol=1e-6)
     if mask == 0:
@@ -143,8 +130,8 @@ def test_a_masked_student_computes_what_the_formulas_give(exact, mask):
 
 
 def test_old_weights_stand_in_their_corner_and_new_ones_are_random(exact):
-    grown = weights(grow(exact, GrowthPlan(sizes={"hidden_dim": 12}, operators=MaskedGrowth())))
-    old = weights(exact)
+    grown = model_values(grow(exact, GrowthPlan(sizes={"hidden_dim": 12}, operators=MaskedGrowth())))
+    old = model_values(exact)
     table = grown["token_embedding.table"]
     np.testing.assert_array_equal(table[:, :8], old["token_embedding.table"])
     assert table[:, 8:].std() == pytest.approx(old["token_embedding.table"].std(), rel=0.2)
@@ -203,7 +190,7 @@ def test_moments_are_those_of_the_old_weights_alone(trained, lessons):
 
 def test_a_schedule_fades_new_units_in_and_they_are_taken_for_plain(trained, lessons, tmp_path):
     grown = grow(trained, ALL)
-    start = weights(grown)
+    start = model_values(grown)
     batch, targets = lessons
     dataset = tf.data.Dataset.from_tensor_slices((batch, {"embedding": targets})).batch(32)
     distiller = Distiller(grown, distillation_losses={"embedding": EmbeddingDistillation()})
@@ -230,7 +217,7 @@ def test_a_schedule_fades_new_units_in_and_they_are_taken_for_plain(trained, les
     assert type(plain) is TransformerStudent and plain.count_params() == grown.count_params() - 1
     assert apart(plain, grown, batch) < 1e-6
     # What was new has learned.
-    now = weights(plain)
+    now = model_values(plain)
     for path in ("token_embedding.table", "blocks.0.qkv_dense.kernel"):
         assert np.abs(now[path] - start[path])[..., 16:27].max() > 1e-4
     path = "blocks.2.output_dense.kernel"
@@ -254,9 +241,9 @@ def test_a_mask_is_a_share_and_a_masked_student_is_not_finished(trained, batch):
     grown = grow(trained, GrowthPlan(sizes={"num_layers": 3}, depth=MaskedLayers()))
     refused = {
         "mask=1.5": lambda: setattr(grown, "mask", 1.5),
-        "masks at 0": lambda: grow(grown, GrowthPlan(sizes={"num_layers": 4})),
+        "a mask at 0. Train it until": lambda: grow(grown, GrowthPlan(sizes={"num_layers": 4})),
         "masks at 0. Train": lambda: grown.truncated(1),
-        "a mask at 0. Train": lambda: unmask(grown),
+        "a mask at 0. Continue": lambda: unmask(grown),
         "TransformerStudent. Use the student as it is": lambda: unmask(trained),
     }
     for part, call in refused.items():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import growth_oracles
 import keras
 import numpy as np
+import oracles_growth
 import pytest
 import tensorflow as tf
 from contracts import assert_one_line
@@ -21,7 +21,7 @@ from kdkeras.growth import (
     grow,
     grow_optimizer,
 )
-from kdkeras.growth.described import describe, variables
+from kdkeras.growth.axes import describe, variables
 from kdkeras.optimizers import FusedAdam, LazyAdam
 from kdkeras.students import StaticStudent, TransformerStudent
 
@@ -84,7 +84,7 @@ def grown_with_moments(plan, model=None):
 def test_gradient_of_a_doubled_model_is_the_product_written_out():
     plan = GrowthPlan(sizes={"hidden_dim": 16, "intermediate_dim": 24}, operators=COPIES)
     slopes, true, first, second = grown_with_moments(plan)
-    for path, expected in growth_oracles.doubled_gradient(slopes).items():
+    for path, expected in oracles_growth.doubled_gradient(slopes).items():
         np.testing.assert_allclose(true[path], expected, atol=1e-10, err_msg=path)
         np.testing.assert_allclose(first[path], expected, atol=1e-12, err_msg=path)
         np.testing.assert_allclose(second[path], expected**2, atol=1e-12, err_msg=path)
@@ -285,7 +285,7 @@ def test_optimizers_that_cannot_be_mapped_are_refused():
         lambda: grow_optimizer(keras.optimizers.Adam(), model, grown, plan),
     )
     refuse(
-        ["must be what the plan makes", "(8, 24)", "(8, 30)"],
+        ["must be the model that the plan makes", "(8, 24)", "(8, 30)"],
         lambda: grow_optimizer(adam, model, grown, GrowthPlan(sizes={"intermediate_dim": 30})),
     )
     table = StaticStudent(40, 5, 6)
@@ -293,6 +293,6 @@ def test_optimizers_that_cannot_be_mapped_are_refused():
     adam = keras.optimizers.Adam()
     adam.build(table.trainable_variables)
     refuse(
-        ["no product of the old one", "TransformerStudent"],
+        ["must be products of the old ones", "TransformerStudent"],
         lambda: grow_optimizer(adam, table, grow(table, layers), layers),
     )

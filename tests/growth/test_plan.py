@@ -15,17 +15,16 @@ from kdkeras.growth import (
     AdvancedKnowledge,
     Chain,
     ComposeTokens,
-    DepthOperator,
     GrowthPlan,
     HyperCloning,
     IdentityBlocks,
     Interleaving,
     Net2Wider,
     Stacking,
-    WidthOperator,
     ZeroPadding,
     grow,
 )
+from kdkeras.growth.operators import DepthOperator, WidthOperator
 from kdkeras.students import StaticStudent, TransformerStudent
 
 
@@ -85,11 +84,14 @@ TRANSFORMER = {
     "unknown_size": ({"sizes": {"width": 32}}, ["hidden_dim", "num_layers", "'width'"]),
     "size_of_another_class": (
         {"sizes": {"embedding_dim": 32}},
-        ["A TransformerStudent grows by ['hidden_dim'", "'embedding_dim'"],
+        ["The sizes of a TransformerStudent are ['hidden_dim'", "'embedding_dim'"],
     ),
     "unknown_axis": (
         {"operators": {"blocks": Net2Wider()}},
-        ["grows by ['hidden_dim', 'num_heads', 'head_size', 'intermediate_dim'", "'blocks'"],
+        [
+            "sizes of a TransformerStudent are ['hidden_dim', 'num_heads', 'head_size', 'intermediate_dim'",
+            "'blocks'",
+        ],
     ),
     "vocabulary_size": ({"sizes": {"vocabulary_size": 99}}, ["GrowthPlan(vocabulary=...)"]),
     "narrower": ({"sizes": {"hidden_dim": 8}}, ["`hidden_dim` must be at least 16", "8"]),
@@ -136,8 +138,8 @@ def test_plans_that_do_not_fit_a_transformer_are_refused(transformer, arguments,
 
 
 STATIC = {
-    "no_layers": ({"sizes": {"hidden_dim": 32}}, ["hidden_dim", "Add num_layers"]),
-    "unknown_size": ({"sizes": {"dim": 32}}, ["A StaticStudent grows by ['embedding_dim'"]),
+    "no_layers": ({"sizes": {"hidden_dim": 32}}, ["has no `hidden_dim`", "Add num_layers"]),
+    "unknown_size": ({"sizes": {"dim": 32}}, ["The sizes of a StaticStudent are ['embedding_dim'"]),
     "narrower": ({"sizes": {"embedding_dim": 8}}, ["`embedding_dim` must be at least 16"]),
     "too_narrow_for_a_norm": (
         {"sizes": {"num_layers": 1, "hidden_dim": 16, "num_heads": 4}},
@@ -162,13 +164,19 @@ def test_plans_that_do_not_fit_a_table_are_refused(table, arguments, parts):
 
 
 BAD_PLANS = {
-    "zero": ({"sizes": {"hidden_dim": 0}}, ["whole number from 1", "hidden_dim=0"]),
-    "fraction": ({"sizes": {"hidden_dim": 32.0}}, ["whole number from 1", "hidden_dim=32.0"]),
-    "truth": ({"sizes": {"num_layers": True}}, ["whole number from 1", "num_layers=True"]),
-    "depth_for_width": ({"operators": Stacking()}, ["`operators` must be of", "'HyperCloning'"]),
-    "width_for_depth": ({"depth": Net2Wider()}, ["`depth` must be of", "'Stacking'"]),
+    "zero": ({"sizes": {"hidden_dim": 0}}, ["positive integer", "hidden_dim=0"]),
+    "fraction": ({"sizes": {"hidden_dim": 32.0}}, ["positive integer", "hidden_dim=32.0"]),
+    "truth": ({"sizes": {"num_layers": True}}, ["positive integer", "num_layers=True"]),
+    "depth_for_width": (
+        {"operators": Stacking()},
+        ["`operators` must be", "'HyperCloning'"],
+    ),
+    "width_for_depth": ({"depth": Net2Wider()}, ["`depth` must be one of", "'Stacking'"]),
     "text_for_operator": ({"operators": {"hidden_dim": "tile"}}, ["`operators`", "'tile'"]),
-    "tokens": ({"tokens": Net2Wider()}, ["`tokens` must be of ['AlignTokens', 'ComposeTokens']"]),
+    "tokens": (
+        {"tokens": Net2Wider()},
+        ["one of ['AlignTokens', 'ComposeTokens']"],
+    ),
 }
 
 

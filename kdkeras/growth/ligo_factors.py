@@ -1,4 +1,4 @@
-"""Growth whose factors are learned: LiGO."""
+"""The trainable factors of a model's growth: LiGO."""
 
 from __future__ import annotations
 
@@ -10,62 +10,71 @@ import numpy as np
 from keras import ops
 
 from kdkeras.errors import InputError
-from kdkeras.growth.axes import LAYERS, ModelAxes, Pieces, Side
+from kdkeras.growth.axes import (
+    LAYERS,
+    MAIN,
+    ModelAxes,
+    Pieces,
+    Side,
+    Values,
+    assign_values,
+    describe,
+    is_backbone,
+)
 from kdkeras.growth.axis_map import AxisMap
-from kdkeras.growth.certificate import Step, probe_batch
-from kdkeras.growth.certifying import certify, with_certificate
-from kdkeras.growth.depth import NewLayer
-from kdkeras.growth.described import describe, is_backbone
-from kdkeras.growth.expand import Values, merged_shape
+from kdkeras.growth.comparison import certify_growth, growth_probe
+from kdkeras.growth.expand import merged_shape
 from kdkeras.growth.growing import new_layers
 from kdkeras.growth.larger import (
-    assign_values,
     larger_static,
     larger_transformer,
     old_values,
     refuse_unfinished,
 )
-from kdkeras.growth.maps import Width
+from kdkeras.growth.operators import NewLayer
 from kdkeras.growth.plan import GrowthPlan
-from kdkeras.growth.sizes import check_names
+from kdkeras.growth.resolved_plan import ResolvedPlan, check_names
 from kdkeras.students import StaticStudent, Student
+from kdkeras.students.certificate import Step
+from kdkeras.students.comparison import with_certificate
 
 __all__ = ["LearnedOperators"]
 
 Factor = tuple[str, str, bool]
-"""Axis, role, and whether it is read."""
+"""Axis, role, and whether the axis is read."""
 
 
 class LearnedOperators:
-    """The factors of one model's growth, which can be trained.
+    """The trainable factors of one model's growth.
+
+    Created and trained by `learn_operators`.
 
     Formula, for a weight `W_l` of layer `l`, with the factors `E` of the axis that it
-    writes and `F` of the one that it reads:
+    writes and `F` of the axis that it reads:
 
     ```
     W'_l = sum_k M[l, k] F W_k E,     b'_l = sum_k M[l, k] b_k E
     ```
 
-    `E` and `F` of an axis are shared by all layers and all weights that use the axis
-    (queries, keys and values have an `E` of their own for heads and their size);
-    `M` is shared by nothing: each kind of weight mixes layers in its own way. Norms'
-    scales and shifts are written as biases are. They start where the plan's
-    operators are, and nothing holds `E F = I` from there on.
+    All layers and all weights that use an axis share its `E` and `F`. Queries, keys and
+    values each have their own `E` for heads and for the head size. `M` is not shared:
+    each kind of weight has its own. Scales and shifts of norms are treated as biases. The
+    factors start at the plan's operators; `E F = I` holds at the start only.
 
-    The paper's `E` of heads is one matrix over all their units; here it is the
-    Kronecker product of one for heads and one for units in a head, and `F` is a
-    factor of its own, not the transpose of `E`.
+    In the paper, `E` of the heads is one matrix over all their units, and `F` is the
+    transpose of `E`. Here `E` is the Kronecker product of one matrix for the heads and
+    one for the units of a head, and `F` is a separate factor.
 
     Args:
-        model: The student that grows; it stays as it is.
-        plan: What it grows to, with `keeps_function=False`.
+        model: The student that grows. It is not modified.
+        plan: The new sizes and the initial operators, with `keeps_function=False`.
 
     Attributes:
-        losses: The loss of each step that the factors were trained for.
+        losses: The loss of each training step.
 
     Raises:
-        InputError: If the plan does not fit the model, says that it keeps the
-            function, adds tokens, or has nothing to learn.
+        InputError: If the plan does not fit the model, has `keeps_function=True`, adds
+            tokens, or does not enlarge the model.
 
     References:
         Wang et al. (2023), Learning to Grow Pretrained Models for Efficient
@@ -79,15 +88,15 @@ class LearnedOperators:
         _refuse_unfit(model, plan)
         self.losses: tuple[float, ...] = ()
         self._model, self._plan, self._axes = model, plan, axes
-        self._width = Width.of(model, axes, plan)
-        if self._width.from_above or self._width.masked:
+        self._resolved = ResolvedPlan.of(model, axes, plan)
+        if self._resolved.from_above or self._resolved.masked:
             raise InputError(
-                "Learned factors start at products. Received: an operator that takes units from "
-                "the layer above, or masks them. Use Net2Wider()."
+                "The initial operators of learned factors must be products. Received: an operator "
+                "that copies units from the layer above, or masks them. Use Net2Wider()."
             )
         self._target, self._old = self._new_student()
         self._dtype = model.variable_dtype
-        # Made here: inside a graph they would be constants of it.
+        # Created here, because inside a graph they would become constants of the graph.
         self._stacks = self._as_stacks(self._dtype)
         num_layers = getattr(model, LAYERS, 0)
         layers, self._depth_steps = new_layers(num_layers, plan)
@@ -98,24 +107,24 @@ class LearnedOperators:
         self._mixing = {name: self._variable(array) for name, array in rows.items()}
         if not self.trainable_variables:
             raise InputError(
-                "There must be something to learn. Received: a plan without a larger size. "
-                "Name one, e.g. GrowthPlan(sizes={'hidden_dim': 512}, keeps_function=False)."
+                "The plan must contain something to learn. Received: a plan without a larger size. "
+                "Use e.g. GrowthPlan(sizes={'hidden_dim': 512}, keeps_function=False)."
             )
 
     @property
     def target(self) -> Student:
-        """A student of the new sizes, whose weights are given to it by `values`."""
+        """A student of the new sizes; `values` returns the weights that belong to it."""
         return self._target
 
     @property
     def plan(self) -> GrowthPlan:
-        """The plan whose operators learning started at."""
+        """The plan, whose operators are the initial factors."""
         return self._plan
 
     def maps(self) -> dict[tuple[str, str], AxisMap]:
-        """Returns the map of each axis and role, the plan's with the learned `E` and `F` in it.
+        """Returns the map of each axis and role, with the learned `E` and `F`.
 
-        `E F` is no identity any more. Queries and keys have no `F` that is learned.
+        `E F` is in general not the identity. Queries and keys have no learned `F`.
         """
 
         def learned(axis: str, role: str, reads: bool, start: Any) -> Any:
@@ -128,7 +137,7 @@ class LearnedOperators:
                 contract=learned(axis, role, True, pair.contract),
                 exact=False,
             )
-            for (axis, role), pair in self._width.maps.items()
+            for (axis, role), pair in self._resolved.maps.items()
         }
 
     @property
@@ -140,16 +149,16 @@ class LearnedOperators:
         """Returns the factors by name: `hidden_dim.E`, `num_heads.query.E`, `hidden_dim.F`."""
         found = {}
         for (axis, role, reads), variable in self._factors.items():
-            name = ".".join([axis, *([role] if role != "main" else []), "F" if reads else "E"])
+            name = ".".join([axis, *([role] if role != MAIN else []), "F" if reads else "E"])
             found[name] = variable.value.numpy()
         return found
 
     def mixing(self) -> dict[str, np.ndarray]:
-        """Returns `M`, `(new layers, layers)`, by kind of weight, e.g. `qkv_dense.kernel`."""
+        """Returns `M`, `(new layers, old layers)`, by kind of weight (`qkv_dense.kernel`)."""
         return {name: variable.value.numpy() for name, variable in self._mixing.items()}
 
     def values(self, dtype: str | None = None) -> dict[str, Any]:
-        """Multiplies out: the weights of the larger model by path, tensors of `dtype`."""
+        """Computes the weights of the larger student by path, tensors of `dtype`."""
         dtype = dtype or self._dtype
         axes, found = self._axes, {}
         stacks = self._stacks if dtype == self._dtype else self._as_stacks(dtype)
@@ -168,15 +177,15 @@ class LearnedOperators:
         return found
 
     def grow(self, probe: Sequence[str] | dict[str, Any] | None = None) -> Student:
-        """Makes the larger student, in plain weights.
+        """Returns the larger student, with plain weights.
 
         Args:
             probe: As for `kdkeras.growth.grow`.
 
         Returns:
-            A student of its own, whose `certificate` says how far it is from the old one.
+            A new student, whose `certificate` describes how it differs from the old one.
         """
-        batch, source = probe_batch(self._model, probe)
+        inputs = growth_probe(self._model, probe)
         grown, _ = self._new_student()
         assign_values(grown, {k: v.numpy() for k, v in self.values("float64").items()})
         steps = tuple(
@@ -187,14 +196,14 @@ class LearnedOperators:
                 after=step.after,
                 keeps_function=False,
             )
-            for step in (*self._width.steps, *self._depth_steps)
+            for step in (*self._resolved.steps, *self._depth_steps)
         )
-        parts = (batch, source, probe)
-        certificate = certify(self._model, grown, self._plan, self._width, steps, parts)
+        models = self._model, grown
+        certificate = certify_growth(models, self._plan, self._resolved, steps, inputs, probe)
         return with_certificate(grown, certificate)
 
     def _as_stacks(self, dtype: str) -> dict[str, Any]:
-        """The old weights by path, `(1, ...)`; of layers by kind, `(layers, ...)`."""
+        """Returns the old weights by path, `(1, ...)`; those of layers by kind, `(layers, ...)`."""
         axes = self._axes
         stacks = {path: a[None] for path, a in self._old.items() if path in axes.weights}
         for name in axes.layer_weights:
@@ -205,15 +214,15 @@ class LearnedOperators:
     def _new_student(self) -> tuple[Student, Values]:
         old = old_values(self._model)
         if isinstance(self._model, StaticStudent):
-            return larger_static(self._model, self._plan, self._width), old
-        return larger_transformer(self._model, self._plan, self._width, old)  # type: ignore[arg-type]
+            return larger_static(self._model, self._plan, self._resolved), old
+        return larger_transformer(self._model, self._plan, self._resolved, old)  # type: ignore[arg-type]
 
     def _start_factors(self) -> dict[Factor, keras.Variable]:
         every = [*self._axes.weights.values(), *self._axes.layer_weights.values()]
         sides = [side for pieces in every for piece in pieces for side in piece if side]
         found: dict[Factor, keras.Variable] = {}
         for side in sides:
-            pair = self._width.maps[side.axis, side.role]
+            pair = self._resolved.maps[side.axis, side.role]
             key = (side.axis, side.role, side.reads)
             if pair.size != pair.new_size and key not in found:
                 matrix = pair.contract if side.reads else pair.expand
@@ -224,19 +233,19 @@ class LearnedOperators:
         return keras.Variable(start, dtype=self._dtype)
 
     def _wide(self, stack: Any, pieces: Pieces) -> Any:
-        """Weights of one kind, `(layers, ...)`, on their larger axes."""
+        """Returns weights of one kind, `(layers, ...)`, on their larger axes."""
         parts = ops.split(stack, len(pieces), axis=-1)
         wide = [self._wide_piece(part, piece) for part, piece in zip(parts, pieces, strict=True)]
         return ops.concatenate(wide, axis=-1)
 
     def _wide_piece(self, stack: Any, piece: tuple[Side | None, ...]) -> Any:
-        sizes = [self._width.maps[s.axis, s.role].size if s else -1 for s in piece]
+        sizes = [self._resolved.maps[s.axis, s.role].size if s else -1 for s in piece]
         wide = ops.reshape(stack, (stack.shape[0], *sizes))
         for dimension, side in enumerate(piece, start=1):
             factor = self._factors.get((side.axis, side.role, side.reads)) if side else None
             if side is not None and factor is not None:
                 matrix = ops.cast(factor.value, stack.dtype)
-                # F is (new, old), E (old, new).
+                # F is (new, old), E is (old, new).
                 wide = ops.tensordot(wide, matrix, axes=[[dimension], [1 if side.reads else 0]])
                 wide = ops.moveaxis(wide, -1, dimension)
         shape = merged_shape(len(stack.shape) - 1, piece, tuple(wide.shape[1:]))
@@ -246,30 +255,33 @@ class LearnedOperators:
 def _refuse_unfit(model: Student, plan: GrowthPlan) -> None:
     if is_backbone(model):
         raise InputError(
-            "Factors are learned for kdkeras' own students. Received: a "
-            f"{type(model).__name__}. Use grow, with an operator that needs no training."
+            "Learned factors are only supported for kdkeras students. Received: a "
+            f"{type(model).__name__}. Use grow, with an operator that requires no training."
         )
     if plan.keeps_function:
         raise InputError(
-            "Learned factors do not keep the function. Received: a plan that says so. "
-            "Use GrowthPlan(..., keeps_function=False)."
+            "Learned factors do not preserve the function. Received: a plan with "
+            "keeps_function=True. Use GrowthPlan(..., keeps_function=False)."
         )
     if plan.vocabulary is not None:
         raise InputError(
-            "Rows of new tokens are not learned as factors. Received: a plan with a vocabulary. "
-            "Grow the vocabulary first, by a plan of its own."
+            "The rows of new tokens cannot be learned as factors. Received: a plan with a "
+            "vocabulary. Grow the vocabulary first, with a separate plan."
         )
     if LAYERS in plan.sizes and not getattr(model, LAYERS, 0):
         raise InputError(
-            "Layers are mixed from old ones. Received: a student without layers, and num_layers="
-            f"{plan.sizes[LAYERS]}. Give it layers by `grow` first."
+            "New layers are mixtures of old layers. Received: a student without layers, and "
+            f"num_layers={plan.sizes[LAYERS]}. Add the first layers with `grow`."
         )
 
 
 class _Mixing:
-    """The rows that put layers where `deepen` does, and what no mixture of old layers gives.
+    """The initial mixing matrices, which place layers as `deepen` does.
 
-    The latter are the 1s of neutral norms in identity layers.
+    Attributes:
+        rows: The initial `M` of each kind of weight.
+        constants: By kind of weight, a constant per layer that is added to the mixture:
+            1 for the scales of the neutral norms of identity layers, else 0.
     """
 
     def __init__(self, axes: ModelAxes, layers: list[NewLayer], num_layers: int) -> None:

@@ -1,4 +1,4 @@
-"""Training the factors of growth for a few steps."""
+"""Training the factors of a model's growth: LiGO."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from keras import ops
 
 from kdkeras.distillation import Distiller
 from kdkeras.errors import InputError
-from kdkeras.growth.described import describe, variables
-from kdkeras.growth.ligo import LearnedOperators
+from kdkeras.growth.axes import describe, variables
+from kdkeras.growth.ligo_factors import LearnedOperators
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.students import Student
 
@@ -29,30 +29,30 @@ def learn_operators(
     steps: int = 100,
     learning_rate: float = 1e-3,
 ) -> LearnedOperators:
-    """Trains the factors of a plan's growth on a loss of the larger student.
+    """Trains the factors of a plan's growth on a loss of the larger student (LiGO).
 
-    The old weights stay; only the factors move, by Adam, without dropout. That is LiGO:
-    some hundred steps, then `operators.grow()` multiplies out, and training goes on
-    with plain weights, and a new optimizer or `grow_optimizer(..., plan=operators)`.
+    Only the factors are trained, with Adam and without dropout; the old weights are
+    constants. After a few hundred steps, `operators.grow()` returns the larger student
+    with plain weights, and training continues with a new optimizer or with
+    `grow_optimizer(..., plan=operators)`.
 
     Args:
-        student: A `StaticStudent` or a `TransformerStudent`; it stays as it is.
-        plan: What it grows to, and the operators that learning starts at; with
-            `keeps_function=False`.
-        data: Batches as `fit` takes them, `(x, y)` or `(x, y, sample_weight)`; read
-            again from the start where there are fewer than steps.
-        loss: A `Distiller` (of the small student: its losses, their weights, its
-            teacher; the weights are those of step 0, and `balancing` is left out),
-            or a Keras loss `loss(y, embeddings)`.
-        steps: Steps of training, 1 or more.
-        learning_rate: Adam's, above 0.
+        student: A `StaticStudent` or a `TransformerStudent`. It is not modified.
+        plan: The new sizes and the initial operators, with `keeps_function=False`.
+        data: Batches as for `fit`, `(x, y)` or `(x, y, sample_weight)`. Read repeatedly
+            if there are fewer batches than steps.
+        loss: A `Distiller` of the small student, whose losses, loss weights and teacher
+            are used (loss weights at their value of step 0, without `balancing`), or a
+            Keras loss `loss(y, embeddings)`.
+        steps: Number of training steps, at least 1. Default 100.
+        learning_rate: Learning rate of Adam, above 0. Default 1e-3.
 
     Returns:
-        The operators, with the `losses` of all steps.
+        The trained operators. Their attribute `losses` has the loss of each step.
 
     Raises:
-        InputError: If the plan does not fit (see `LearnedOperators`), a number is out
-            of its range, or there is no batch.
+        InputError: If the plan does not fit (see `LearnedOperators`), an argument is out
+            of range, or `data` contains no batch.
 
     References:
         Wang et al. (2023), LiGO, arXiv:2303.00980.
@@ -87,7 +87,7 @@ def learn_operators(
 
 
 def _loss_of(target: Student, loss: Any) -> Loss:
-    """The mean loss of a batch, with the larger student in the place of the small one."""
+    """Returns the mean loss of a batch as a function, for the larger student."""
     if isinstance(loss, Distiller):
         larger = Distiller(
             target,
@@ -119,7 +119,7 @@ def _tensors(batch: Any) -> Any:
 
 
 def _repeated(data: Iterable[Any]) -> Iterator[Any]:
-    """The batches, again and again."""
+    """Yields the batches, repeated without end."""
     read = 0
     while True:
         before = read
@@ -128,6 +128,6 @@ def _repeated(data: Iterable[Any]) -> Iterator[Any]:
             yield batch
         if read == before:
             raise InputError(
-                f"Factors are trained on batches. Received: data that ended after {read}. "
-                "Give a list or a tf.data.Dataset, which can be read again."
+                f"`data` must be repeatable. Received: data that ended after {read} batches. "
+                "Use a list or a tf.data.Dataset."
             )
