@@ -1,4 +1,4 @@
-"""Growth once more, in float64 NumPy, with every product written out.
+"""Growth in float64 NumPy, with every product written out.
 
 Nothing here imports kdkeras, Keras or TensorFlow.
 """
@@ -25,7 +25,7 @@ def softmax(z):
 
 
 def attention(x, w, num_heads):
-    """What attention adds to one sentence without padding, `(L, d)`."""
+    """Output of the attention for one sentence without padding, `(L, d)`."""
     d = x.shape[1]
     size = d // num_heads
     query, key, value = np.split(x @ w["qkv_dense.kernel"] + w["qkv_dense.bias"], 3, axis=1)
@@ -37,7 +37,7 @@ def attention(x, w, num_heads):
 
 
 def block(x, w, num_heads):
-    """One sentence without padding, `(L, d)`, through a layer normalised after each half."""
+    """Output of a post-norm layer for one sentence without padding, `(L, d)`."""
     x = layer_norm(
         x + attention(x, w, num_heads), w["attention_norm.gamma"], w["attention_norm.beta"]
     )
@@ -47,7 +47,7 @@ def block(x, w, num_heads):
 
 
 def dense_inputs(w, num_layers, num_heads, ids):
-    """What the dense layers of each block read of one sentence; the projection's at -1."""
+    """Inputs of the dense layers of each block for one sentence; the projection's at -1."""
     x = w["token_embedding.table"][ids]
     x = x + w["position_embedding.position_embeddings"][: len(ids)]
     x = layer_norm(x, w["embedding_norm.gamma"], w["embedding_norm.beta"])
@@ -72,7 +72,7 @@ def dense_inputs(w, num_layers, num_heads, ids):
 
 
 def transformer(w, num_layers, num_heads, ids):
-    """The embedding of one sentence, before it is scaled to length 1."""
+    """The embedding of one sentence, before normalization."""
     x = w["token_embedding.table"][ids]
     x = x + w["position_embedding.position_embeddings"][: len(ids)]
     x = layer_norm(x, w["embedding_norm.gamma"], w["embedding_norm.beta"])
@@ -84,14 +84,14 @@ def transformer(w, num_layers, num_heads, ids):
 
 
 def masked_norm(x, c, gamma, beta):
-    """A layer norm in which unit `i` counts `c[i]` times."""
+    """A layer norm with the weight `c[i]` of unit `i`."""
     mean = (x * c).sum(axis=1, keepdims=True) / c.sum()
     variance = ((x - mean) ** 2 * c).sum(axis=1, keepdims=True) / c.sum()
     return ((x - mean) / np.sqrt(variance) * gamma + beta) * c
 
 
 def masked_transformer(w, num_layers, ids, sizes, m):
-    """The embedding of a sentence by a model whose new units count `m`, before it is scaled.
+    """The embedding of a sentence, with new units at mask `m`, before normalization.
 
     `sizes`: (old, new) of hidden, heads, head_size and intermediate, and layers.
     """
@@ -111,7 +111,7 @@ def masked_transformer(w, num_layers, ids, sizes, m):
         parts = [p.reshape(len(ids), len(heads), len(units)) for p in parts]
         attended = np.zeros_like(parts[0])
         for h in range(len(heads)):
-            # A unit of an old head that is old counts 1, any other m.
+            # 1 for old units of old heads, else m.
             c = np.where((heads[h] == 1.0) & (units == 1.0), 1.0, m)
             query, key, value = (p[:, h] * c for p in parts)
             attended[:, h] = softmax(query @ key.T / math.sqrt(units.sum())) @ value
@@ -126,10 +126,10 @@ def masked_transformer(w, num_layers, ids, sizes, m):
 
 
 def doubled(w, n=2):
-    """A model `n` times as wide, every unit and head copied, by the products of the paper.
+    """Weights of a model `n` times as wide, with every unit and head copied.
 
-    Heads as a whole stand side by side again, so E of heads and their size is
-    `1_n (x) I` of the hidden width, as it is of the width itself.
+    Whole heads are repeated, so E of the heads and their units is `1_n (x) I` of the hidden
+    width, as it is for the width itself.
     """
     hidden = w["embedding_norm.gamma"].shape[0]
     inner = w["blocks.0.intermediate_dense.bias"].shape[0]
@@ -139,7 +139,7 @@ def doubled(w, n=2):
 
 
 def doubled_gradient(g, n=2):
-    """Gradients of that model: what reads has `E^T G`, what writes `G F^T`."""
+    """Gradients of that model: `E^T G` for weights that read, `G F^T` for those that write."""
     hidden = g["embedding_norm.gamma"].shape[0]
     inner = g["blocks.0.intermediate_dense.bias"].shape[0]
     e = {size: np.kron(np.ones((1, n)), np.eye(size)) for size in (hidden, inner)}
@@ -182,7 +182,7 @@ def _doubled(w, hidden, inner, readers, writers):
 
 
 def flops(layers, length, width, inner, out):
-    """Twice the products of every matrix multiplication, one by one."""
+    """Two operations per multiplication of every matrix product."""
 
     def product(a, b, c):
         return 2 * a * b * c

@@ -15,7 +15,7 @@ def benchmark_modules(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
 
 
-def test_a_training_step_costs_three_forward_passes_of_every_row():
+def test_a_training_step_costs_three_forward_passes_per_row():
     import costs
 
     # A body of 1000 that counts a head of 100 once; the head runs for 3 tokens.
@@ -25,14 +25,14 @@ def test_a_training_step_costs_three_forward_passes_of_every_row():
     assert costs.training(forward, rows=4, steps=10) == 3 * 1200 * 4 * 10
 
 
-def test_the_target_is_reached_between_two_measurements():
+def test_the_target_is_interpolated_between_two_measurements():
     import costs
 
     # From 3.0 at 10 to 1.0 at 20: 1.5 lies three quarters of the way.
     assert costs.reached_at([0, 10, 20, 30], [5.0, 3.0, 1.0, 0.5], 1.5) == 17.5
 
 
-def test_the_first_time_counts_where_a_loss_rises_again():
+def test_the_first_crossing_counts_if_the_loss_rises_again():
     import costs
 
     assert costs.reached_at([0, 10, 20, 30], [4.0, 2.0, 3.0, 1.0], 2.0) == 10.0
@@ -45,7 +45,7 @@ def test_a_target_below_every_loss_is_never_reached():
     assert costs.saving(None, 100.0) is None
 
 
-def test_the_small_run_is_counted_at_its_whole_cost():
+def test_the_whole_cost_of_the_small_run_is_counted():
     import language_model_tables as tables
 
     scratch = {"flops": [0, 50, 100], "losses": [6.0, 5.0, 4.0]}
@@ -66,7 +66,7 @@ def test_packed_rows_hold_the_sentences_in_order_with_boundaries():
     assert rows.tolist() == [[1, 2, 3, 9], [4, 9, 5, 6]]
 
 
-def test_labels_are_what_the_mask_hides_and_never_a_boundary():
+def test_labels_are_the_masked_tokens_and_never_a_boundary():
     import masked_text
 
     rows = np.random.default_rng(1).integers(50, size=(200, 16)).astype(np.int32)

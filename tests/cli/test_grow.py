@@ -1,4 +1,4 @@
-"""`kdkeras grow`, and the training that goes on with what it wrote."""
+"""`kdkeras grow`, and `kdkeras distill --student` with the grown student."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def grown(command, student, tmp_path_factory):
     return path, command("grow", student[0], "--output", path, *sizes, *costs)
 
 
-def test_layers_on_a_table_embed_as_the_table_did(student, grown):
+def test_layers_on_a_table_preserve_the_embeddings(student, grown):
     path, result = grown
     small, large = kdkeras.load(student[0]), kdkeras.load(path)
     assert isinstance(large, TransformerStudent)
@@ -46,7 +46,7 @@ def test_layers_on_a_table_embed_as_the_table_did(student, grown):
 def test_the_ledger_counts_both_runs(student, grown):
     path, result = grown
     small, large = kdkeras.load(student[0]), kdkeras.load(path)
-    # Both sides of 16 pairs, forward and twice backward.
+    # Both sides of 16 pairs; a step costs three forward passes.
     teacher = teachers.load(TEACHERS / "mean").model.backbone
     runs = {
         "teacher": 100 * forward_flops(teacher, 32),
@@ -64,7 +64,7 @@ def test_the_ledger_counts_both_runs(student, grown):
     assert ledger.shares()["small run"] == pytest.approx(runs[1] / sum(runs))
 
 
-def test_the_report_says_what_was_kept_and_what_it_costs(grown):
+def test_the_report_shows_certificate_and_costs(grown):
     path, result = grown
     folder = path.parent / "report"
     assert result["report"] == str(folder / "report.html")
@@ -92,45 +92,29 @@ def trained(command, grown, targets, vocabulary, tmp_path_factory):
     )
 
 
-def test_training_goes_on_with_the_grown_student(
+def test_training_continues_with_the_grown_student(
     command, grown, trained, targets, vocabulary, tmp_path
 ):
     path, result = trained
     assert result["last"]["loss"] < 0.9 * result["first"]["loss"]
     first = kdkeras.load(grown[0])
     assert np.abs(kdkeras.load(path).encode(TEXTS) - first.encode(TEXTS)).max() > 1e-2
-    # One step at a rate of nothing is where it began: the axes are turned there and back.
+    # One step at a negligible learning rate leaves the student unchanged.
     still = tmp_path / "still.keras"
     command(
         *("distill", targets[0], "--student", grown[0], "--output", still),
-        *(
-            "--vocabulary",
-            vocabulary[0],
-            "--batch-size",
-            16,
-            "--steps",
-            1,
-            "--learning-rate",
-            "1e-12",
-        ),
+        *("--vocabulary", vocabulary[0], "--batch-size", 16),
+        *("--steps", 1, "--learning-rate", "1e-12"),
     )
     np.testing.assert_allclose(
         kdkeras.load(still).encode(TEXTS), first.encode(TEXTS), rtol=0, atol=1e-5
     )
 
 
-def test_stacking_is_written_only_if_the_function_may_change(command, trained, tmp_path, capsys):
+def test_stacking_requires_that_the_function_may_change(command, trained, tmp_path, capsys):
     path = tmp_path / "stacked.keras"
-    options = [
-        "grow",
-        str(trained[0]),
-        "--output",
-        str(path),
-        "--layers",
-        "2",
-        "--depth",
-        "stacking",
-    ]
+    options = ["grow", str(trained[0]), "--output", str(path)]
+    options += ["--layers", "2", "--depth", "stacking"]
     assert main(options) == 2
     assert_one_line(capsys.readouterr().err.strip(), "keeps_function=False")
     assert list(tmp_path.iterdir()) == []
@@ -151,7 +135,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_refused_in_one_line_and_nothing_is_written(case, grown, tmp_path, capsys):
+def test_invalid_input_is_refused_in_one_line_and_nothing_is_written(case, grown, tmp_path, capsys):
     options, part = BAD[case]
     assert main(["grow", str(grown[0]), "--output", str(tmp_path / "out.keras"), *options]) == 2
     line = capsys.readouterr().err.strip()
@@ -159,7 +143,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(case, grown, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_exists_is_kept(grown, tmp_path, capsys):
+def test_an_existing_output_is_not_overwritten(grown, tmp_path, capsys):
     path = tmp_path / "out.keras"
     path.write_text("mine")
     assert main(["grow", str(grown[0]), "--output", str(path), "--layers", "2"]) == 2
@@ -175,11 +159,12 @@ def test_an_output_that_exists_is_kept(grown, tmp_path, capsys):
         (["--vocabulary", "{other}"], "its own vocabulary"),
     ],
 )
-def test_what_a_trained_student_has_is_not_given_again(
+def test_arguments_that_the_student_already_determines_are_refused(
     command, corpus, grown, targets, vocabulary, tmp_path, capsys, options, part
 ):
     other = tmp_path / "other"
-    command("vocabulary", *corpus, "--size", 500, "--output", other)
+    if "{other}" in options:
+        command("vocabulary", *corpus, "--size", 500, "--output", other)
     options = [str(other) if option == "{other}" else option for option in options]
     arguments = ["distill", targets[0], "--student", grown[0], "--vocabulary", vocabulary[0]]
     assert main([*map(str, [*arguments, "--output", tmp_path / "o.keras"]), *options]) == 2
@@ -187,7 +172,7 @@ def test_what_a_trained_student_has_is_not_given_again(
     assert not (tmp_path / "o.keras").exists()
 
 
-def test_a_ledger_refuses_what_does_not_add_up():
+def test_a_ledger_refuses_duplicate_names_and_negative_costs():
     with pytest.raises(kdkeras.errors.InputError, match="twice"):
         FlopLedger().add("main run", 1).add("main run", 2)
     with pytest.raises(kdkeras.errors.InputError, match="integer of at least 0"):

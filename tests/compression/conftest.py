@@ -1,4 +1,4 @@
-"""Students that were fitted to the bundled sample, or have random weights."""
+"""Students that were fitted to the bundled sample or have random weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEQUENCE_LENGTH = 40
 
 @pytest.fixture(scope="session")
 def fitted(vocabulary, sample_set):
-    """A static student at the least squares fit to the sample: real embeddings."""
+    """A static student fitted to the sample by least squares."""
     student = StaticStudent(
         vocabulary.size, 384, 64, sequence_length=SEQUENCE_LENGTH, vocabulary=vocabulary
     )

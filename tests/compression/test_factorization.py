@@ -1,4 +1,4 @@
-"""A factorised table is the nearest one of its width."""
+"""A factorized table is the best approximation of its rank."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdkeras.layers.factorized_embedding import low_rank_factors
 
 
 def outputs(student):
-    """What each token adds to the mean of a static student, `(V, output_dim)`, float64."""
+    """Projected vector of each token of a static student, `(V, output_dim)`, float64."""
     table, *weight, kernel, _ = (w.astype(np.float64) for w in student.get_weights())
     return (table * np.exp(weight[0]) if weight else table) @ kernel
 
@@ -41,21 +41,21 @@ def test_factors_are_the_truncated_singular_value_decomposition():
     np.testing.assert_allclose(right @ right.T, np.eye(4), atol=1e-6)
 
 
-def test_columns_say_about_as_much_each(fitted):
+def test_columns_have_similar_energy(fitted):
     left, _ = low_rank_factors(outputs(fitted), 32)
     energy = (left.astype(np.float64) ** 2).sum(axis=0)
     straight = squares(outputs(fitted))[:32]
     assert energy.max() / energy.min() < 0.5 * straight.max() / straight.min()
 
 
-def test_the_whole_rank_changes_no_embedding_and_needs_no_token_weights(fitted, texts):
+def test_full_rank_preserves_embeddings_without_token_weights(fitted, texts):
     same = factorize_table(fitted, 64)
     assert same.token_weight is None
     assert fitted.count_params() - same.count_params() == fitted.vocabulary_size
     np.testing.assert_allclose(same.encode([*texts, ""]), fitted.encode([*texts, ""]), atol=2e-6)
 
 
-def test_a_static_student_is_the_nearest_of_its_width(fitted, counts):
+def test_the_table_of_a_static_student_is_the_best_approximation(fitted, counts):
     narrow = factorize_table(fitted, 24, counts)
     assert narrow.embedding_dim == 24 and narrow.projection.kernel.shape == (24, 384)
     root = np.sqrt(counts)[:, None]
@@ -65,7 +65,7 @@ def test_a_static_student_is_the_nearest_of_its_width(fitted, counts):
     assert error < ((root * (outputs(fitted) - outputs(unweighted))) ** 2).sum()
 
 
-def test_a_transformers_table_is_the_nearest_and_the_rest_its_own(transformer, texts):
+def test_the_table_of_a_transformer_is_the_best_approximation(transformer, texts):
     table = np.asarray(transformer.token_embedding.table, np.float64)
     narrow = factorize_table(transformer, 6)
     rows, widen = narrow.token_embedding.get_weights()
@@ -74,17 +74,16 @@ def test_a_transformers_table_is_the_nearest_and_the_rest_its_own(transformer, t
     for ours, theirs in zip(transformer.layers[1:], narrow.layers[1:], strict=True):
         for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
-    # A table of that rank is kept as it is, and can be narrowed again.
+    # The product gives the same embeddings as a plain table, and can be factorized again.
     again = factorize_table(factorize_table(narrow, 5), 4)
-    lossless = transformer.from_config(transformer.get_config())
+    lossless = transformer.clone()
     lossless.set_weights([rows @ widen, *transformer.get_weights()[1:]])
-    lossless._hold(transformer.vocabulary)
     np.testing.assert_allclose(narrow.encode(texts), lossless.encode(texts), atol=1e-5)
     assert again.table_rank == 4
 
 
 @pytest.mark.parametrize("name", ["fitted", "transformer"])
-def test_a_factorised_student_survives_saving(name, texts, tmp_path, request):
+def test_a_factorized_student_is_saved(name, texts, tmp_path, request):
     narrow = factorize_table(request.getfixturevalue(name), 8)
     narrow.save(tmp_path / "narrow.keras")
     copy = kdkeras.load(tmp_path / "narrow.keras")
@@ -102,7 +101,7 @@ def test_a_rank_out_of_range_is_refused(name, most, request):
 
 
 def test_counts_that_do_not_fit_are_refused(fitted, counts):
-    for wrong, said in ((counts[:5], "shape (5,)"), (counts - 1, "the least -1"), (counts * 0, "")):
+    for wrong, said in ((counts[:5], "shape (5,)"), (counts - 1, "minimum -1"), (counts * 0, "")):
         with pytest.raises(InputError) as error:
             factorize_table(fitted, 8, wrong)
         assert_one_line(str(error.value), "`token_counts` must be 14000 numbers", said)

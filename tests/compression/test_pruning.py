@@ -1,4 +1,4 @@
-"""A pruned student is the student, on every text whose pieces it kept."""
+"""A pruned student gives the same embeddings for texts whose tokens were kept."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def pruned(request, own_sentences):
     return [(student, prune_vocabulary(student, own_sentences)) for student in students]
 
 
-def test_held_out_sentences_of_kept_pieces_are_bit_equal(pruned, held_out):
+def test_held_out_sentences_of_kept_tokens_are_bit_identical(pruned, held_out):
     for student, small in pruned:
         old, new = student.vocabulary, small.vocabulary
         kept = set(new.tokens) - {old.tokens[old.unknown_id]}
@@ -64,7 +64,7 @@ def test_held_out_sentences_of_kept_pieces_are_bit_equal(pruned, held_out):
             np.testing.assert_array_equal(small.encode(same), student.encode(same))
 
 
-def test_the_sentences_that_decide_are_cut_as_before(pruned, own_sentences):
+def test_the_given_sentences_are_tokenized_as_before(pruned, own_sentences):
     student, small = pruned[0]
     old, new = student.vocabulary, small.vocabulary
     sample = own_sentences[::7]
@@ -81,7 +81,7 @@ def test_kept_tokens_have_the_same_vectors(pruned):
         )
 
 
-def test_every_letter_of_the_scripts_in_use_is_kept_and_no_other_script(pruned):
+def test_all_letters_of_the_scripts_in_use_are_kept_and_other_scripts_removed(pruned):
     student, small = pruned[0]
     old, kept = student.vocabulary, set(small.vocabulary.tokens)
     for token in old.tokens:
@@ -92,7 +92,7 @@ def test_every_letter_of_the_scripts_in_use_is_kept_and_no_other_script(pruned):
             assert token not in kept
 
 
-def test_other_runtimes_read_the_pruned_vocabulary_alike(pruned, sentences):
+def test_other_runtimes_tokenize_with_the_pruned_vocabulary_alike(pruned, sentences):
     vocabulary = pruned[0][1].vocabulary
     if vocabulary.kind == "wordpiece":
         reader = tokenizers.Tokenizer.from_str(vocabulary.files["tokenizer.json"].decode())
@@ -103,15 +103,16 @@ def test_other_runtimes_read_the_pruned_vocabulary_alike(pruned, sentences):
     assert vocabulary.tokenize(sentences).to_list() == expected
 
 
-def test_an_unknown_character_costs_what_it_did(mixed):
-    # Else "unknown + piece" could become cheaper than a longer piece with that character.
+def test_the_piece_with_the_lowest_score_is_essential(mixed):
+    # It determines the cost of an unknown character. Otherwise "unknown + piece" could become
+    # cheaper than a longer piece with that character.
     model = sentencepiece.SentencePieceProcessor(model_proto=mixed.files["sentencepiece.model"])
     scores = [model.get_score(i) for i in range(mixed.size)]
     least = min(range(2, mixed.size), key=scores.__getitem__)
     assert least in mixed.essential_ids and {0, 1} <= set(mixed.essential_ids)
 
 
-def test_a_count_and_a_size_keep_what_is_used_most(vocabulary, counts):
+def test_min_count_and_size_keep_the_most_frequent_tokens(vocabulary, counts):
     often = choose_tokens(vocabulary, counts, min_count=5)
     gone = sorted(set(range(vocabulary.size)).difference(often))
     assert counts[gone].max() == 4
@@ -122,14 +123,14 @@ def test_a_count_and_a_size_keep_what_is_used_most(vocabulary, counts):
     assert counts[sorted(longer & set(small))].min() >= counts[sorted(longer - set(small))].max()
 
 
-def test_a_pruned_student_survives_saving(fitted, sample_set, texts, tmp_path):
+def test_a_pruned_student_is_saved(fitted, sample_set, texts, tmp_path):
     small = prune_vocabulary(fitted, sample_set.sentences(languages=LANGUAGES))
     small.save(tmp_path / "small.keras")
     copy = kdkeras.load(tmp_path / "small.keras")
     np.testing.assert_array_equal(copy.encode(texts), small.encode(texts))
 
 
-def test_nothing_to_count_a_string_and_no_vocabulary_are_refused(fitted):
+def test_no_sentence_a_string_and_no_vocabulary_are_refused(fitted):
     with pytest.raises(InputError) as error:
         prune_vocabulary(fitted, [])
     assert_one_line(str(error.value), "Received: none")
@@ -157,7 +158,7 @@ def test_a_subset_without_the_essential_or_with_unknown_ids_is_refused(vocabular
     assert_one_line(str(error.value), said, "essential_ids")
 
 
-def test_a_model_of_merges_is_refused(sentences):
+def test_a_bpe_model_is_refused(sentences):
     import io
 
     from kdkeras.data.sentencepiece import SentencePieceVocabulary
@@ -173,7 +174,7 @@ def test_a_model_of_merges_is_refused(sentences):
     assert_one_line(str(error.value), "BPE", "train_vocabulary()")
 
 
-def test_languages_of_a_set_are_its_translations_and_every_source(sample_groups, sample_set):
+def test_sentences_of_languages_are_their_translations_and_all_sources(sample_groups, sample_set):
     found = list(sample_set.sentences(languages=["de"]))
     german = [
         t

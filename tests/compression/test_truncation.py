@@ -1,4 +1,4 @@
-"""A cut student gives the first components of the student."""
+"""A truncated student gives the first components of the student's embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdkeras.students import TransformerStudent
 
 
 @pytest.mark.parametrize("name", ["fitted", "transformer"])
-def test_it_gives_what_encode_gives_at_that_width(name, texts, tmp_path, request):
+def test_truncation_equals_encode_with_dim(name, texts, tmp_path, request):
     student = request.getfixturevalue(name)
     cut = truncate(student, 9)
     assert cut.output_dim == 9 and cut.encode(texts).shape == (len(texts), 9)
@@ -25,14 +25,14 @@ def test_it_gives_what_encode_gives_at_that_width(name, texts, tmp_path, request
     np.testing.assert_array_equal(copy.encode(texts), cut.encode(texts))
 
 
-def test_a_rotation_comes_before_the_cut(fitted, texts):
+def test_the_rotation_is_applied_before_truncation(fitted, texts):
     axes = principal_axes(fitted.encode(texts))
     expected = (fitted.encode(texts) @ axes)[:, :32]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(truncate(fitted, 32, axes).encode(texts), expected, atol=1e-5)
 
 
-def test_principal_axes_lose_less_than_the_first_components(fitted, held_out, sample_groups):
+def test_principal_axes_preserve_more_accuracy(fitted, held_out, sample_groups):
     foreign, english = held_out["de"]
     axes = principal_axes(fitted.encode([group.source for group in sample_groups[:2000]]))
 
@@ -44,7 +44,7 @@ def test_principal_axes_lose_less_than_the_first_components(fitted, held_out, sa
     assert plain + 0.02 < turned <= accuracy(fitted) + 0.02
 
 
-def test_without_a_projection_one_is_added(wordpiece, texts):
+def test_a_student_without_a_projection_gets_one(wordpiece, texts):
     student = TransformerStudent(
         *(wordpiece.size, 16, 1, 16, 2, 24),
         project=False, normalize=False, sequence_length=40, vocabulary=wordpiece,
@@ -54,14 +54,14 @@ def test_without_a_projection_one_is_added(wordpiece, texts):
 
 
 @pytest.mark.parametrize("dim", [0, 385])
-def test_a_width_it_has_not_is_refused(fitted, dim):
+def test_an_impossible_width_is_refused(fitted, dim):
     with pytest.raises(InputError) as error:
         truncate(fitted, dim)
     assert_one_line(str(error.value), "between 1 and 384", f"dim={dim}")
 
 
 @pytest.mark.parametrize("rotation", [np.eye(3), np.full((384, 384), np.nan), 2 * np.eye(384)])
-def test_what_is_no_rotation_is_refused(fitted, rotation):
+def test_an_invalid_rotation_is_refused(fitted, rotation):
     with pytest.raises(InputError) as error:
         truncate(fitted, 8, rotation)
     assert_one_line(str(error.value), "orthonormal", str(rotation.shape), "principal_axes")

@@ -1,4 +1,4 @@
-"""New tokens where a teacher's vectors say that they belong."""
+"""New tokens whose rows are predicted from a teacher's vectors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def teacher():
 
 @pytest.fixture(scope="module")
 def tokens(teacher):
-    """The teacher's: special ones first, then all that it has."""
+    """The teacher's tokens, special ones first."""
     names, _ = teacher.token_embeddings()
     special = [n for n in names if n.startswith("[") and not n.startswith("[unused")]
     return [*special, *(n for n in names if n not in special)]
@@ -38,13 +38,13 @@ def tokens(teacher):
 
 @pytest.fixture(scope="module")
 def vocabularies(tokens):
-    """One that lacks the teacher's last tokens, and one that has them and one of nobody's."""
+    """One without the teacher's last tokens; one with them, and one more token."""
     return of_tokens(tokens[:-NEW]), of_tokens([*tokens, "ᚠᚢᚦ"])
 
 
 @pytest.fixture(scope="module")
 def affine(teacher, tokens, vocabularies):
-    """A table whose rows are an affine map of the teacher's, and what the new ones would be."""
+    """A student whose rows are an affine map of the teacher's, and the rows of all tokens."""
     names, table = teacher.token_embeddings()
     table = np.stack([table[names.index(token)] for token in tokens])
     generator = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def rows_of(student):
     return student.token_embedding.table.value.numpy()
 
 
-def test_what_a_linear_map_can_tell_is_told(affine, vocabularies):
+def test_an_affine_map_is_recovered(affine, vocabularies):
     student, rows = affine
     new = vocabularies[1]
     plan = GrowthPlan(vocabulary=new, tokens=AlignTokens(teacher=TEACHER, ridge=1e-9))
@@ -71,15 +71,14 @@ def test_what_a_linear_map_can_tell_is_told(affine, vocabularies):
     np.testing.assert_allclose(rows_of(grown)[len(rows) - NEW : len(rows)], rows[-NEW:], atol=1e-3)
     composed = rows_of(grow(student, GrowthPlan(vocabulary=new)))
     assert np.abs(composed[len(rows) - NEW : len(rows)] - rows[-NEW:]).max() > 0.05
-    # Of the last one the teacher knows nothing: made of its pieces.
+    # The teacher does not know the last token, which is made from its pieces.
     np.testing.assert_array_equal(rows_of(grown)[-1], composed[-1])
 
 
-def test_the_ridge_is_the_regressions(affine, vocabularies, teacher, tokens):
-    """Against the normal equations of the old rows, solved for the map itself."""
+def test_rows_are_those_of_the_ridge_regression(affine, vocabularies, teacher, tokens):
+    """Compared with the normal equations, solved for the map itself."""
     student, rows = affine
-    noisy = TransformerStudent.from_config(student.get_config())
-    noisy._hold(student.vocabulary)
+    noisy = student.clone()
     generator = np.random.default_rng(1)
     table = rows_of(student) + generator.normal(0, 0.5, rows_of(student).shape)
     noisy.token_embedding.set_weights([table])
@@ -89,12 +88,12 @@ def test_the_ridge_is_the_regressions(affine, vocabularies, teacher, tokens):
     vectors = (vectors - vectors.mean(axis=0)) / vectors.std()
     known = np.stack([[*vectors[names.index(token)], 1.0] for token in tokens])
     t, goal = known[:-NEW], known[-NEW:]
-    assert len(t) <= 2048  # all are fitted to
+    assert len(t) <= 2048  # all of them are used
     fitted = np.linalg.solve(t.T @ t + 0.3 * len(t) * np.eye(t.shape[1]), t.T @ table)
     np.testing.assert_allclose(found, goal @ fitted, atol=1e-4)
 
 
-def test_weights_of_tokens_are_averages_of_their_pieces(vocabularies):
+def test_token_weights_are_averages_over_the_pieces(vocabularies):
     old, new = vocabularies
     student = StaticStudent(old.size, 5, 4, vocabulary=old)
     weights = np.random.default_rng(2).normal(size=(old.size, 1))
@@ -106,13 +105,13 @@ def test_weights_of_tokens_are_averages_of_their_pieces(vocabularies):
     np.testing.assert_array_equal(by_teacher, by_pieces)
 
 
-def test_a_plan_with_a_teacher_is_data(vocabularies):
+def test_a_plan_with_a_teacher_round_trips(vocabularies):
     plan = GrowthPlan(vocabulary=vocabularies[1], tokens=AlignTokens(teacher=TEACHER, ridge=0.5))
     again = GrowthPlan.from_dict(plan.to_dict(), vocabularies[1])
     assert again.tokens == plan.tokens and again.tokens.ridge == 0.5
 
 
-def test_bad_input_is_refused(affine, vocabularies, tmp_path, capsys):
+def test_invalid_arguments_are_refused(affine, vocabularies, tmp_path, capsys):
     with pytest.raises(InputError) as error:
         AlignTokens(teacher=TEACHER, ridge=0)
     assert_one_line(str(error.value), "`ridge`", "positive")
@@ -122,7 +121,7 @@ def test_bad_input_is_refused(affine, vocabularies, tmp_path, capsys):
     assert_one_line(str(error.value), str(tmp_path))
 
 
-def test_the_command_takes_a_teacher_for_new_tokens(affine, vocabularies, tmp_path, capsys):
+def test_the_command_aligns_new_tokens_with_a_teacher(affine, vocabularies, tmp_path, capsys):
     student, rows = affine
     student.save(tmp_path / "small.keras")
     vocabularies[1].save(tmp_path / "new")

@@ -9,8 +9,10 @@ import numpy as np
 import oracles_growth
 import pytest
 import tensorflow as tf
+from contracts import assert_one_line
 
 import kdkeras
+from kdkeras.compression import factorize, merge
 from kdkeras.growth import (
     AdvancedKnowledge,
     Chain,
@@ -131,7 +133,7 @@ def test_grown_weights_are_the_old_ones_multiplied_out(exact):
         np.testing.assert_allclose(grown[path], expected, atol=1e-12, err_msg=path)
 
 
-def test_grown_model_computes_what_the_formulas_give_of_the_old_model_values(exact):
+def test_a_grown_model_computes_the_formulas_with_the_old_weights(exact):
     found = unscaled(grow(exact, GrowthPlan(sizes=EVERYTHING)))
     expected = [oracles_growth.transformer(model_values(exact), 2, 2, ids) for ids in IDS]
     # Keras' GELU rounds the square root of 2 to float32.
@@ -200,6 +202,20 @@ def test_token_weights_of_a_transformer_are_preserved(exact):
     student.set_weights([w + noise.normal(0, 0.4, w.shape) for w in student.get_weights()])
     grown = grow(student, GrowthPlan(sizes=EVERYTHING))
     np.testing.assert_allclose(unscaled(grown), unscaled(student), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "products"), [({"table": 3}, "['table']"), ({"qkv": 4}, "['qkv']")]
+)
+def test_factorized_students_must_be_merged_first(exact, ranks, products):
+    narrow = factorize(exact, ranks)
+    plan = GrowthPlan(sizes={"hidden_dim": 16})
+    with pytest.raises(kdkeras.InputError) as error:
+        grow(narrow, plan)
+    assert_one_line(str(error.value), products, "kdkeras.compression.merge(student)")
+    grown = grow(merge(narrow), plan)
+    assert grown.hidden_dim == 16
+    np.testing.assert_allclose(unscaled(grown), unscaled(narrow), atol=1e-6)
 
 
 def test_growth_is_repeatable_and_does_not_modify_the_old_model(exact):

@@ -1,4 +1,4 @@
-"""Static students: wider tables, and layers on top of them."""
+"""Grown static students: wider tables, and layers on top of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from growth_students import train
 
 import kdkeras
+from kdkeras.compression import factorize
 from kdkeras.export import LiteStudent, export_student
 from kdkeras.growth import GrowthPlan, HyperCloning, Lemon, Net2Wider, ZeroPadding, grow
 from kdkeras.students import StaticStudent, TransformerStudent
@@ -16,14 +17,14 @@ LAYERS = {"num_layers": 2, "hidden_dim": 20, "num_heads": 2, "intermediate_dim":
 
 @pytest.fixture(scope="module")
 def layered(trained_static, texts):
-    """A Transformer of 2 layers that was a table of width 16."""
+    """A Transformer of 2 layers, grown from a table of width 16."""
     return grow(trained_static, GrowthPlan(sizes=LAYERS), probe=texts)
 
 
 @pytest.mark.parametrize(
     "operators", [{}, Net2Wider(), Lemon(), ZeroPadding(random_readers=False)], ids=repr
 )
-def test_a_wider_table_embeds_as_before(trained_static, texts, operators):
+def test_a_wider_table_preserves_the_embeddings(trained_static, texts, operators):
     plan = GrowthPlan(sizes={"embedding_dim": 25}, operators=operators)
     grown = grow(trained_static, plan, probe=texts)
     assert grown.certificate.maximum_error < 1e-5
@@ -36,7 +37,7 @@ def test_new_columns_of_a_table_learn(trained_static, lessons):
     assert np.abs(grown.token_embedding.table.value.numpy()[:, 16:]).max() > 1e-3
 
 
-def test_layers_on_a_table_embed_as_the_table(trained_static, layered, texts):
+def test_layers_on_a_table_preserve_the_embeddings(trained_static, layered, texts):
     certificate = layered.certificate
     assert isinstance(layered, TransformerStudent) and layered.num_layers == 2
     assert layered.token_weights and certificate.keeps_function
@@ -47,24 +48,33 @@ def test_layers_on_a_table_embed_as_the_table(trained_static, layered, texts):
     assert np.abs(difference).max() < 1e-5
 
 
-def test_layers_on_a_table_learn_at_once(trained_static, layered, lessons, texts):
-    grown = grow(trained_static, GrowthPlan(sizes=LAYERS))
+def test_a_table_without_token_weights_grows(trained_static, texts, batch):
+    narrow = factorize(trained_static, {"table": 6})
+    for sizes in ({"embedding_dim": 10}, {"num_layers": 1, "hidden_dim": 8, "num_heads": 2}):
+        grown = grow(narrow, GrowthPlan(sizes=sizes), probe=texts)
+        assert grown.token_weight is not None
+        assert np.abs(grown(batch) - narrow(batch)).max() < 1e-5
+
+
+def test_layers_on_a_table_learn_from_the_first_steps(layered, lessons):
+    grown = layered.clone()
     before = [block.output_dense.kernel.value.numpy() for block in grown.blocks]
     assert all(not kernel.any() for kernel in before)
     batch = lessons[0]
     reversed_ids = {**batch, "token_ids": batch["token_ids"][:, ::-1]}
     reversed_ids["padding_mask"] = batch["padding_mask"][:, ::-1]
-    np.testing.assert_allclose(grown(batch), grown(reversed_ids), atol=1e-5)  # no order yet
-    train(grown, lessons, 8, rate=0.01)
+    np.testing.assert_allclose(
+        grown(batch), grown(reversed_ids), atol=1e-5
+    )  # positions have no effect yet
+    train(grown, lessons, 4, rate=0.01)
     for block in grown.blocks:
         for dense in (block.output_dense, block.feedforward_dense):
             assert np.abs(dense.kernel.value.numpy()).max() > 1e-3
     assert np.abs(grown(batch) - grown(reversed_ids)).max() > 1e-3
 
 
-def test_a_token_that_says_nothing_still_says_nothing(trained_static):
-    student = StaticStudent.from_config(trained_static.get_config())
-    student.set_weights(trained_static.get_weights())
+def test_tokens_with_a_zero_vector_are_preserved(trained_static):
+    student = trained_static.clone()
     table = student.token_embedding.table.value.numpy()
     table[[7, 9]] = 0
     student.token_embedding.set_weights([table])
@@ -73,11 +83,9 @@ def test_a_token_that_says_nothing_still_says_nothing(trained_static):
     assert grow(student, GrowthPlan(sizes=LAYERS), probe=batch).certificate.maximum_error < 1e-5
 
 
-def test_a_projection_that_reads_less_needs_less_width(trained_static, texts):
-    """Of a table of width 16 that a projection to 5 reads, 5 directions matter."""
-    config = {**trained_static.get_config(), "output_dim": 5}
-    student = StaticStudent.from_config(config)
-    student._hold(trained_static.vocabulary)
+def test_a_projection_of_low_rank_requires_less_width(trained_static, texts):
+    """A projection to 5 dimensions reads 5 directions of a table of width 16."""
+    student = trained_static.clone(output_dim=5, copy_weights=False)
     sizes = {"num_layers": 1, "hidden_dim": 6, "num_heads": 2}
     grown = grow(student, GrowthPlan(sizes=sizes), probe=texts)
     assert grown.hidden_dim == 6 and grown.certificate.maximum_error < 1e-5
@@ -94,13 +102,13 @@ def test_a_projection_that_reads_less_needs_less_width(trained_static, texts):
     ],
     ids=str,
 )
-def test_sizes_that_are_not_named_follow(sizes, found):
+def test_omitted_sizes_follow_from_the_others(sizes, found):
     table = StaticStudent(30, 20, 16)
     grown = grow(table, GrowthPlan(sizes={"num_layers": 1, **sizes}))
     assert (grown.hidden_dim, grown.num_heads, grown.intermediate_dim) == found
 
 
-def test_a_table_under_layers_can_grow_on(layered, texts):
+def test_a_table_with_layers_can_grow_again(layered, texts):
     plan = GrowthPlan(
         sizes={"hidden_dim": 40, "num_layers": 3, "intermediate_dim": 40}, operators=HyperCloning()
     )
@@ -111,11 +119,9 @@ def test_a_table_under_layers_can_grow_on(layered, texts):
     assert grown.token_weights and grown.certificate.maximum_error < 1e-5
 
 
-def test_a_grown_student_is_saved_and_runs_on_phones(layered, lessons, texts, tmp_path):
-    """Trained on a little, so that layers, positions and token weights all count."""
-    student = TransformerStudent.from_config(layered.get_config())
-    student._hold(layered.vocabulary)
-    student.set_weights(layered.get_weights())
+def test_a_grown_student_is_saved_and_exported(layered, lessons, texts, tmp_path):
+    """After a few training steps, so that layers, positions and token weights have an effect."""
+    student = layered.clone()
     train(student, lessons, 4)
     expected = student.encode(texts[:16])
     student.save(tmp_path / "student.keras")
@@ -127,10 +133,10 @@ def test_a_grown_student_is_saved_and_runs_on_phones(layered, lessons, texts, tm
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def test_layers_that_come_from_nowhere_are_drawn_from_the_plans_seed(trained_static):
+def test_new_layers_are_drawn_from_the_plans_seed():
+    table = StaticStudent(30, 20, 16)
     first, second, other = (
-        grow(trained_static, GrowthPlan(sizes=LAYERS, seed=seed)).get_weights()
-        for seed in (1, 1, 2)
+        grow(table, GrowthPlan(sizes=LAYERS, seed=seed)).get_weights() for seed in (1, 1, 2)
     )
     for one, two in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, two)

@@ -1,4 +1,4 @@
-"""New tokens: rows made of old ones, and what that keeps."""
+"""New tokens: their rows are made from old ones, and old tokens keep their embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdkeras.students import StaticStudent, TransformerStudent
 
 @pytest.fixture(scope="module")
 def new_words(wordpiece, sentences_by_language):
-    """Real words that the old vocabulary spells in several known pieces."""
+    """Real words that the old vocabulary splits into several known pieces."""
     words = {w for text in sentences_by_language["de"] for w in text.lower().split()}
     words = sorted(w for w in words if w.isalpha() and w not in wordpiece.tokens)
     pieces = wordpiece.encode(words, 40)["token_ids"]
@@ -32,7 +32,7 @@ def extended(vocabulary, tokens):
 @pytest.fixture(scope="module")
 def larger(wordpiece, new_words):
     assert len(new_words) == 40
-    # Two that are no words: one the old vocabulary cannot spell, one that goes on a word.
+    # A token that the old vocabulary cannot spell, and one that continues a word.
     return extended(wordpiece, [*new_words, "ᚠᚢᚦ", "##lichkeiten"])
 
 
@@ -63,7 +63,7 @@ def pieces_of(vocabulary, word):
 
 
 @pytest.mark.parametrize("kind", ["table", "transformer"])
-def test_old_ids_embed_as_before(request, kind, larger, texts):
+def test_old_ids_keep_their_embeddings(request, kind, larger, texts):
     student = request.getfixturevalue(kind)
     grown = grow(student, GrowthPlan(vocabulary=larger), probe=texts)
     certificate = grown.certificate
@@ -87,12 +87,12 @@ def test_a_new_row_is_the_mean_of_the_pieces(transformer, wordpiece, larger, new
         np.testing.assert_allclose(new[wordpiece.size + number], old[pieces].mean(0), atol=1e-6)
 
 
-def test_what_the_old_vocabulary_cannot_spell_is_unknown(transformer, wordpiece, larger):
+def test_a_token_that_cannot_be_spelled_is_unknown(transformer, wordpiece, larger):
     new = rows_of(grow(transformer, GrowthPlan(vocabulary=larger)))
     np.testing.assert_array_equal(new[larger.tokens.index("ᚠᚢᚦ")], new[wordpiece.unknown_id])
 
 
-def test_a_token_that_goes_on_a_word_is_made_of_such(transformer, wordpiece, larger):
+def test_a_token_that_continues_a_word_is_made_from_such_pieces(transformer, wordpiece, larger):
     new = rows_of(grow(transformer, GrowthPlan(vocabulary=larger)))
     pieces = [wordpiece.tokens[i] for i in pieces_of(wordpiece, "lichkeiten")]
     inside = [p if p.startswith("##") else f"##{p}" for p in pieces]
@@ -102,13 +102,11 @@ def test_a_token_that_goes_on_a_word_is_made_of_such(transformer, wordpiece, lar
     np.testing.assert_allclose(new[larger.tokens.index("##lichkeiten")], expected, atol=1e-6)
 
 
-def test_sums_in_a_table_keep_every_direction(table, new_words, larger):
-    """Of texts of new words, whose pieces are the old vocabulary's, with no bias."""
-    student = StaticStudent.from_config({**table.get_config(), "normalize": True})
-    student._hold(table.vocabulary)
-    student.set_weights(table.get_weights())
+def test_sums_in_a_table_preserve_directions(table, new_words, larger):
+    """For texts of new words, with a projection without bias."""
+    student = table.clone()
     student.projection.bias.assign(np.zeros(12))
-    # [CLS] and [SEP] are in both; the sums are over the same rows, the counts are not.
+    # Both sum the same rows, including [CLS] and [SEP], and divide by different counts.
     texts = [" ".join(new_words[i : i + 4]) for i in range(0, 40, 4)]
     grown = grow(student, GrowthPlan(vocabulary=larger), probe=texts)
     assert grown.certificate.text_cosine_drift < 1e-6
@@ -119,7 +117,7 @@ def test_sums_in_a_table_keep_every_direction(table, new_words, larger):
     assert drift.text_cosine_drift > 1e-4
 
 
-def test_a_table_grows_in_words_width_and_layers_at_once(table, larger, texts):
+def test_a_table_grows_in_vocabulary_width_and_layers_at_once(table, larger, texts):
     sizes = {"embedding_dim": 11, "num_layers": 1, "hidden_dim": 16, "num_heads": 2}
     grown = grow(table, GrowthPlan(sizes=sizes, vocabulary=larger), probe=texts)
     assert grown.certificate.maximum_error < 1e-5
@@ -130,8 +128,10 @@ def test_a_table_grows_in_words_width_and_layers_at_once(table, larger, texts):
     ]
 
 
-def test_a_vocabulary_of_its_own_takes_what_is_shared(transformer, wordpiece, new_words, texts):
-    """A vocabulary in another order that lacks old tokens: allowed, and not called kept."""
+def test_a_vocabulary_without_old_tokens_keeps_shared_rows(
+    transformer, wordpiece, new_words, texts
+):
+    """In another order; allowed with keeps_function=False."""
     kept = [*wordpiece.tokens[:5], *wordpiece.tokens[:4:-1][:-10]]
     other = extended(type("V", (), {"tokens": kept}), new_words)
     with pytest.raises(InputError) as error:
@@ -144,7 +144,7 @@ def test_a_vocabulary_of_its_own_takes_what_is_shared(transformer, wordpiece, ne
     np.testing.assert_array_equal(rows_of(grown)[row], rows_of(transformer)[6000])
 
 
-def test_vocabularies_that_do_not_fit_are_refused(transformer, wordpiece, larger):
+def test_unsuitable_vocabularies_are_refused(transformer, wordpiece, larger):
     def refuse(model, plan, *parts):
         with pytest.raises(InputError) as error:
             grow(model, plan)

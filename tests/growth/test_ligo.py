@@ -173,9 +173,7 @@ def test_the_loss_of_a_distiller_is_used(trained, lesson_batches):
     )
     distiller.compile("adam")
     batches = [(x, {"embedding": y}) for x, y in lesson_batches]
-    kept = GrowthPlan(
-        sizes={"hidden_dim": 32, "intermediate_dim": 30}, keeps_function=False
-    )
+    kept = GrowthPlan(sizes={"hidden_dim": 32, "intermediate_dim": 30}, keeps_function=False)
     operators = learn_operators(trained, kept, batches[:1], distiller, steps=4, learning_rate=3e-3)
     # The start is function-preserving, so the first loss is the small student's.
     dataset = tf.data.Dataset.from_tensors(batches[0])

@@ -36,64 +36,52 @@ ANY = {"hidden_dim": 27, "num_heads": 3, "intermediate_dim": 31, "num_layers": 3
 ALL = GrowthPlan(sizes=ANY, operators=MaskedGrowth(), depth=MaskedLayers())
 
 
-def apart(one, other, batch):
+def difference(one, other, batch):
     return np.abs(one(batch, training=False) - other(batch, training=False)).max()
 
 
 # ---- the function -------------------------------------------------------
 
+# Of the fixture `exact`: width 8 (2 heads of 4), feed-forward width 12, 2 layers.
 CASES = {
-    "hidden": ({"hidden_dim": 24}, {}, ["hidden_dim"]),
-    "head_size": ({"hidden_dim": 26, "num_heads": 2}, {}, ["hidden_dim", "head_size"]),
+    "hidden": ({"hidden_dim": 12}, {}, ["hidden_dim"]),
+    "head_size": ({"hidden_dim": 14, "num_heads": 2}, {}, ["hidden_dim", "head_size"]),
     "heads_copied": (
-        {"hidden_dim": 24},
+        {"hidden_dim": 12},
         {"operators": {"hidden_dim": MaskedGrowth()}},
         ["hidden_dim"],
     ),
     "layers": ({"num_layers": 4}, {"depth": MaskedLayers()}, []),
     "units_among_clones": (
-        {"hidden_dim": 32, "intermediate_dim": 37},
+        {"hidden_dim": 16, "intermediate_dim": 19},
         {"operators": {"hidden_dim": HyperCloning(), "intermediate_dim": MaskedGrowth()}},
         ["intermediate_dim"],
     ),
-    "all": (ANY, {"depth": MaskedLayers()}, ["hidden_dim", "num_heads", "head_size"]),
 }
-
-
-# What these mask is masked in `all`, too.
-SLOW = {"head_size", "heads_copied", "layers"}
-
-
-@pytest.mark.parametrize(
-    ("sizes", "settings", "masked"),
-    [
-        pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in SLOW))
-        for name, case in CASES.items()
-    ],
-)
-def test_any_size_keeps_the_function_at_first(trained, texts, batch, sizes, settings, masked):
-    plan = GrowthPlan(sizes=sizes, **{"operators": MaskedGrowth(), **settings})
-    grown = grow(trained, plan, probe=texts)
-    assert type(grown) is MaskedTransformerStudent and grown.mask == 0
-    assert set(masked) <= set(grown.masked) and grown.certificate.keeps_function
-    assert apart(grown, trained, batch) < 1e-6
-    for name, size in sizes.items():
-        assert getattr(grown, name) == size
-    # New units are no zeros that wait: half the way they count.
-    grown.mask = 0.5
-    assert apart(grown, trained, batch) > 1e-4
 
 
 IDS = np.random.default_rng(1).integers(40, size=(5, 7)).astype("int32")
 
 
 def unscaled(model):
-    """Embeddings before they are cast to float32 and scaled."""
+    """Embeddings before they are cast to float32 and normalized."""
     return np.asarray(model.projection(model.pooled({"token_ids": IDS, "padding_mask": IDS >= 0})))
 
 
+@pytest.mark.parametrize(("sizes", "settings", "masked"), CASES.values(), ids=CASES)
+def test_any_size_preserves_the_function_at_mask_0(exact, sizes, settings, masked):
+    grown = grow(exact, GrowthPlan(sizes=sizes, **{"operators": MaskedGrowth(), **settings}))
+    assert type(grown) is MaskedTransformerStudent and grown.mask == 0
+    assert set(masked) <= set(grown.masked) and grown.certificate.keeps_function
+    np.testing.assert_allclose(unscaled(grown), unscaled(exact), atol=1e-10)
+    for name, size in sizes.items():
+        assert getattr(grown, name) == size
+    grown.mask = 0.5
+    assert np.abs(unscaled(grown) - unscaled(exact)).max() > 1e-4
+
+
 def test_masked_norm_by_hand():
-    # Units 1 and 3, and a new one of 5 that counts half: mean (1 + 3 + 2.5) / 2.5 = 2.6,
+    # Units 1 and 3, and a new unit 5 at mask 0.5: mean (1 + 3 + 2.5) / 2.5 = 2.6,
     # variance (1.6^2 + 0.4^2 + 2.4^2 / 2) / 2.5 = 2.24.
     from kdkeras.layers.masks import MaskedNorm, MaskLevel
 
@@ -107,10 +95,17 @@ def test_masked_norm_by_hand():
     np.testing.assert_allclose(norm(np.array([[1.0, 3.0, 5.0]]))[0], [-1, 1, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("mask", [0.0, 0.25, 1.0])
-def test_a_masked_student_computes_what_the_formulas_give(exact, mask):
+@pytest.fixture(scope="module")
+def exact_masked(exact):
+    """Every size grown and masked."""
     sizes = {"hidden_dim": 15, "num_heads": 3, "intermediate_dim": 17, "num_layers": 4}
-    grown = grow(exact, GrowthPlan(sizes=sizes, operators=MaskedGrowth(), depth=MaskedLayers()))
+    plan = GrowthPlan(sizes=sizes, operators=MaskedGrowth(), depth=MaskedLayers())
+    return grow(exact, plan)
+
+
+@pytest.mark.parametrize("mask", [0.0, 0.25, 1.0])
+def test_a_masked_student_computes_the_formulas(exact, exact_masked, mask):
+    grown = exact_masked
     grown.mask = mask
     pairs = {
         "hidden": (8, 15),
@@ -124,13 +119,16 @@ def test_a_masked_student_computes_what_the_formulas_give(exact, mask):
     ]
     np.testing.assert_allclose(unscaled(grown), expected, atol=1e-6)
     if mask == 0:
+        assert grown.certificate.keeps_function
         np.testing.assert_allclose(unscaled(grown), unscaled(exact), atol=1e-10)
     if mask == 1:
         np.testing.assert_allclose(unscaled(grown), unscaled(unmask(grown)), atol=1e-10)
 
 
-def test_old_weights_stand_in_their_corner_and_new_ones_are_random(exact):
-    grown = model_values(grow(exact, GrowthPlan(sizes={"hidden_dim": 12}, operators=MaskedGrowth())))
+def test_old_weights_are_a_corner_of_the_new_ones_and_the_rest_is_random(exact):
+    grown = model_values(
+        grow(exact, GrowthPlan(sizes={"hidden_dim": 12}, operators=MaskedGrowth()))
+    )
     old = model_values(exact)
     table = grown["token_embedding.table"]
     np.testing.assert_array_equal(table[:, :8], old["token_embedding.table"])
@@ -157,7 +155,7 @@ def gradients(model, lessons):
     return {k: tf.convert_to_tensor(g).numpy() for k, g in zip(found, values, strict=True)}
 
 
-def test_at_first_only_old_weights_have_gradients_and_their_own(trained, lessons):
+def test_at_mask_0_only_old_weights_have_gradients_and_these_are_unchanged(trained, lessons):
     small, large = gradients(trained, lessons), gradients(grow(trained, ALL), lessons)
     table, kernel = "token_embedding.table", "blocks.1.feedforward_dense.kernel"
     scale = np.abs(small[kernel]).max()
@@ -171,9 +169,8 @@ def test_at_first_only_old_weights_have_gradients_and_their_own(trained, lessons
 
 
 @pytest.mark.slow
-def test_moments_are_those_of_the_old_weights_alone(trained, lessons):
-    student = TransformerStudent.from_config(trained.get_config())
-    student.set_weights(trained.get_weights())
+def test_moments_of_new_units_and_layers_are_0(trained, lessons):
+    student = trained.clone()
     optimizer = train(student, lessons, 3)
     grown = grow(student, ALL)
     mapped = grow_optimizer(optimizer, student, grown, ALL)
@@ -188,7 +185,7 @@ def test_moments_are_those_of_the_old_weights_alone(trained, lessons):
     assert moment(mapped, grown.blocks[1].qkv_dense.kernel).any()
 
 
-def test_a_schedule_fades_new_units_in_and_they_are_taken_for_plain(trained, lessons, tmp_path):
+def test_a_schedule_moves_the_mask_to_1_and_the_student_becomes_plain(trained, lessons, tmp_path):
     grown = grow(trained, ALL)
     start = model_values(grown)
     batch, targets = lessons
@@ -206,7 +203,7 @@ def test_a_schedule_fades_new_units_in_and_they_are_taken_for_plain(trained, les
     with pytest.raises(InputError) as error:
         unmask(grown)
     assert_one_line(str(error.value), "a mask at 0.5", "MaskSchedule")
-    # Saved half the way, it goes on from there.
+    # A student that is saved at mask 0.5 is loaded at mask 0.5.
     grown.save(tmp_path / "half.keras")
     half = kdkeras.load(tmp_path / "half.keras")
     assert half.mask == 0.5 and half.masked == grown.masked and half.masked_layers == [2]
@@ -215,8 +212,8 @@ def test_a_schedule_fades_new_units_in_and_they_are_taken_for_plain(trained, les
     assert grown.mask == 1.0
     plain = unmask(grown)
     assert type(plain) is TransformerStudent and plain.count_params() == grown.count_params() - 1
-    assert apart(plain, grown, batch) < 1e-6
-    # What was new has learned.
+    assert difference(plain, grown, batch) < 1e-6
+    # New units and layers have learned.
     now = model_values(plain)
     for path in ("token_embedding.table", "blocks.0.qkv_dense.kernel"):
         assert np.abs(now[path] - start[path])[..., 16:27].max() > 1e-4
@@ -224,20 +221,19 @@ def test_a_schedule_fades_new_units_in_and_they_are_taken_for_plain(trained, les
     assert np.abs(now[path] - start[path]).max() > 1e-4
 
 
-def test_a_student_without_projection_grows_under_a_mask(vocabulary, texts, batch):
-    student = TransformerStudent(
-        *(vocabulary.size, 8, 1, 8, 2, 8), project=False, vocabulary=vocabulary, sequence_length=24
-    )
-    grown = grow(student, GrowthPlan(sizes={"hidden_dim": 12}, operators=MaskedGrowth()), texts)
-    assert grown.project and apart(grown, student, batch) < 1e-6
+def test_a_student_without_a_projection_gets_one():
+    student = TransformerStudent(40, 8, 1, 8, 2, 8, project=False, sequence_length=24)
+    grown = grow(student, GrowthPlan(sizes={"hidden_dim": 12}, operators=MaskedGrowth()))
+    batch = {"token_ids": IDS, "padding_mask": np.ones_like(IDS)}
+    assert grown.project and difference(grown, student, batch) < 1e-6
     grown.mask = 1.0
-    assert apart(unmask(grown), grown, batch) < 1e-6 < apart(grown, student, batch)
+    assert difference(unmask(grown), grown, batch) < 1e-6 < difference(grown, student, batch)
 
 
-# ---- what is refused ----------------------------------------------------
+# ---- errors ----------------------------------------------------
 
 
-def test_a_mask_is_a_share_and_a_masked_student_is_not_finished(trained, batch):
+def test_masked_students_and_wrong_masks_are_refused(trained, batch):
     grown = grow(trained, GrowthPlan(sizes={"num_layers": 3}, depth=MaskedLayers()))
     refused = {
         "mask=1.5": lambda: setattr(grown, "mask", 1.5),
@@ -252,7 +248,7 @@ def test_a_mask_is_a_share_and_a_masked_student_is_not_finished(trained, batch):
         assert_one_line(str(error.value), part)
 
 
-def test_what_masks_do_not_belong_to_is_refused(trained, trained_static):
+def test_masks_are_refused_where_they_are_not_supported(trained, trained_static):
     masked = {"operators": MaskedGrowth()}
     wide = GrowthPlan(sizes={"intermediate_dim": 30}, keeps_function=False, **masked)
     calls = {
@@ -274,7 +270,7 @@ def test_what_masks_do_not_belong_to_is_refused(trained, trained_static):
 
 
 def test_a_schedule_needs_a_masked_student(trained):
-    copy = TransformerStudent.from_config(trained.get_config())
+    copy = trained.clone()
     schedule = MaskSchedule(0.5)
     copy.compile("adam", "mse")
     schedule.set_model(copy)

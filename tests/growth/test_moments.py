@@ -23,26 +23,15 @@ from kdkeras.growth import (
 )
 from kdkeras.growth.axes import describe, variables
 from kdkeras.optimizers import FusedAdam, LazyAdam
-from kdkeras.students import StaticStudent, TransformerStudent
+from kdkeras.students import StaticStudent
 
 IDS = np.random.default_rng(1).integers(40, size=(6, 7)).astype("int32")
 BATCH = {"token_ids": IDS, "padding_mask": np.ones_like(IDS)}
 COPIES = HyperCloning(noise=0.0)
 
 
-def make(**arguments):
-    """A model that computes in float64, every weight random."""
-    sizes = {"num_layers": 2, "hidden_dim": 8, "num_heads": 2, "intermediate_dim": 12}
-    model = TransformerStudent(
-        40, 5, **{**sizes, "sequence_length": 9, "dtype": "float64", **arguments}
-    )
-    generator = np.random.default_rng(3)
-    model.set_weights([w + generator.normal(0, 0.4, w.shape) for w in model.get_weights()])
-    return model
-
-
 def gradients(model):
-    """By path, of a function of the embeddings before they are scaled."""
+    """Gradients by path, of a function of the embeddings before normalization."""
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(tf.square(model.projection(model.pooled(BATCH))))
     paths = variables(model, describe(model))
@@ -71,19 +60,31 @@ def moments(optimizer, model):
     )
 
 
-def grown_with_moments(plan, model=None):
-    """True gradients of the grown model, and what the old ones are mapped to."""
-    model = make() if model is None else model
-    slopes = gradients(model)
-    squares = {path: slope**2 for path, slope in slopes.items()}
+@pytest.fixture(scope="module")
+def slopes(exact):
+    """Gradients of the small model."""
+    return gradients(exact)
+
+
+def squared(slopes):
+    return {path: slope**2 for path, slope in slopes.items()}
+
+
+@pytest.fixture(scope="module")
+def adam(exact, slopes):
+    return optimizer_of(exact, slopes, squared(slopes))
+
+
+def grown_with_moments(plan, model, optimizer):
+    """Gradients of the grown model, and the mapped first and second moments."""
     grown = grow(model, plan)
-    optimizer = grow_optimizer(optimizer_of(model, slopes, squares), model, grown, plan)
-    return slopes, gradients(grown), *moments(optimizer, grown)
+    mapped = grow_optimizer(optimizer, model, grown, plan)
+    return gradients(grown), *moments(mapped, grown)
 
 
-def test_gradient_of_a_doubled_model_is_the_product_written_out():
+def test_the_gradient_of_a_doubled_model_is_the_formula(exact, adam, slopes):
     plan = GrowthPlan(sizes={"hidden_dim": 16, "intermediate_dim": 24}, operators=COPIES)
-    slopes, true, first, second = grown_with_moments(plan)
+    true, first, second = grown_with_moments(plan, exact, adam)
     for path, expected in oracles_growth.doubled_gradient(slopes).items():
         np.testing.assert_allclose(true[path], expected, atol=1e-10, err_msg=path)
         np.testing.assert_allclose(first[path], expected, atol=1e-12, err_msg=path)
@@ -124,33 +125,33 @@ CASES = [
 
 
 @pytest.mark.parametrize(("sizes", "operators"), CASES)
-def test_mapped_moments_are_the_grown_models_gradients(sizes, operators):
+def test_mapped_moments_are_the_grown_models_gradients(exact, adam, sizes, operators):
     plan = GrowthPlan(sizes=sizes, operators=operators)
-    _, true, first, second = grown_with_moments(plan)
+    true, first, second = grown_with_moments(plan, exact, adam)
     for path, slope in true.items():
         np.testing.assert_allclose(first[path], slope, atol=1e-10, err_msg=path)
         np.testing.assert_allclose(second[path], slope**2, atol=1e-10, err_msg=path)
 
 
-def test_noise_and_random_readers_are_exact_where_nothing_stands_between():
-    """The value's head size is a linear axis: the first moment is the gradient."""
+def test_noise_and_random_readers_are_exact_on_a_linear_axis(exact, adam):
+    """The head size of the values is linear, so the first moment is the gradient."""
     plan = GrowthPlan(sizes={"head_size": 8}, operators={"hidden_dim": COPIES})
-    _, true, first, _ = grown_with_moments(plan)
+    true, first, _ = grown_with_moments(plan, exact, adam)
     for path, slope in true.items():
         np.testing.assert_allclose(first[path], slope, atol=1e-10, err_msg=path)
 
 
-def test_noise_behind_a_norm_makes_the_map_an_approximation():
+def test_noise_behind_a_norm_makes_the_moments_approximate(exact, adam):
     plan = GrowthPlan(sizes={"hidden_dim": 16}, operators=HyperCloning(noise=0.1))
-    _, true, first, _ = grown_with_moments(plan)
+    true, first, _ = grown_with_moments(plan, exact, adam)
     path = "token_embedding.table"
     error = np.abs(true[path] - first[path]).max() / np.abs(true[path]).max()
     assert 1e-6 < error < 0.3
 
 
-def test_new_layers_have_no_past_and_a_moved_norm_keeps_its_own():
+def test_moments_of_new_layers_are_0_and_a_moved_norm_keeps_its_own(exact, adam, slopes):
     plan = GrowthPlan(sizes={"num_layers": 3})
-    slopes, true, first, second = grown_with_moments(plan)
+    true, first, second = grown_with_moments(plan, exact, adam)
     for name in ("gamma", "beta"):
         old, moved = f"blocks.1.output_norm.{name}", f"blocks.2.output_norm.{name}"
         np.testing.assert_allclose(true[moved], slopes[old], atol=1e-10)
@@ -158,34 +159,32 @@ def test_new_layers_have_no_past_and_a_moved_norm_keeps_its_own():
         np.testing.assert_array_equal(first[old], 0)
     new = [p for p in first if p.startswith("blocks.2.") and "output_norm" not in p]
     assert all(not first[path].any() and not second[path].any() for path in new)
+    for name in ("output_dense.kernel", "feedforward_dense.kernel"):
+        assert np.abs(true[f"blocks.2.{name}"]).max() > 1e-3  # they learn from the first step
     below = [p for p in first if not p.startswith("blocks.2.") and "1.output_norm" not in p]
     for path in below:
         np.testing.assert_allclose(true[path], slopes[path], atol=1e-10, err_msg=path)
 
 
-def test_new_layers_outputs_have_a_gradient_from_the_first_step():
-    grown = grow(make(), GrowthPlan(sizes={"num_layers": 3}))
-    slopes = gradients(grown)
-    for name in ("output_dense.kernel", "feedforward_dense.kernel"):
-        assert np.abs(slopes[f"blocks.2.{name}"]).max() > 1e-3
-
-
-def test_units_from_the_layer_above_bring_their_moments():
+def test_units_from_the_layer_above_keep_their_moments(exact, adam, slopes):
     plan = GrowthPlan(
         sizes={"intermediate_dim": 24}, operators=AdvancedKnowledge(), keeps_function=False
     )
-    slopes, _, first, _ = grown_with_moments(plan)
+    _, first, _ = grown_with_moments(plan, exact, adam)
     name = "intermediate_dense.bias"
     np.testing.assert_allclose(
         np.sort(first[f"blocks.0.{name}"][12:]), np.sort(slopes[f"blocks.1.{name}"] / 2)
     )
 
 
-def test_a_wider_tables_moments_are_its_gradients():
+def test_moments_of_a_wider_table_are_its_gradients():
     model = StaticStudent(40, 5, 6, dtype="float64")
     generator = np.random.default_rng(3)
     model.set_weights([w + generator.normal(0, 0.4, w.shape) for w in model.get_weights()])
-    _, true, first, _ = grown_with_moments(GrowthPlan(sizes={"embedding_dim": 11}), model)
+    slopes = gradients(model)
+    optimizer = optimizer_of(model, slopes, squared(slopes))
+    plan = GrowthPlan(sizes={"embedding_dim": 11})
+    true, first, _ = grown_with_moments(plan, model, optimizer)
     for path, slope in true.items():
         np.testing.assert_allclose(first[path], slope, atol=1e-10, err_msg=path)
 
@@ -198,14 +197,11 @@ def test_a_wider_tables_moments_are_its_gradients():
         pytest.param(keras.optimizers.Adam, marks=pytest.mark.slow),
     ],
 )
-def test_a_grown_optimizer_goes_on(make_optimizer):
-    """One step of the doubled model is the small model's step, doubled."""
-    model = make()
-    slopes = gradients(model)
-    squares = {path: slope**2 for path, slope in slopes.items()}
+def test_a_step_of_a_doubled_model_is_the_doubled_step(exact, slopes, make_optimizer):
+    model = exact.clone()
     plan = GrowthPlan(sizes={"hidden_dim": 16, "intermediate_dim": 24}, operators=COPIES)
     grown = grow(model, plan)
-    small = optimizer_of(model, slopes, squares, make_optimizer)
+    small = optimizer_of(model, slopes, squared(slopes), make_optimizer)
     large = grow_optimizer(small, model, grown, plan)
     assert type(large) is make_optimizer and large.beta_1 == 0.8
     assert int(large.iterations) == 3
@@ -213,49 +209,43 @@ def test_a_grown_optimizer_goes_on(make_optimizer):
         found = gradients(target)
         paths = variables(target, describe(target))
         optimizer.apply([tf.constant(found[p]) for p in paths], list(paths.values()))
-    # What writes a copy moves as what writes the unit: Adam does not see a share (but for
-    # its epsilon).
+    # Weights that write a copy move as those that write the unit, because Adam is invariant
+    # to the scale of gradients, except for its epsilon.
     moved, expected = (m.blocks[0].intermediate_dense.bias.value.numpy() for m in (grown, model))
     np.testing.assert_allclose(moved, np.tile(expected, 2), atol=1e-6)
 
 
-def learned_start():
-    """Factors at their start, and the plan whose operators they start at."""
+@pytest.fixture
+def learned(exact):
+    """A plan, and factors that start at its operators."""
     plan = GrowthPlan(
         sizes={"hidden_dim": 16, "intermediate_dim": 17, "num_layers": 4},
         depth=Stacking(),
         keeps_function=False,
     )
-    return plan, LearnedOperators(make(), plan)
+    return plan, LearnedOperators(exact, plan)
 
 
-def test_learned_factors_at_their_start_map_as_the_plan_does():
-    plan, operators = learned_start()
-    model = make()
-    slopes = gradients(model)
-    squares = {path: slope**2 for path, slope in slopes.items()}
-    grown = grow(model, plan)
-    optimizer = optimizer_of(model, slopes, squares)
+def test_initial_learned_factors_map_moments_as_the_plan_does(exact, adam, learned):
+    plan, operators = learned
+    grown = grow(exact, plan)
     by_plan, by_factors = (
-        moments(grow_optimizer(optimizer, model, grown, how), grown) for how in (plan, operators)
+        moments(grow_optimizer(adam, exact, grown, how), grown) for how in (plan, operators)
     )
     for one, other in zip(by_plan, by_factors, strict=True):
         for path, value in one.items():
             np.testing.assert_allclose(other[path], value, atol=1e-12, err_msg=path)
 
 
-def test_learned_factors_map_what_writes_by_f_and_what_reads_by_e():
-    plan, operators = learned_start()
+def test_learned_factors_map_moments_of_writers_by_f_and_of_readers_by_e(
+    exact, adam, slopes, learned
+):
+    _, operators = learned
     generator = np.random.default_rng(0)
     for variable in operators.trainable_variables:
         variable.assign(generator.normal(size=variable.shape))
-    model, factors = make(), operators.factors()
-    slopes = gradients(model)
-    squares = {path: slope**2 for path, slope in slopes.items()}
-    grown = operators.grow()
-    first, second = moments(
-        grow_optimizer(optimizer_of(model, slopes, squares), model, grown, operators), grown
-    )
+    factors, grown = operators.factors(), operators.grow()
+    first, second = moments(grow_optimizer(adam, exact, grown, operators), grown)
     e, f = factors["hidden_dim.E"], factors["intermediate_dim.F"]
     old = slopes["blocks.1.intermediate_dense.kernel"]  # reads the width, writes the units
     for layer in (1, 3):  # both are copies of it
@@ -270,8 +260,8 @@ def refuse(match, call):
     assert_one_line(str(error.value), *match)
 
 
-def test_optimizers_that_cannot_be_mapped_are_refused():
-    model, plan = make(), GrowthPlan(sizes={"intermediate_dim": 24})
+def test_optimizers_that_cannot_be_mapped_are_refused(exact):
+    model, plan = exact, GrowthPlan(sizes={"intermediate_dim": 24})
     grown = grow(model, plan)
     adam = keras.optimizers.Adam()
     adam.build(model.trainable_variables)

@@ -1,4 +1,4 @@
-"""Plans as data, and plans that do not fit."""
+"""Plans as data, and errors for plans that do not fit a model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def table():
     return StaticStudent(30, 20, 16)
 
 
-def test_a_plan_survives_json(vocabulary):
+def test_a_plan_round_trips_through_json(vocabulary):
     plan = GrowthPlan(
         sizes={"hidden_dim": 64, "num_layers": 3},
         vocabulary=vocabulary,
@@ -61,7 +61,7 @@ def test_a_plan_survives_json(vocabulary):
 
 
 @pytest.mark.parametrize("kind", [WidthOperator, DepthOperator])
-def test_every_operator_survives_json(kind):
+def test_every_operator_round_trips_through_json(kind):
     for name in set(kind.known()) - {"Chain"}:
         made = kind.from_dict({"operator": name})
         assert type(made).__name__ == name and hasattr(kdkeras.growth, name)
@@ -71,7 +71,7 @@ def test_every_operator_survives_json(kind):
     assert {"MaskedGrowth", "MaskedLayers"} & set(kind.known())
 
 
-def test_a_plan_read_back_makes_the_same_model(transformer):
+def test_a_plan_from_json_gives_the_same_model(transformer):
     plan = GrowthPlan(sizes={"hidden_dim": 32, "intermediate_dim": 31}, seed=2)
     one, other = (
         grow(transformer, p).get_weights() for p in (plan, GrowthPlan.from_dict(plan.to_dict()))
@@ -88,10 +88,7 @@ TRANSFORMER = {
     ),
     "unknown_axis": (
         {"operators": {"blocks": Net2Wider()}},
-        [
-            "sizes of a TransformerStudent are ['hidden_dim', 'num_heads', 'head_size', 'intermediate_dim'",
-            "'blocks'",
-        ],
+        ["'hidden_dim', 'num_heads', 'head_size', 'intermediate_dim'", "'blocks'"],
     ),
     "vocabulary_size": ({"sizes": {"vocabulary_size": 99}}, ["GrowthPlan(vocabulary=...)"]),
     "narrower": ({"sizes": {"hidden_dim": 8}}, ["`hidden_dim` must be at least 16", "8"]),
@@ -181,13 +178,13 @@ BAD_PLANS = {
 
 
 @pytest.mark.parametrize(("arguments", "parts"), BAD_PLANS.values(), ids=BAD_PLANS)
-def test_bad_plans_are_refused_at_once(arguments, parts):
+def test_invalid_plans_are_refused_by_the_constructor(arguments, parts):
     with pytest.raises(InputError) as error:
         GrowthPlan(**arguments)
     assert_one_line(str(error.value), *parts)
 
 
-def test_models_that_are_not_described_are_refused():
+def test_other_models_are_refused():
     with pytest.raises(InputError) as error:
         grow(keras.Sequential(), GrowthPlan())
     known = "'StaticStudent', 'TransformerStudent', 'BertBackbone'"
@@ -203,13 +200,13 @@ def test_models_that_are_not_described_are_refused():
         ({"token_ids": [[1]]}, ["'padding_mask'", "['token_ids']"]),
     ],
 )
-def test_bad_probes_are_refused(transformer, probe, parts):
+def test_invalid_probes_are_refused(transformer, probe, parts):
     with pytest.raises(InputError) as error:
         grow(transformer, GrowthPlan(sizes={"num_layers": 3}), probe=probe)
     assert_one_line(str(error.value), *parts)
 
 
-def test_layers_cannot_be_copied_from_none():
+def test_layers_cannot_be_copied_from_a_model_without_layers():
     for depth in (Stacking(), Interleaving()):
         with pytest.raises(InputError) as error:
             depth.layers(0, 2)
