@@ -103,7 +103,7 @@ def started(start: str, layers: int, static: Any, arguments: Any, probe: list[st
 
 def with_random_layers(student: Any) -> Any:
     """Its layers drawn as those of any new Transformer."""
-    fresh = type(student).from_config(student.get_config())
+    fresh = student.clone(copy_weights=False)
     for block, drawn in zip(student.blocks, fresh.blocks, strict=True):
         block.set_weights(drawn.get_weights())
     return student

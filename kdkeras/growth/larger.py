@@ -39,7 +39,6 @@ __all__ = [
     "larger_transformer",
     "old_values",
     "refuse_unfinished",
-    "static_config",
 ]
 
 
@@ -88,21 +87,21 @@ def larger_transformer(
     """
     wider = resolved.sizes[HIDDEN] != model.hidden_dim
     names = (HIDDEN, HEADS, INTERMEDIATE, LAYERS, VOCABULARY)
-    config = {
-        **model.get_config(),
+    changes: dict[str, Any] = {
         **{name: resolved.sizes[name] for name in names},
         "project": model.project or wider,
         "name": f"{model.name}_grown",
-        "vocabulary": plan.vocabulary or model.vocabulary,
     }
     if resolved.masked or masked_layers:
         sizes = sizes_of(model)
-        masked = {axis: sizes[axis] for axis in resolved.masked}
         grown: TransformerStudent = MaskedTransformerStudent(
-            **config, masked=masked, masked_layers=masked_layers
+            **{**model.get_config(), **changes},
+            masked={axis: sizes[axis] for axis in resolved.masked},
+            masked_layers=masked_layers,
+            vocabulary=plan.vocabulary or model.vocabulary,
         )
     else:
-        grown = TransformerStudent(**config)
+        grown = model.clone(vocabulary=plan.vocabulary, copy_weights=False, **changes)
     if grown.projection is not None and model.projection is None:
         # The wider mean must be contracted to `output_dim`: a projection that starts at F.
         old = {
@@ -134,19 +133,13 @@ def larger_backbone(model: Any, resolved: ResolvedPlan, num_layers: int) -> Any:
 
 def larger_static(model: StaticStudent, plan: GrowthPlan, resolved: ResolvedPlan) -> StaticStudent:
     """Returns a new static student of the grown sizes."""
-    config = static_config(model, resolved)
-    return StaticStudent(**config, vocabulary=plan.vocabulary or model.vocabulary)
-
-
-def static_config(model: StaticStudent, resolved: ResolvedPlan) -> dict[str, Any]:
-    """Returns the configuration of a static student of the grown sizes."""
-    return {
-        **model.get_config(),
-        EMBEDDING: resolved.sizes[EMBEDDING],
-        VOCABULARY: resolved.sizes[VOCABULARY],
-        "token_weights": True,
-        "name": f"{model.name}_grown",
-    }
+    return model.clone(
+        vocabulary=plan.vocabulary,
+        copy_weights=False,
+        embedding_dim=resolved.sizes[EMBEDDING],
+        token_weights=True,
+        name=f"{model.name}_grown",
+    )
 
 
 def old_values(model: Student) -> Values:

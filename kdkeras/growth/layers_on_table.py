@@ -11,13 +11,13 @@ from kdkeras.growth.axes import (
     HIDDEN,
     LAYERS,
     TRANSFORMER,
+    VOCABULARY,
     Values,
     assign_values,
     model_values,
 )
 from kdkeras.growth.depth import IdentityBlocks
 from kdkeras.growth.expand import deepen
-from kdkeras.growth.larger import static_config
 from kdkeras.growth.plan import GrowthPlan
 from kdkeras.growth.resolved_plan import ResolvedPlan, transformer_sizes
 from kdkeras.students import StaticStudent, TransformerStudent
@@ -52,9 +52,15 @@ def layers_on_table(
             f"Received: depth={plan.depth.name}(). Use IdentityBlocks()."
         )
     sizes = transformer_sizes(resolved.sizes[EMBEDDING], plan)
-    config = static_config(model, resolved)
+    config = {
+        **model.get_config(),
+        **sizes,
+        VOCABULARY: resolved.sizes[VOCABULARY],
+        "token_weights": True,
+        "name": f"{model.name}_grown",
+    }
     del config[EMBEDDING]
-    grown = TransformerStudent(**config, **sizes, vocabulary=plan.vocabulary or model.vocabulary)
+    grown = TransformerStudent(**config, vocabulary=plan.vocabulary or model.vocabulary)
     fresh = _random_kernels(model_values(grown), plan)
     outside = _outer_values(values, fresh, sizes[HEADS], plan.random(HIDDEN))
     layers = IdentityBlocks().layers(0, sizes[LAYERS])
