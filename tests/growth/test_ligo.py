@@ -23,7 +23,7 @@ from kdkeras.growth import (
 )
 from kdkeras.growth.axes import describe, model_values, variables
 from kdkeras.losses import EmbeddingDistillation, SimilarityDistillation
-from kdkeras.students import TransformerStudent
+from kdkeras.students import StaticStudent, TransformerStudent
 
 
 def plan(depth=None, **sizes):
@@ -242,7 +242,8 @@ def test_new_vocabularies_and_first_layers_are_refused(trained, trained_static, 
         assert_one_line(str(error.value), part)
 
 
-def test_bad_arguments_of_learning_are_refused(exact):
+def test_invalid_arguments_of_learning_are_refused():
+    student = StaticStudent(40, 5, 4)
     ids = np.ones((1, 2), "int32")
     batch = ({"token_ids": ids, "padding_mask": ids}, np.ones((1, 5)))
     good = {"data": [batch], "loss": keras.losses.MeanSquaredError(), "steps": 2}
@@ -254,5 +255,5 @@ def test_bad_arguments_of_learning_are_refused(exact):
         ({"data": iter([batch])}, "ended after 1 batches"),
     ):
         with pytest.raises(InputError) as error:
-            learn_operators(exact, plan(hidden_dim=16), **{**good, **arguments})
+            learn_operators(student, plan(embedding_dim=6), **{**good, **arguments})
         assert_one_line(str(error.value), part)
