@@ -120,16 +120,16 @@ def train(
     """Trains, and gives the figures at each budget with what had been spent."""
     import keras
 
-    from kdkeras import config
     from kdkeras.evaluation import evaluate_all
+    from kdkeras.recipe import Recipe
     from kdkeras.students import forward_flops
+    from kdkeras.training.preparation import compiled_distiller
 
     # No pair is seen twice: no dropout. What is measured computes in float32.
     settings = {"dropout": 0.0} if hasattr(student, "dropout") else {}
     trained = student.clone(dtype=PRECISION, **settings)
-    distiller = build_distiller(trained, config.LOSS_WEIGHTS, dtype=trained.dtype_policy)
-    optimizer = build_optimizer(rate, WARMUP, arguments.steps, "lazy_adam")
-    distiller.compile(optimizer, jit_compile=False)
+    recipe = Recipe(optimizer="lazy_adam", learning_rate=rate, warmup=WARMUP, dims=())
+    distiller = compiled_distiller(trained, recipe, arguments.steps)
     batches = dataset.batches(
         BATCH,
         student.vocabulary,
@@ -161,16 +161,16 @@ def train(
 def trained_static(arguments: argparse.Namespace, dataset: Any) -> Any:
     """The static student that grows, from its file if there is one."""
     import kdkeras
-    from kdkeras import config
+    from kdkeras.recipe import Recipe
+    from kdkeras.training.preparation import compiled_distiller, resolved
 
     path = arguments.output / f"static-{arguments.static_steps}.keras"
     if path.exists():
         return kdkeras.load(path)
     static = kdkeras.load(arguments.start_table)
     if arguments.static_steps:
-        distiller = build_distiller(static, config.LOSS_WEIGHTS)
-        optimizer = build_optimizer(config.LEARNING_RATE, 200, arguments.static_steps)
-        distiller.compile(optimizer, jit_compile=False)
+        recipe = resolved(Recipe(dims=()), static)
+        distiller = compiled_distiller(static, recipe, arguments.static_steps)
         batches = dataset.batches(STATIC_BATCH, static.vocabulary, sequence_length=LENGTH)
         distiller.fit(batches.repeat(), steps_per_epoch=arguments.static_steps, verbose=2)
     part = path.with_stem(path.stem + "-part")
