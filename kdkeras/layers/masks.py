@@ -86,9 +86,9 @@ class MaskedNorm(keras.layers.LayerNormalization):
         x = ops.cast(inputs, wide)
         counts = self.level.counts(np.arange(x.shape[-1]) < self.old_size, wide)
         total = ops.sum(counts)
-        centred = x - ops.sum(counts * x, axis=-1, keepdims=True) / total
-        variance = ops.sum(counts * ops.square(centred), axis=-1, keepdims=True) / total
-        scaled = centred * ops.rsqrt(variance + self.epsilon)
+        centered = x - ops.sum(counts * x, axis=-1, keepdims=True) / total
+        variance = ops.sum(counts * ops.square(centered), axis=-1, keepdims=True) / total
+        scaled = centered * ops.rsqrt(variance + self.epsilon)
         outputs = scaled * ops.cast(self.gamma, wide) + ops.cast(self.beta, wide)
         return ops.cast(outputs * counts, self.compute_dtype)
 

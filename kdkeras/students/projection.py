@@ -275,9 +275,9 @@ def _check(student: Student, pooled: np.ndarray, teacher: np.ndarray | None, met
 
 def _procrustes(pooled: np.ndarray, teacher: np.ndarray) -> list[np.ndarray]:
     (h, h_mean), (t, t_mean) = _centered(pooled), _centered(teacher)
-    rotated = _rotation(h, t)
-    moved = h @ rotated
-    kernel = rotated * ((moved * t).sum() / (moved**2).sum())
+    rotation = _rotation(h, t)
+    moved = h @ rotation
+    kernel = rotation * ((moved * t).sum() / (moved**2).sum())
     return [kernel, t_mean - h_mean @ kernel]
 
 

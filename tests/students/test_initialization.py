@@ -140,9 +140,9 @@ def test_narrower_tables_contain_the_principal_components(teacher, vocabulary):
     vectors, _, _ = token_vectors(vocabulary, teacher, 8, scale=0.05)
     own, theirs = shared_rows(teacher, vocabulary)
     table = teacher.token_embeddings()[1].astype(np.float64)
-    centred = table - table.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    components = centred @ axes[:8].T
+    centered = table - table.mean(axis=0)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
+    components = centered @ axes[:8].T
     # The standard deviation of the whole projected table is `scale`; signs are free.
     expected = components[theirs] * 0.05 / components.std()
     np.testing.assert_allclose(np.abs(vectors[own]), np.abs(expected), atol=1e-5)

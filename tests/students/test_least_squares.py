@@ -67,8 +67,8 @@ def solved(words, small_set):
     )
     matrix, weight, targets, token_weight = dense_equations(words, small_set, 0.3)
     mean = weight @ targets / weight.sum()
-    centred = targets - mean
-    covariance = (centred.T * weight) @ centred / weight.sum()
+    centered = targets - mean
+    covariance = (centered.T * weight) @ centered / weight.sum()
     axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :WIDTH]
     normal = (matrix.T * weight) @ matrix
     # The diagonal whose median scales the ridge adds up repeated tokens one by one.
@@ -78,11 +78,11 @@ def solved(words, small_set):
         np.add.at(diagonal, row, c / len(row) ** 2)
     diagonal *= token_weight**2
     ridge = 0.02 * np.median(diagonal[diagonal > 0])
-    right = (matrix.T * weight) @ (centred @ axes)
+    right = (matrix.T * weight) @ (centered @ axes)
     table = np.linalg.solve(normal + ridge * np.eye(words.size), right)
-    residual = centred @ axes - matrix @ table
+    residual = centered @ axes - matrix @ table
     spread = weight.sum() * np.trace(covariance)
-    within = (weight[:, None] * ((centred @ axes) ** 2 - residual**2)).sum()
+    within = (weight[:, None] * ((centered @ axes) ** 2 - residual**2)).sum()
     return student, start, table @ axes.T, token_weight, within / spread
 
 

@@ -178,7 +178,7 @@ def test_other_weights_are_unchanged():
         np.testing.assert_array_equal(one, other)
 
 
-# ---- what is refused ----------------------------------------------------
+# ---- errors ----------------------------------------------------
 
 
 def refused(*parts, student=None, data=None, teacher=None, **arguments):
@@ -247,7 +247,7 @@ def test_whitening_of_too_few_directions_is_refused():
     refused("rank 9 or more", "rank 6 of", student=static(output_dim=9), method="whitening")
 
 
-# ---- the map of a loss, in the student ------------------------------------
+# ---- fold_projection ------------------------------------
 
 
 @pytest.mark.parametrize("make", [StaticStudent, TransformerStudent])

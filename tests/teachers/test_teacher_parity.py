@@ -1,7 +1,7 @@
 """Teachers compute the embeddings of sentence-transformers.
 
-The stored vectors are its own (scripts/make_reference_vectors.py). The tiny
-encoders are shipped whole; of all-MiniLM-L6-v2 the vectors are shipped, and
+The stored embeddings were computed with it (scripts/make_reference_vectors.py). The tiny
+encoders are in this folder. Of all-MiniLM-L6-v2 it has the embeddings only, and
 KDKERAS_TEACHER names its folder for the live comparison.
 """
 
@@ -79,7 +79,7 @@ def test_the_maximum_length_of_older_snapshots_is_read(snapshot, tiny_reference)
     assert difference[-1] > 1e-3
 
 
-def test_gelu_of_the_config_is_honoured(snapshot, tiny_reference):
+def test_activation_of_the_config_is_used(snapshot, tiny_reference):
     edit(snapshot / "config.json", hidden_act="gelu_new")
     difference = teachers.load(snapshot).encode(tiny_reference["sentences"]) - np.array(
         tiny_reference["vectors"]["mean"]
