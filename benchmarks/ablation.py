@@ -37,15 +37,17 @@ from ablation_tables import (
     means,
     table,
 )
-from static_student import evaluators, fit, vocabulary, write_targets
+from static_student import evaluators, vocabulary, write_targets
 
-from kdkeras import config
+from kdkeras.recipe import Recipe
+from kdkeras.training.preparation import LEARNING_RATES, teacher_axes
 
+RECIPE = Recipe()
 STUDENTS = {
-    "static_256": (1000, config.LEARNING_RATE, list(MEANS)),
-    "mini": (100, 5e-4, ["STS across", "Tatoeba 12", "PUD 20"]),
+    "static_256": (1000, LEARNING_RATES[True], list(MEANS)),
+    "mini": (100, LEARNING_RATES[False], ["STS across", "Tatoeba 12", "PUD 20"]),
 }
-"""Steps, highest learning rate and figures by preset: `mini` takes longer to read than to train."""
+"""Steps, maximum learning rate and figures by size; evaluating `mini` takes longer than training it."""
 
 
 def pud_evaluators(data: Path) -> list[Any]:
@@ -118,8 +120,8 @@ def least_squares_start(dataset: Any, words: Any, path: Path) -> Any:
     return student
 
 
-def new_student(preset: str, setting: str, start: Any, axes: Any, texts: list[str]) -> Any:
-    """A student at the start, in the teacher's principal axes for Matryoshka."""
+def new_student(preset: str, setting: str, start: Any, texts: list[str]) -> Any:
+    """A student with the weights of the start."""
     import numpy as np
 
     from kdkeras import students
@@ -137,8 +139,6 @@ def new_student(preset: str, setting: str, start: Any, axes: Any, texts: list[st
         student.token_embedding.set_weights(start.token_embedding.get_weights())
         # The blocks' norms make vectors longer than the start's.
         kernel = kernel / np.linalg.norm(student.encode_pooled(texts) @ kernel, axis=1).mean()
-    if setting == "matryoshka":
-        kernel, bias = kernel @ axes, bias @ axes
     student.projection.set_weights([kernel, bias])
     return student
 
@@ -148,7 +148,7 @@ def build_distiller(student: Any, setting: str, axes: Any) -> Any:
     from kdkeras import losses
     from kdkeras.distillation import Distiller, RunningMagnitude
 
-    width, weights = len(axes), dict(config.LOSS_WEIGHTS)
+    width, weights = len(axes), dict(RECIPE.loss_weights)
     distillation = {
         "embedding": losses.EmbeddingDistillation(),
         "similarity": losses.SimilarityDistillation(),
@@ -163,7 +163,6 @@ def build_distiller(student: Any, setting: str, axes: Any) -> Any:
         shares = [1 / len(dims)] * len(dims)
         wrap = losses.Matryoshka
         distillation["embedding"] = wrap(distillation["embedding"], dims, shares, axes)
-        distillation["similarity"] = wrap(distillation["similarity"], [width], rotation=axes)
     used = {
         MSE: ["embedding"],
         "embedding": ["embedding"],
@@ -181,9 +180,22 @@ def build_distiller(student: Any, setting: str, axes: Any) -> Any:
 def train(student: Any, dataset: Any, run: dict[str, Any], axes: Any) -> dict[str, Any]:
     if run["setting"] == START:
         return {"seconds": 0.0}
-    batches = dataset.batches(config.BATCH_SIZE, student.vocabulary, seed=run["seed"])
+    import keras
+
+    from kdkeras.optimizers import FusedAdam
+
+    batches = dataset.batches(RECIPE.batch_size, student.vocabulary, seed=run["seed"])
     distiller = build_distiller(student, run["setting"], axes)
-    return fit(distiller, batches, run["steps"], STUDENTS[run["student"]][1])
+    steps, rate = run["steps"], STUDENTS[run["student"]][1]
+    warmup = min(RECIPE.warmup, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, decay_steps=steps - warmup, warmup_target=rate, warmup_steps=warmup
+    )
+    distiller.compile(optimizer=FusedAdam(schedule), jit_compile=False)
+    started = time.perf_counter()
+    history = distiller.fit(batches.repeat(), steps_per_epoch=steps, verbose=2)
+    seconds = time.perf_counter() - started
+    return {"seconds": round(seconds, 1), "history": history.history}
 
 
 def evaluate(
@@ -201,7 +213,7 @@ def evaluate(
     figures: dict[str, Any] = evaluate_all(of(names), encoder)
     encoders = {
         RANKING: {RANKING: encoder, f"{RANKING}_rotated": Rotated(encoder, axes)},
-        "matryoshka": {"matryoshka": encoder},
+        "matryoshka": {"matryoshka": Rotated(encoder, axes)},
     }.get(setting, {})
     cut_names = [name for name in CUT_MEANS if name in names]
     figures["cut"] = {
@@ -266,7 +278,6 @@ def main() -> None:
     print(f"{len(runs)} runs, of which {len(runs) - len(missing)} are there", flush=True)
     if missing:
         import keras
-        from kdkeras.training.recipe import teacher_axes
 
         dataset = write_targets(arguments.data, arguments.teacher, output)
         words = vocabulary(dataset, arguments.vocabulary, output)
@@ -279,7 +290,7 @@ def main() -> None:
         print(f"{number} of {len(missing)}: {key}", flush=True)
         keras.utils.set_random_seed(run["seed"])
         names = STUDENTS[run["student"]][2]
-        student = new_student(run["student"], run["setting"], start, axes, texts)
+        student = new_student(run["student"], run["setting"], start, texts)
         trained = train(student, dataset, run, axes)
         figures = evaluate(student, run["setting"], found, axes, names)
         results[key] = {**run, **trained, **figures}

@@ -9,7 +9,7 @@ from typing import Any
 
 from static_student import FURTHER, STS, TWELVE, percentages
 
-from kdkeras import config
+from kdkeras.recipe import Recipe
 
 START = "start"
 MSE = "embedding_mse"
@@ -49,7 +49,7 @@ the 12 and the 16 further languages of `static_student.py` against English, *PUD
 cell is the mean over the seeds of this mean over languages, ± half the distance between its
 highest and its lowest seed; *seconds* is the mean time of the training steps alone.
 
-The losses weigh {" ".join(f"{n}={w:g}" for n, w in config.LOSS_WEIGHTS.items())}, also where a
+The losses weigh {" ".join(f"{n}={w:g}" for n, w in Recipe().loss_weights.items())}, also where a
 setting leaves some out; when balanced, these are shares. *Squared error* is Reimers' and
 Gurevych's recipe: the student's embeddings have no fixed length, and the embedding's weight is
 multiplied by d / 2, with which for unit vectors it is the cosine loss. *Guided*:

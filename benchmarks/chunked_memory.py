@@ -2,10 +2,10 @@
 
     python benchmarks/chunked_memory.py
 
-Trains the `mini` preset on the bundled sample, a few steps in a process of its own each way, and
-prints the highest resident memory of the process and the median of what a step takes of all
-cores together (the time on a clock depends on what else the machine does). The first process
-only builds the model: what all of them need before the first batch.
+Trains the `mini` size on the bundled sample for a few steps, each way in its own process, and prints
+the peak resident memory of the process and the median CPU time of a step on all cores together
+(wall time depends on what else the machine does). The first process only builds the model: the
+memory that all of them need before the first batch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+LOSSES = {"embedding": 2.0, "similarity": 0.5, "ranking": 0.5}
 ENOUGH = 5.0
 """Seconds after which no further step is timed."""
 
 
 def peak_megabytes() -> float:
-    """Highest resident memory of this process, in MB (Linux counts kB, macOS bytes)."""
+    """Peak resident memory of this process, in MB (Linux counts kB, macOS bytes)."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -37,8 +38,8 @@ def train(arguments: argparse.Namespace) -> None:
     """One measured training; prints one line of JSON."""
     import tensorflow as tf
 
-    from kdkeras import data, students
-    from kdkeras.optimizers import FusedAdam
+    from kdkeras import Recipe, data, students
+    from kdkeras.training.preparation import compiled_distiller, resolved
 
     folder = data.sample_folder()
     dataset = data.DistillationSet(folder / "distillation_set")
@@ -49,9 +50,8 @@ def train(arguments: argparse.Namespace) -> None:
         output_dim=dataset.embedding_dim,
         sequence_length=arguments.length,
     )
-    losses = {"embedding": 2.0, "similarity": 0.5, "ranking": 0.5}
-    distiller = build_distiller(student, losses, chunk_size=arguments.chunk)
-    distiller.compile(FusedAdam(1e-3), jit_compile=False)
+    recipe = resolved(Recipe(dims=(), loss_weights=LOSSES), student)
+    distiller = compiled_distiller(student, recipe, 100, chunk_size=arguments.chunk)
     distiller.optimizer.build(distiller.trainable_weights)
     times: list[float] = []
     if arguments.batch_size:
@@ -77,17 +77,19 @@ def measured(batch_size: int, chunk: int | None, arguments: argparse.Namespace) 
     command += [] if chunk is None else ["--chunk", str(chunk)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        # Killed for its memory, or what TensorFlow said of it.
+        # Killed for its memory, or TensorFlow's error.
         sys.exit(f"batch {batch_size}, chunk {chunk}: {done.returncode}\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--at-once", type=int, nargs="*", default=[256, 1024], help="pairs a step")
+    parser.add_argument(
+        "--at-once", type=int, nargs="*", default=[256, 1024], help="pairs per step"
+    )
     parser.add_argument("--in-chunks", type=int, nargs="*", default=[1024, 8192], help="the same")
-    parser.add_argument("--chunk", type=int, help="pairs of a chunk, default 256")
-    parser.add_argument("--length", type=int, default=32, help="tokens of a sentence")
+    parser.add_argument("--chunk", type=int, help="pairs per chunk, default 256")
+    parser.add_argument("--length", type=int, default=32, help="tokens per sentence")
     parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("--batch-size", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
@@ -98,9 +100,9 @@ def main() -> None:
     chunk = arguments.chunk or 256
     ways: list[tuple[int, int | None]] = [(0, None), *((size, None) for size in arguments.at_once)]
     ways += [(size, chunk) for size in arguments.in_chunks]
-    print(f"{os.cpu_count()} cores, {arguments.length} tokens a sentence\n")
+    print(f"{os.cpu_count()} cores, {arguments.length} tokens per sentence\n")
     print("The first row is a process without a step.\n")
-    print("| pairs a step | pairs a forward pass | peak resident memory, MB | CPU s a step |")
+    print("| pairs per step | pairs per forward pass | peak resident memory, MB | CPU s per step |")
     print("|---|---|---|---|")
     results = []
     for batch_size, size in ways:

@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py --set RUNS/static/set --vocabulary RUNS/static/vocabulary-...
 
-Takes 80,000 pairs of the set and all of it (800,000 in the reference corpus), trains
-the same student on each for the same steps in a process of its own, from the least squares
-fit to the set, and prints the highest resident memory of both and their ratio.
+Trains the same student on 80,000 pairs of the set and on the whole set (800,000 in the reference
+corpus), for the same number of steps, each in its own process and from the least squares fit to
+the set. Prints the peak resident memory of both and their ratio.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def peak_megabytes() -> float:
-    """Highest resident memory of this process, in MB (Linux counts kB, macOS bytes)."""
+    """Peak resident memory of this process, in MB (Linux counts kB, macOS bytes)."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -31,7 +31,8 @@ def peak_megabytes() -> float:
 
 def train(arguments: argparse.Namespace) -> None:
     """One measured training; prints one line of JSON."""
-    from kdkeras import config, data, students
+    from kdkeras import Recipe, data, students
+    from kdkeras.training.preparation import compiled_distiller, resolved
 
     dataset = data.DistillationSet(arguments.set)
     words = data.load_vocabulary(arguments.vocabulary)
@@ -40,12 +41,9 @@ def train(arguments: argparse.Namespace) -> None:
     )
     students.initialize_from_targets(student, dataset)
     started = peak_megabytes()
-    distiller = build_distiller(student, config.LOSS_WEIGHTS)
-    distiller.compile(
-        optimizer=build_optimizer(config.LEARNING_RATE, 200, arguments.steps),
-        jit_compile=False,
-    )
-    batches = dataset.batches(config.BATCH_SIZE, words).repeat()
+    recipe = resolved(Recipe(dims=()), student)
+    distiller = compiled_distiller(student, recipe, arguments.steps)
+    batches = dataset.batches(recipe.batch_size, words).repeat()
     distiller.fit(batches, steps_per_epoch=arguments.steps, verbose=0)
     peaks = {"start_mb": round(started, 1), "peak_mb": round(peak_megabytes(), 1)}
     print(json.dumps({"pairs": dataset.num_pairs, **peaks}))
@@ -100,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = measured(part_of(arguments.set, arguments.pairs, Path(folder) / "part"), arguments)
     large = measured(arguments.set, arguments)
-    print("| pairs | highest resident memory, MB | of which before the first step |\n|---|---|---|")
+    print("| pairs | peak resident memory, MB | before the first step |\n|---|---|---|")
     for result in (small, large):
         print(f"| {result['pairs']:,} | {result['peak_mb']:,.0f} | {result['start_mb']:,.0f} |")
     print(f"\nratio: {large['peak_mb'] / small['peak_mb']:.3f} (at most 1.1 wanted)")

@@ -22,10 +22,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from kdkeras.training.recipe import build_distiller
 
 from kdkeras.optimizers import FusedAdam, LazyAdam
+from kdkeras.recipe import Recipe
 from kdkeras.students import StaticStudent
+from kdkeras.training.preparation import compiled_distiller
 
 OPTIMIZERS = {
     "keras.optimizers.Adam": keras.optimizers.Adam,
@@ -48,9 +49,9 @@ def steps(rows: int, dim: int) -> dict[str, Any]:
     """A compiled step for each optimizer."""
     made = {}
     for name, optimizer in OPTIMIZERS.items():
-        distiller = build_distiller(
-            StaticStudent(rows, 384, dim), {"embedding": 2.0, "similarity": 0.5, "ranking": 0.5}
-        )
+        losses = {"embedding": 2.0, "similarity": 0.5, "ranking": 0.5}
+        recipe = Recipe(dims=(), loss_weights=losses, learning_rate=1e-3)
+        distiller = compiled_distiller(StaticStudent(rows, 384, dim), recipe, 1_000)
         distiller.compile(optimizer(1e-3), jit_compile=False)
         distiller.make_train_function()
         made[name] = distiller.train_function

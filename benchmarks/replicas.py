@@ -70,6 +70,7 @@ def run_worker(name: str | None, optimizer: str, output: Path) -> None:
     import keras
 
     from kdkeras import data, optimizers, students
+    from kdkeras.training.preparation import compiled_distiller
 
     folder = data.sample_folder()
     dataset = data.DistillationSet(folder / "distillation_set")
@@ -78,7 +79,8 @@ def run_worker(name: str | None, optimizer: str, output: Path) -> None:
     with strategy.scope():
         student = students.StaticStudent(32_000, dataset.embedding_dim, 256)
         losses = {"embedding": 2.0, "similarity": 0.5, "ranking": 0.5}
-        distiller = build_distiller(student, losses)
+        recipe = kdkeras.Recipe(dims=(), loss_weights=losses, learning_rate=1e-3)
+        distiller = compiled_distiller(student, recipe, TIMED)
         distiller.compile(getattr(optimizers, optimizer)(1e-3), jit_compile=False)
     # One length, so that the step is traced once.
     options = {"sequence_length": 32, "bucket_boundaries": [32]}

@@ -4,10 +4,9 @@
 
 DATA holds `parallel/*/en-XX.tsv.gz`, `bitext/tatoeba/XXX-eng.tsv.gz` and
 `sts/stsb/XX.test.tsv.gz`. Targets are written once and reused. Each vocabulary
-named by --vocabulary (kind:size, or kind:size:TEMPERATURE with 1.0 for the languages as
-they come) is trained on the same sentences and given the same number of steps; the
-table has one row a run, the losing ones included. What is not said is as `kdkeras vocabulary`
-and `kdkeras distill` have it.
+named by --vocabulary (kind:size, or kind:size:TEMPERATURE with 1.0 for the natural shares of
+the languages) is trained on the same sentences and used for the same number of steps; the
+table has one row per run, losing runs included. All other settings are those of the default recipe.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kdkeras import config
+from kdkeras.recipe import Recipe
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+RECIPE = Recipe()
 LANGUAGES = {
     "de": "deu",
     "es": "spa",
@@ -97,9 +97,7 @@ def write_targets(data: Path, teacher_folder: Path, output: Path) -> Any:
         teachers.load(teacher_folder),
         output / "set",
         exclude=exclude,
-        progress=lambda task, done, total: print(
-            f"\r{task}: {done:,} of {total:,}", end="", flush=True
-        ),
+        progress=show,
     )
     print(f"\ntargets: {time.perf_counter() - started:.0f} s")
     return dataset
@@ -119,58 +117,45 @@ def vocabulary(dataset: Any, name: str, output: Path) -> Any:
 def train(
     dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path
 ) -> tuple[dict[str, Any], Any]:
-    import keras
+    """Trains by the recipe; returns durations and losses, and the student."""
+    import kdkeras
+    from kdkeras import teachers
 
-    from kdkeras import students, teachers
-
-    keras.utils.set_random_seed(arguments.seed)
-    student = students.build_student(
-        arguments.preset,
+    recipe = kdkeras.Recipe(
+        student=arguments.student,
+        start=arguments.start,
+        loss_weights={k: float(v) for k, v in (item.split("=") for item in arguments.losses)},
+        dims=None if arguments.dims is None else tuple(arguments.dims),
+        steps=arguments.steps,
+        learning_rate=arguments.learning_rate,
+        seed=arguments.seed,
+    )
+    started = time.perf_counter()
+    result = kdkeras.train(
+        None,
+        dataset,
+        recipe=recipe,
         vocabulary=words,
-        output_dim=dataset.embedding_dim,
-        normalize=dataset.normalized,
-    )
-    started = time.perf_counter()
-    if arguments.start == "targets":
-        print(students.initialize_from_targets(student, dataset))
-    if arguments.start == "teacher":
-        students.initialize_from_teacher(student, teachers.load(arguments.teacher))
-    start_seconds = time.perf_counter() - started
-    dims = default_dims(student) if arguments.dims is None else arguments.dims
-    axes = teacher_axes(dataset)
-    if dims:
-        students.rotate_projection(student, axes)
-    weights = {k: float(v) for k, v in (item.split("=") for item in arguments.losses)}
-    figures = fit(
-        build_distiller(student, weights, dims=dims, axes=axes),
-        dataset.batches(config.BATCH_SIZE, words, seed=arguments.seed),
-        arguments.steps,
-        arguments.learning_rate,
-    )
-    if dims:
-        students.rotate_projection(student, axes.T)
-    student.save(folder / "student.keras")
-    return {
-        "start_seconds": round(start_seconds, 1),
-        "parameters": student.count_params(),
-        **figures,
-    }, student
-
-
-def fit(distiller: Any, batches: Any, steps: int, learning_rate: float) -> dict[str, Any]:
-    """Trains for exactly so many steps; gives the time that took and the losses."""
-    distiller.compile(optimizer=build_optimizer(learning_rate, 200, steps), jit_compile=False)
-    epochs = steps // 500 if steps % 500 == 0 else 1
-    started = time.perf_counter()
-    history = distiller.fit(
-        batches.repeat(), epochs=epochs, steps_per_epoch=steps // epochs, verbose=2
+        teacher=teachers.load(arguments.teacher) if arguments.start == "teacher" else None,
+        output=folder / "student.keras",
+        overwrite=True,
+        steps_per_epoch=500,
+        progress=show,
     )
     seconds = time.perf_counter() - started
     return {
-        "seconds": round(seconds, 1),
-        "steps_per_second": round(steps / seconds, 2),
-        "history": history.history,
-    }
+        "start_seconds": round(seconds - result.seconds, 1),
+        "seconds": round(result.seconds, 1),
+        "steps_per_second": round(arguments.steps / result.seconds, 2),
+        "parameters": result.student.count_params(),
+        "history": result.history,
+        "recipe": result.recipe.to_dict(),
+    }, result.student
+
+
+def show(task: str, done: int, total: int) -> None:
+    """Prints progress in one line."""
+    print(f"\r{task}: {done:,} of {total:,}", end="\n" if done == total else "", flush=True)
 
 
 def percentages(result: dict[str, float], kind: str, languages: list[str]) -> list[float]:
@@ -206,17 +191,17 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="sentence-transformers folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
     parser.add_argument("--vocabulary", nargs="+", default=["mixed:65536"])
-    parser.add_argument("--preset", default="static_256")
+    parser.add_argument("--student", default=RECIPE.student, help="size of the student")
     parser.add_argument("--steps", type=int, default=6000, help="batches of 256 pairs")
-    parser.add_argument("--learning-rate", type=float, default=config.LEARNING_RATE)
+    parser.add_argument("--learning-rate", type=float, help="maximum; default that of the recipe")
     parser.add_argument(
         "--losses",
         nargs="+",
-        default=[f"{name}={weight}" for name, weight in config.LOSS_WEIGHTS.items()],
+        default=[f"{name}={weight}" for name, weight in RECIPE.loss_weights.items()],
         metavar="NAME=WEIGHT",
     )
     parser.add_argument("--dims", nargs="*", type=int, metavar="WIDTH")
-    parser.add_argument("--start", choices=["targets", "teacher", "random"], default="targets")
+    parser.add_argument("--start", choices=["targets", "teacher", "random"])
     parser.add_argument("--tag", default="", help="added to the run's name")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -233,7 +218,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         figures, student = train(dataset, words, arguments, folder)
         result = evaluate_all(evaluators(arguments.data), student)
-        results[run] = {**result, **figures, "losses": arguments.losses}
+        results[run] = {**result, **figures}
         results_file.write_text(json.dumps(results, indent=1))
         print(f"{run}: {figures['seconds']} s, {figures['steps_per_second']} steps/s")
     text = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores\n"

@@ -1,37 +1,58 @@
-"""The examples in the documentation run as they stand."""
+"""The examples and commands in README.md and docs run as they stand."""
 
 from __future__ import annotations
 
+import gzip
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
+import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+import kdkeras
+from kdkeras.__main__ import main
+from kdkeras.data import read_translation_pairs, sample_folder
+
+ROOT = Path(__file__).parents[1]
+TEACHER = ROOT / "tests" / "teachers" / "tiny_bert" / "mean"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# Names of the documentation, and the files and folders that the tests have in their place.
+STAND_INS = {
+    "hf://sentence-transformers/all-MiniLM-L6-v2": str(TEACHER),
+    "--size 32000": "--size 600",
+    "kdkeras/sample": str(sample_folder()),
+}
 
 
-def run_example(section):
-    """Runs the one example of a section; returns its names."""
-    text = (DOCS / "choosing.md").read_text("utf-8")
-    part = text.partition(f"{section}\n")[2].partition("\n##")[0]
-    (example,) = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+def blocks(page, language):
+    return [code for name, code in BLOCK.findall(page.read_text("utf-8")) if name == language]
+
+
+def with_stand_ins(code):
+    for name, path in STAND_INS.items():
+        code = code.replace(name, path)
+    return code
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with the files that the documentation names."""
+    folder = tmp_path_factory.mktemp("project")
+    pairs = read_translation_pairs(sample_folder() / "held_out")
+    for language in ("de", "ja"):
+        rows = "".join(f"{e}\t{f}\n" for f, e in zip(*pairs[language], strict=True))
+        (folder / f"en-{language}.tsv.gz").write_bytes(gzip.compress(rows.encode()))
+    return folder
+
+
+def run_page(page, folder, monkeypatch, recipe=None):
+    """Runs all Python examples of a page, one after the other; returns their names."""
+    monkeypatch.chdir(folder)
     names = {}
-    exec(compile(example, "docs/choosing.md", "exec"), names)  # noqa: S102
+    for code in blocks(page, "python"):
+        exec(compile(with_stand_ins(code), page.name, "exec"), names)  # noqa: S102
     return names
-
-
-def test_the_example_of_stages_trains_in_its_stages():
-    keras.utils.set_random_seed(0)
-    names = run_example("## Stages")
-    logs = names["distiller"].history.history
-    assert len(logs["loss"]) == 3
-    # The first stage has one term of weight 1, divided by what it was a little before.
-    assert 0.8 < logs["loss"][0] < 1.0
-    assert logs["embedding"][2] < logs["embedding"][0]
-    assert len(logs["ranking"]) == 2 and logs["weight_similarity"][1] == 0.0
-
-
-def test_the_example_with_kerass_own_distiller_trains_both_ways():
-    names = run_example("### With Keras' own Distiller")
-    for distiller in (names["stock"], names["ours"]):
-        assert int(distiller.optimizer.iterations) == 2
