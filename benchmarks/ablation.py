@@ -47,7 +47,7 @@ STUDENTS = {
     "static_256": (1000, LEARNING_RATES[True], list(MEANS)),
     "mini": (100, LEARNING_RATES[False], ["STS across", "Tatoeba 12", "PUD 20"]),
 }
-"""Steps, maximum learning rate and figures by size; evaluating `mini` takes longer than training it."""
+"""Steps, maximum learning rate and figures by size: `mini` is evaluated longer than trained."""
 
 
 def pud_evaluators(data: Path) -> list[Any]:

@@ -2,7 +2,7 @@
 
     python benchmarks/chunked_memory.py
 
-Trains the `mini` size on the bundled sample for a few steps, each way in its own process, and prints
+Trains the `mini` size on the bundled sample for a few steps, each way in its own process. Prints
 the peak resident memory of the process and the median CPU time of a step on all cores together
 (wall time depends on what else the machine does). The first process only builds the model: the
 memory that all of them need before the first batch.

@@ -14,9 +14,8 @@ NOTEBOOK = Path(__file__).parents[1] / "colab" / "quickstart.ipynb"
 RESULTS = """
 import json
 print("RESULTS", json.dumps({
-    "before": before,
-    "after": after,
-    "losses": history.history["loss"],
+    "accuracy": dict(zip(languages, accuracy)),
+    "losses": [entry["loss"] for entry in result.history],
     "cosine": float(cosines.min()),
     "files": sorted(path.name for path in artifacts.folder.iterdir()),
 }))
@@ -45,12 +44,11 @@ def executed(tmp_path_factory):
     return notebook, json.loads(printed.removeprefix("RESULTS"))
 
 
-def test_notebook_trains_a_better_student_in_every_language(executed):
+def test_notebook_trains_a_student_that_finds_translations_in_every_language(executed):
     _, results = executed
     assert results["losses"][-1] < results["losses"][0]
-    gains = {name: results["after"][name] - results["before"][name] for name in results["after"]}
-    assert len(gains) >= 12
-    assert min(gains.values()) > 0
+    assert len(results["accuracy"]) >= 12
+    assert min(results["accuracy"].values()) > 60
 
 
 def test_notebook_exports_what_keras_computes(executed):

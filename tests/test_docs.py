@@ -1,4 +1,4 @@
-"""The examples and commands in README.md and docs run as they stand."""
+"""The examples and commands of README.md and docs run as they stand."""
 
 from __future__ import annotations
 
@@ -12,47 +12,142 @@ from pathlib import Path
 import keras
 import pytest
 
-import kdkeras
 from kdkeras.__main__ import main
 from kdkeras.data import read_translation_pairs, sample_folder
 
 ROOT = Path(__file__).parents[1]
 TEACHER = ROOT / "tests" / "teachers" / "tiny_bert" / "mean"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = {path.name: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+BENCHMARKS = [ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "growth" / "README.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-# Names of the documentation, and the files and folders that the tests have in their place.
+# What the documentation names, and what the tests use in its place: small, and on this machine.
 STAND_INS = {
     "hf://sentence-transformers/all-MiniLM-L6-v2": str(TEACHER),
+    "--teacher FOLDER": f"--teacher {TEACHER}",
     "--size 32000": "--size 600",
     "kdkeras/sample": str(sample_folder()),
 }
+# Options that make a documented command short.
+SHORT = {"distill": "--batch-size 16 --steps 2"}
 
 
 def blocks(page, language):
     return [code for name, code in BLOCK.findall(page.read_text("utf-8")) if name == language]
 
 
-def with_stand_ins(code):
-    for name, path in STAND_INS.items():
-        code = code.replace(name, path)
-    return code
+def with_stand_ins(text):
+    for name, stand_in in STAND_INS.items():
+        text = text.replace(name, stand_in)
+    return text
+
+
+def commands(page):
+    """The `kdkeras` commands of a page, each in one line."""
+    lines = "\n".join(blocks(page, "")).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if line.startswith("kdkeras ")]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A folder with the files that the documentation names."""
+    """A folder with the corpora that the documentation names."""
     folder = tmp_path_factory.mktemp("project")
     pairs = read_translation_pairs(sample_folder() / "held_out")
     for language in ("de", "ja"):
         rows = "".join(f"{e}\t{f}\n" for f, e in zip(*pairs[language], strict=True))
         (folder / f"en-{language}.tsv.gz").write_bytes(gzip.compress(rows.encode()))
+    (folder / "test.tsv").write_text("Hello.\tHallo.\n", "utf-8")
     return folder
 
 
-def run_page(page, folder, monkeypatch, recipe=None):
-    """Runs all Python examples of a page, one after the other; returns their names."""
+def run_page(name, folder, monkeypatch):
+    """Runs the Python examples of a page in order, in one namespace; returns the namespace."""
     monkeypatch.chdir(folder)
+    keras.utils.set_random_seed(0)
     names = {}
-    for code in blocks(page, "python"):
-        exec(compile(with_stand_ins(code), page.name, "exec"), names)  # noqa: S102
+    for code in blocks(PAGES[name], "python"):
+        exec(compile(with_stand_ins(code), name, "exec"), names)  # noqa: S102
     return names
+
+
+def test_readme_trains_and_exports_a_student(project, monkeypatch):
+    """With a recipe of few steps and tokens, the rest as it stands."""
+    from kdkeras import Recipe
+
+    for name, value in (("steps", 4), ("batch_size", 16), ("vocabulary_size", 600)):
+        monkeypatch.setattr(
+            Recipe.__init__, "__kwdefaults__", {**Recipe.__init__.__kwdefaults__, name: value}
+        )
+    names = run_page("README.md", project, monkeypatch)
+    assert names["result"].steps == 4
+    assert (project / "mine.keras").is_file() and (project / "out" / "model.int8.tflite").is_file()
+
+
+def test_training_by_hand_equals_train(tmp_path, monkeypatch):
+    names = run_page("training.md", tmp_path, monkeypatch)
+    texts = ["Guten Morgen.", "Доброе утро.", "おはよう"]
+    by_recipe, by_hand = names["result"].student, kdkeras_load(tmp_path / "by-hand.keras")
+    cosines = (by_recipe.encode(texts) * by_hand.encode(texts)).sum(axis=1)
+    assert cosines.min() > 0.9999
+
+
+def kdkeras_load(path):
+    import kdkeras
+
+    return kdkeras.load(path)
+
+
+def test_losses_work_in_both_distillers(tmp_path, monkeypatch):
+    names = run_page("losses.md", tmp_path, monkeypatch)
+    for distiller in (names["stock"], names["ours"]):
+        assert int(distiller.optimizer.iterations) == 2
+    assert set(names["classifier"].output) == {"embedding", "logits"}
+
+
+def test_stages_train_as_described(tmp_path, monkeypatch):
+    names = run_page("schedules-and-stages.md", tmp_path, monkeypatch)
+    # Three epochs in stages, and one of the example of quantization-aware training.
+    assert int(names["distiller"].optimizer.iterations) == 80
+
+
+def test_commands_of_the_pages_run(project, monkeypatch, capsys):
+    """`targets`, `vocabulary` and `distill` as documented, in the order of a project."""
+    monkeypatch.chdir(project)
+    pages = [PAGES[name] for name in ("data.md", "vocabularies.md", "training.md")]
+    found = [command for page in pages for command in commands(page)]
+    assert [command.split()[1] for command in found] == ["targets", "vocabulary", "distill"]
+    from kdkeras import Recipe
+
+    Recipe(student="static_128", dims=()).save("s.recipe.json")
+    for command in found:
+        words = shlex.split(with_stand_ins(command))[1:]
+        words += shlex.split(SHORT.get(words[0], ""))
+        assert main(words) == 0, capsys.readouterr().err
+    assert (project / "again.keras").is_file()
+
+
+def benchmark_commands():
+    """Every documented benchmark command: its script and its options."""
+    for page in [*PAGES.values(), *BENCHMARKS, ROOT / "export" / "README.md"]:
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        for line in re.findall(r"python (benchmarks/\S+\.py[^`|\n]*)", text):
+            yield page.name, *line.split(" ", 1)
+
+
+@pytest.mark.parametrize("script", sorted({script for _, script, *_ in benchmark_commands()}))
+def test_benchmark_has_the_options_that_are_documented(script):
+    output = subprocess.run(
+        [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True
+    )
+    documented = {
+        option
+        for _, other, *rest in benchmark_commands()
+        if other == script
+        for option in re.findall(r"--[a-z-]+", " ".join(rest))
+    }
+    assert documented <= {"--help", *re.findall(r"--[a-z-]+", output.stdout)}
+
+
+def test_links_between_pages_exist():
+    for page in [*PAGES.values(), *BENCHMARKS, ROOT / "export" / "README.md"]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
