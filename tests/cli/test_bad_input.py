@@ -1,4 +1,4 @@
-"""Bad input is one line with what to do, status 2, and nothing half-written."""
+"""Invalid input is one line with the next step, status 2, and nothing is written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.cli.conftest import TEACHERS, held_out_folder
 
 @pytest.fixture
 def refused(capsys):
-    """Runs a command that must fail; gives its line."""
+    """Runs a command that must fail; returns the line of its error."""
 
     def run(*arguments, status=2, alone=False):
-        """`alone`: nothing but the line may be said."""
+        """`alone`: the line must be the only output."""
         capsys.readouterr()
         assert main([str(argument) for argument in arguments]) == status
         output = capsys.readouterr()
@@ -40,8 +40,8 @@ CORPORA = {
 }
 
 
-@pytest.mark.parametrize("content, min_pairs, said", CORPORA.values(), ids=CORPORA)
-def test_a_corpus_that_cannot_be_used_is_refused(refused, tmp_path, content, min_pairs, said):
+@pytest.mark.parametrize("content, min_pairs, message", CORPORA.values(), ids=CORPORA)
+def test_a_corpus_that_cannot_be_used_is_refused(refused, tmp_path, content, min_pairs, message):
     file = tmp_path / "en-de.tsv"
     if content is not None:
         file.write_bytes(content)
@@ -50,22 +50,22 @@ def test_a_corpus_that_cannot_be_used_is_refused(refused, tmp_path, content, min
         *("--min-pairs", min_pairs),
         alone=True,
     )
-    assert said in line and str(file) in line
+    assert message in line and str(file) in line
     assert not (tmp_path / "set").exists()
 
 
-def test_a_missing_file_is_missing_whatever_its_name(refused, tmp_path):
+def test_a_missing_file_without_a_language_in_its_name_is_named(refused, tmp_path):
     line = refused(
         "targets", tmp_path / "no.txt", "--teacher", TEACHERS / "mean", "--output", tmp_path / "s"
     )
     assert "must exist" in line and "no.txt" in line
 
 
-TOO_MUCH = {"batch_size": ("--batch-size", 100_000), "dims": ("--dims", 4096)}
+TOO_LARGE = {"batch_size": ("--batch-size", 100_000), "dims": ("--dims", 4096)}
 
 
-@pytest.mark.parametrize("name, options", TOO_MUCH.items(), ids=TOO_MUCH)
-def test_what_the_set_cannot_give_is_refused_before_the_start(
+@pytest.mark.parametrize("name, options", TOO_LARGE.items(), ids=TOO_LARGE)
+def test_options_that_do_not_fit_the_set_are_refused_before_the_start(
     refused, targets, vocabulary, tmp_path, name, options
 ):
     line = refused(
@@ -76,7 +76,7 @@ def test_what_the_set_cannot_give_is_refused_before_the_start(
     assert name in line
 
 
-def test_the_history_of_another_training_is_not_lost(refused, targets, vocabulary, tmp_path):
+def test_the_history_of_another_training_is_not_overwritten(refused, targets, vocabulary, tmp_path):
     (tmp_path / "s.history.json").write_text("[]")
     line = refused(
         *("distill", targets[0], "--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras"),
@@ -127,12 +127,12 @@ def test_a_damaged_shard_is_named(refused, targets, vocabulary, tmp_path, damage
     assert not (tmp_path / "s.keras").exists()
 
 
-def test_a_set_that_is_none_is_refused(refused, vocabulary, tmp_path):
+def test_a_missing_set_is_refused(refused, vocabulary, tmp_path):
     arguments = ("--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras")
     assert str(tmp_path / "no") in refused("distill", tmp_path / "no", *arguments)
 
 
-def test_an_unknown_preset_and_an_unknown_loss_are_refused(refused, targets, vocabulary, tmp_path):
+def test_unknown_sizes_and_losses_are_refused(refused, targets, vocabulary, tmp_path):
     arguments = ("--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras")
     assert "static_256" in refused("distill", targets[0], *arguments, "--student", "huge")
     assert "'hinge'" in refused("distill", targets[0], *arguments, "--losses", "hinge=1")
@@ -140,7 +140,9 @@ def test_an_unknown_preset_and_an_unknown_loss_are_refused(refused, targets, voc
     assert "2.0" in refused("distill", targets[0], *arguments, "--decay", "ranking=2")
 
 
-def test_an_output_that_exists_is_kept(refused, student, targets, vocabulary, corpus, tmp_path):
+def test_an_existing_output_is_not_overwritten(
+    refused, student, targets, vocabulary, corpus, tmp_path
+):
     path, _ = student
     before = path.read_bytes()
     (tmp_path / "v.npy").write_bytes(b"mine")
@@ -155,7 +157,7 @@ def test_an_output_that_exists_is_kept(refused, student, targets, vocabulary, co
     assert (tmp_path / "v.npy").read_bytes() == b"mine"
 
 
-def test_a_vocabulary_of_another_size_in_the_model_is_refused(
+def test_a_model_with_a_vocabulary_of_another_size_is_refused(
     refused, command, student, corpus, tmp_path
 ):
     command("vocabulary", *corpus, "--size", 500, "--output", tmp_path / "other")
@@ -169,15 +171,15 @@ def test_a_vocabulary_of_another_size_in_the_model_is_refused(
     assert "500 tokens, 600 rows" in line
 
 
-def test_a_model_from_a_stranger_runs_no_code(refused, tmp_path):
+def test_code_in_a_model_is_not_run(refused, tmp_path):
     import keras
 
     model = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(lambda x: x)])
-    model.save(tmp_path / "stranger.keras")
-    assert "safe mode" in refused("embed", tmp_path / "stranger.keras", "Hallo!")
+    model.save(tmp_path / "unknown.keras")
+    assert "safe mode" in refused("embed", tmp_path / "unknown.keras", "Hallo!")
 
 
-def test_a_model_that_embeds_no_text_is_refused(refused, tmp_path):
+def test_a_model_without_text_embeddings_is_refused(refused, tmp_path):
     import keras
 
     keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
@@ -189,10 +191,10 @@ def test_a_missing_model_is_refused(refused, name):
     assert name in refused("embed", name, "Hallo!")
 
 
-def test_a_file_system_that_refuses_leaves_nothing(refused, student, tmp_path):
+def test_a_full_disk_leaves_no_file(refused, student, tmp_path):
     import resource
 
-    # A disk that is full after 1 kB, as far as this process can tell.
+    # For this process the disk is full after 1 kB.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
     try:
@@ -202,7 +204,7 @@ def test_a_file_system_that_refuses_leaves_nothing(refused, student, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_not_finite_is_status_2_and_named(refused, targets, vocabulary, tmp_path):
+def test_a_loss_that_is_not_finite_is_named_with_status_2(refused, targets, vocabulary, tmp_path):
     line = refused(
         *("distill", targets[0], "--vocabulary", vocabulary[0], "--output", tmp_path / "s.keras"),
         *("--student", "static_128", "--batch-size", 16, "--steps", 40, "--warmup", 0),
@@ -225,26 +227,29 @@ USAGE = {
         ["distill", "s", "--quantization-aware-training", "int2"],
         "must be int4 or int8",
     ),
-    "scheme from nowhere": (
+    "start out of range": (
         ["distill", "s", "--quantization-aware-training", "int4:2"],
         "from 0 to 1",
     ),
-    "nothing to evaluate on": (["evaluate", "x.keras"], "--sts"),
-    "an index of nothing": (["evaluate", "x", "--sts", "y", "--index-teacher", "z"], "--bitext"),
-    "no size": (["export", "x", "--max-size", "8 apples"], "such as 8MB"),
-    "a size of nothing": (["export", "x", "--max-size", "0MB"], "received '0MB'"),
-    "a negative size": (["export", "x", "--max-size=-8MB"], "received '-8MB'"),
-    "no language": (["export", "x", "--languages", "de,,ja"], "received 'de,,ja'"),
+    "evaluation without data": (["evaluate", "x.keras"], "--sts"),
+    "index without translations": (
+        ["evaluate", "x", "--sts", "y", "--index-teacher", "z"],
+        "--bitext",
+    ),
+    "invalid size": (["export", "x", "--max-size", "8 apples"], "such as 8MB"),
+    "size zero": (["export", "x", "--max-size", "0MB"], "received '0MB'"),
+    "negative size": (["export", "x", "--max-size=-8MB"], "received '-8MB'"),
+    "empty language": (["export", "x", "--languages", "de,,ja"], "received 'de,,ja'"),
     "epochs and steps": (["distill", "s", "--epochs", "1", "--steps", "1"], "not allowed"),
 }
 
 
-@pytest.mark.parametrize("arguments, said", USAGE.values(), ids=USAGE)
-def test_wrong_usage_is_one_line(refused, arguments, said):
-    assert said in refused(*arguments)
+@pytest.mark.parametrize("arguments, message", USAGE.values(), ids=USAGE)
+def test_wrong_usage_is_one_line(refused, arguments, message):
+    assert message in refused(*arguments)
 
 
-def test_sizes_and_languages_that_cannot_be_had_are_refused(refused, student, targets, tmp_path):
+def test_impossible_sizes_and_languages_are_refused(refused, student, targets, tmp_path):
     held_out = ("--held-out", held_out_folder())
     out = ("export", student[0], "--output", tmp_path / "out")
     small = ("--max-size", "8MB")
