@@ -69,7 +69,7 @@ class Student(FeatureModel):
         self.normalize = bool(normalize)
         self.sequence_length = int(sequence_length)
         self._fake_quantization: QuantizationScheme | None = None
-        self._hold(vocabulary)
+        self._set_vocabulary(vocabulary)
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -113,7 +113,7 @@ class Student(FeatureModel):
         layers = self._flatten_layers(include_self=False)
         return [layer for layer in layers if isinstance(layer, kinds)]
 
-    def _hold(self, vocabulary: Vocabulary | None) -> None:
+    def _set_vocabulary(self, vocabulary: Vocabulary | None) -> None:
         if vocabulary is not None and vocabulary.size != self.vocabulary_size:
             raise InputError(
                 "The vocabulary must have as many tokens as the student's table has rows. "
@@ -308,7 +308,7 @@ class Student(FeatureModel):
         if vocabulary is not None:
             changes = {"vocabulary_size": vocabulary.size, **changes}
         copy = type(self).from_config({**config, **changes})
-        copy._hold(vocabulary or self.vocabulary)
+        copy._set_vocabulary(vocabulary or self.vocabulary)
         if copy_weights:
             self._copy_weights_to(copy, vocabulary, changes)
         return copy
@@ -345,7 +345,7 @@ class Student(FeatureModel):
 
         folder = Path(dir_path) / "vocabulary"
         if folder.exists():
-            self._hold(load_vocabulary(folder))
+            self._set_vocabulary(load_vocabulary(folder))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, without the vocabulary."""
