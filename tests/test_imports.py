@@ -17,7 +17,7 @@ PACKAGE = Path(kdkeras.__file__).parent
 
 # From the stage nearest the tensors to the stage nearest the user.
 LAYERS = [
-    {"errors", "files", "progress", "replicas", "strings"},
+    {"errors", "files", "progress", "replicas", "strings", "vectors"},
     {"recipe"},
     {"schedules"},
     {"layers", "optimizers"},

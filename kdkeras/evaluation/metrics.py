@@ -9,14 +9,9 @@ import numpy as np
 from scipy import stats
 
 from kdkeras.errors import InputError
+from kdkeras.vectors import cosine_by_row, unit_rows
 
-__all__ = [
-    "RetrievalAccuracy",
-    "cosine_by_row",
-    "retrieval_accuracy",
-    "spearman",
-    "teacher_match",
-]
+__all__ = ["RetrievalAccuracy", "retrieval_accuracy", "spearman", "teacher_match"]
 
 # Cosines of equal vectors differ by float32 rounding, which depends on their position in a
 # matrix product. Cosines that differ by less than this are tied.
@@ -117,7 +112,7 @@ def retrieval_accuracy(
             f"Received: shapes {left.shape} and {right.shape}. Pass one row per sentence."
         )
     groups = [_text_groups(texts, len(left)) for texts in (query_texts, candidate_texts)]
-    left, right = _unit(left), _unit(right)
+    left, right = unit_rows(left), unit_rows(right)
     return RetrievalAccuracy(
         forward=_one_direction(left, right, groups[1], chunk_size),
         backward=_one_direction(right, left, groups[0], chunk_size),
@@ -179,15 +174,3 @@ def teacher_match(student: np.ndarray, teacher: np.ndarray) -> float:
             "Use the teacher that the student was trained with."
         )
     return float(np.mean(cosine_by_row(student, teacher)))
-
-
-def cosine_by_row(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Computes the `(n,)` cosines between the rows of two `(n, d)` arrays.
-
-    The cosine with a zero vector is 0.
-    """
-    return np.sum(_unit(np.asarray(left)) * _unit(np.asarray(right)), axis=1)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

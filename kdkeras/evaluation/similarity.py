@@ -11,7 +11,8 @@ from kdkeras.data.text_files import read_rows
 from kdkeras.errors import InputError
 from kdkeras.evaluation.encoders import Encoder, check_finite, encode_all
 from kdkeras.evaluation.evaluator import TsvPath, check_lengths, checked_name, name_of
-from kdkeras.evaluation.metrics import cosine_by_row, spearman, teacher_match
+from kdkeras.evaluation.metrics import spearman, teacher_match
+from kdkeras.vectors import cosine_by_row
 
 __all__ = ["EmbeddingSimilarityEvaluator", "TeacherMatchEvaluator"]
 

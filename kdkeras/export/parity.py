@@ -11,7 +11,7 @@ import numpy as np
 
 from kdkeras.errors import InputError
 from kdkeras.evaluation import EmbeddingSimilarityEvaluator
-from kdkeras.evaluation.metrics import cosine_by_row, retrieval_accuracy
+from kdkeras.evaluation.metrics import retrieval_accuracy
 from kdkeras.export.formats import MANIFEST, PARITY, ExportFormat
 from kdkeras.export.gates import MIN_SIMILARITY_PAIRS, Gates, check_gates, failures
 from kdkeras.export.manifest import read_manifest, write_json
@@ -19,6 +19,7 @@ from kdkeras.export.processes import WorkerResult, require_runtime, run_worker
 from kdkeras.export.saved_model import float32_student
 from kdkeras.files import atomic_write
 from kdkeras.progress import Progress, no_progress
+from kdkeras.vectors import cosine_by_row
 
 if TYPE_CHECKING:
     from kdkeras.students import Student

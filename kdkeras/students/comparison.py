@@ -11,6 +11,7 @@ import numpy as np
 from kdkeras.errors import InputError
 from kdkeras.students.certificate import Certificate, Step
 from kdkeras.students.flops import forward_flops
+from kdkeras.vectors import cosine_by_row
 
 __all__ = [
     "Comparison",
@@ -97,8 +98,7 @@ def embed(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
 
 def compare(before: np.ndarray, after: np.ndarray) -> Comparison:
     """Compares two arrays of embeddings, `(N, d)` each, row by row."""
-    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
-    drifts = 1.0 - (before * after).sum(axis=1) / np.maximum(lengths, 1e-30)
+    drifts = 1.0 - cosine_by_row(before, after)
     return Comparison(
         float(np.abs(after - before).max()), float(np.abs(before).max()), np.maximum(drifts, 0.0)
     )

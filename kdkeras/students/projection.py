@@ -13,6 +13,7 @@ from kdkeras.data import DistillationSet
 from kdkeras.errors import InputError
 from kdkeras.layers import FactorizedDense
 from kdkeras.students.student import Student
+from kdkeras.vectors import cosine_by_row
 
 __all__ = [
     "ProjectionFit",
@@ -322,6 +323,4 @@ def _mean_cosine(
 ) -> float | None:
     if teacher is None:
         return None
-    embeddings = pooled @ weights[0] + weights[1]
-    lengths = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(teacher, axis=1)
-    return float(((embeddings * teacher).sum(axis=1) / np.maximum(lengths, 1e-12)).mean())
+    return float(cosine_by_row(pooled @ weights[0] + weights[1], teacher).mean())

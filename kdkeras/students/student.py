@@ -14,6 +14,7 @@ from kdkeras.errors import InputError
 from kdkeras.layers import EmbeddingTable, FeatureModel, QuantizableDense
 from kdkeras.layers.fake_quantization import QuantizationScheme, read_scheme
 from kdkeras.students.certificate import Certificate
+from kdkeras.vectors import unit_rows
 
 if TYPE_CHECKING:
     from kdkeras.data.vocabulary import Vocabulary
@@ -192,7 +193,7 @@ class Student(FeatureModel):
         vectors = vectors[:, :dim]
         if not self.normalize:
             return vectors
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return unit_rows(vectors)
 
     def encode_pooled(
         self, texts: Sequence[str], batch_size: int = 256, sequence_length: int | None = None
