@@ -1,4 +1,4 @@
-"""One check per kind of object; the objects themselves are a table in each test."""
+"""Checks that several tests share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Not arguments of the object's own: Keras' names, and what is no configuration.
+# Arguments of Keras, and one that is not part of the configuration.
 _OTHERS = {"kwargs", "name", "vocabulary"}
 
 
 def assert_config_round_trip(make: type, arguments: dict[str, Any]) -> Any:
-    """Every argument, given a non-default value, survives serialisation."""
+    """Every argument, with a non-default value, survives serialization."""
     parameters = inspect.signature(make).parameters
     assert set(arguments) == set(parameters) - _OTHERS, "give every argument"
     instance = make(**arguments, name="renamed")
@@ -30,16 +30,17 @@ def assert_config_round_trip(make: type, arguments: dict[str, Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value that can be compared: of a layer, what it is made from."""
+    """A comparable value: the configuration of a layer, any other value unchanged."""
     return keras.saving.serialize_keras_object(value) if isinstance(value, keras.Layer) else value
 
 
 def value_and_gradient(
     loss: Callable[..., Any], teacher: Any, student: Any
 ) -> tuple[np.ndarray, Any]:
-    """Loss of each example, and the gradient of their sum by the student.
+    """Loss of each example, and the gradient of their sum with respect to the student.
 
-    The student may be a structure of arrays: then so is the gradient, 0 where none is read.
+    The student can be a structure of arrays. The gradient has the same structure, with 0 for
+    arrays that are not read.
     """
     student = tf.nest.map_structure(tf.convert_to_tensor, student)
     with tf.GradientTape() as tape:
@@ -50,7 +51,7 @@ def value_and_gradient(
 
 
 def assert_one_line(text: str, *parts: str) -> None:
-    """An error's text is one line that holds the rule, the value and what to do."""
+    """An error's text is one line with `Received: ` and the given parts."""
     assert "\n" not in text and "Received: " in text
     for part in parts:
         assert part in text

@@ -1,6 +1,6 @@
-"""The formulas once more, in float64 NumPy, from the papers alone.
+"""Reference implementations of the formulas in float64 NumPy, written from the papers.
 
-Nothing here imports kdkeras, Keras or TensorFlow.
+They do not import kdkeras, Keras or TensorFlow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def log_softmax(z: np.ndarray) -> np.ndarray:
 
 
 def divergence(teacher_logits: np.ndarray, student_logits: np.ndarray) -> np.ndarray:
-    """Kullback–Leibler divergence of the student's softmax from the teacher's."""
+    """Kullback–Leibler divergence from the teacher's softmax to the student's."""
     log_p, log_q = log_softmax(teacher_logits), log_softmax(student_logits)
     return (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
 
@@ -48,7 +48,7 @@ def similarity(
     temperature: float = 0.05,
     exclude_self: bool = False,
 ) -> np.ndarray:
-    """Row by row, with the own column taken out of the matrix, not masked."""
+    """Row by row, with the own column deleted instead of masked."""
     teacher, student = unit(teacher), unit(student)
     losses = []
     for row in range(len(teacher)):
@@ -84,7 +84,7 @@ def correlation(
     row_weight: float = 1.0,
     column_weight: float = 1.0,
 ) -> np.ndarray:
-    """DIST, by np.corrcoef of one pair of vectors after the other."""
+    """DIST, by np.corrcoef of each pair of vectors."""
     p, q = (
         np.exp(log_softmax(np.asarray(z, np.float64) / temperature)) for z in (teacher, student)
     )
@@ -129,7 +129,7 @@ def relational_distance(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
 def relational_angle(
     teacher: np.ndarray, student: np.ndarray, max_neighbors: int = 64
 ) -> np.ndarray:
-    """Over explicit triplets, the vertex in the middle."""
+    """Over explicit triplets (end, vertex, end)."""
     n = len(teacher)
 
     def angle(rows: np.ndarray, i: int, j: int, k: int) -> float:
@@ -183,7 +183,7 @@ def translation_ranking(
 def static_student(
     weights: list[np.ndarray], token_ids: np.ndarray, padding_mask: np.ndarray
 ) -> np.ndarray:
-    """Unit-norm static student; weights: table, token weights, kernel, bias."""
+    """Unit-norm embeddings of a static student; weights: table, token weights, kernel, bias."""
     table, token_weight, kernel, bias = weights
     rows = []
     for ids, mask in zip(token_ids, padding_mask, strict=True):
@@ -196,7 +196,7 @@ def static_student(
 def gradient(
     function: Callable[[list[np.ndarray]], float], weights: list[np.ndarray], step: float = 1e-5
 ) -> list[np.ndarray]:
-    """Central differences, one number after the other."""
+    """Gradient by central differences, one number at a time."""
     weights = [np.array(weight, np.float64) for weight in weights]
     found = [np.zeros_like(weight) for weight in weights]
     for weight, slope in zip(weights, found, strict=True):

@@ -1,4 +1,4 @@
-"""Losses on embeddings once more, in float64 NumPy, from the papers alone."""
+"""Reference implementations of further losses on embeddings, in float64 NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def queue_similarity(
     temperature: float = 0.05,
     student_temperature: float | None = None,
 ) -> np.ndarray:
-    """SEED; `queue` holds what is in the queue, without empty slots."""
+    """SEED; `queue` has the rows of the queue without empty slots."""
     teacher, student = unit(teacher), unit(student)
     keys = np.concatenate([teacher, unit(queue)]) if len(queue) else teacher
     other = temperature if student_temperature is None else student_temperature
@@ -43,7 +43,7 @@ def queue_contrast(
 def spread_out(
     source: np.ndarray, translation: np.ndarray, source_id: np.ndarray | None = None
 ) -> np.ndarray:
-    """Over an explicit list of pairs that are no translations."""
+    """Over an explicit list of pairs that are not translations."""
     n, width = np.shape(source)
     cosines = unit(source) @ unit(translation).T
     ids = np.arange(n) if source_id is None else source_id
@@ -75,7 +75,7 @@ def vicreg(
 def barlow_twins(
     source: np.ndarray, translation: np.ndarray, redundancy_weight: float = 0.005
 ) -> np.ndarray:
-    """Barlow Twins, by np.corrcoef of one pair of columns after the other."""
+    """Barlow Twins, by np.corrcoef of each pair of columns."""
     source, translation = (np.asarray(side, np.float64) for side in (source, translation))
 
     def constant(column: np.ndarray) -> bool:
@@ -98,10 +98,10 @@ def matryoshka(
     rotation: np.ndarray | None = None,
     **parts: np.ndarray,
 ) -> np.ndarray:
-    """Sum of another oracle's values over prefixes; works for both kinds of losses."""
+    """Weighted sum of another oracle over prefixes; for distillation and alignment losses."""
     teacher, student = np.asarray(teacher, np.float64), np.asarray(student, np.float64)
     if rotation is not None:
-        teacher = teacher @ np.asarray(rotation, np.float64)
+        teacher, student = (x @ np.asarray(rotation, np.float64) for x in (teacher, student))
     weights = dim_weights or [1.0] * len(dims)
     return sum(
         weight * inner(unit(teacher[..., :dim]), unit(student[..., :dim]), **parts)

@@ -1,7 +1,4 @@
-"""Losses on layers and attention once more, in float64 NumPy, one sentence after the other.
-
-Nothing here imports kdkeras, Keras or TensorFlow.
-"""
+"""Reference implementations of losses on layers, in float64 NumPy, one sentence at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ def hidden_states(
     pairs: Sequence[tuple[int, int]],
     kernel: np.ndarray | None = None,
 ) -> np.ndarray:
-    """TinyBERT, equation 8; padding is taken out, not masked. Pairs are (student's, teacher's)."""
+    """TinyBERT, equation 8, with padding deleted. Pairs are (student layer, teacher layer)."""
     losses = []
     for row, mask in enumerate(padding_mask):
         found = []
@@ -39,7 +36,7 @@ def attention_relations(
     student_layer: int = -1,
     teacher_layer: int = -1,
 ) -> np.ndarray:
-    """MiniLMv2, equations 4 to 6; padding is taken out, not masked. Layers are places in a list."""
+    """MiniLMv2, equations 4 to 6, with padding deleted. Layers are list indices."""
     losses = []
     for row, mask in enumerate(padding_mask):
         real = np.flatnonzero(mask)
@@ -56,7 +53,7 @@ def attention_relations(
 
 
 def _head(vectors: np.ndarray, head: int, heads: int) -> np.ndarray:
-    """Scores of every token with every token in one relation head."""
+    """Scores of all pairs of tokens in one relation head."""
     width = vectors.shape[1] // heads
     part = np.asarray(vectors, np.float64)[:, head * width : (head + 1) * width]
     return part @ part.T / np.sqrt(width)

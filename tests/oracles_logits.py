@@ -1,4 +1,4 @@
-"""The losses on logits once more, in float64 NumPy, one class and one token after the other."""
+"""Reference implementations of losses on logits, in float64 NumPy, one example at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def of_tokens(
     padding_mask: np.ndarray,
     **arguments: Any,
 ) -> np.ndarray:
-    """An oracle's mean over each example's real tokens alone; 0 without one."""
+    """Mean of an oracle over the real tokens of each example; 0 without any."""
     losses = []
     for t, s, mask in zip(teacher, student, padding_mask, strict=True):
         real = np.flatnonzero(mask)
@@ -37,7 +37,7 @@ def standardized_mse(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
 
 
 def top_k(teacher: np.ndarray, student: np.ndarray, k: int, temperature: float = 1.0) -> np.ndarray:
-    """Merges the teacher's last classes into one, in logits; the first of equals is kept."""
+    """Merges the logits of all but the teacher's top k classes; ties keep the first."""
     losses = []
     for t, s in zip(np.asarray(teacher, np.float64), np.asarray(student, np.float64), strict=True):
         order = np.argsort(-t, kind="stable")
@@ -53,7 +53,7 @@ def top_k(teacher: np.ndarray, student: np.ndarray, k: int, temperature: float =
 def decoupled_parts(
     teacher: np.ndarray, student: np.ndarray, label: np.ndarray, temperature: float = 1.0
 ) -> np.ndarray:
-    """Divergences of (label, other) and among the others, `(2, B)`."""
+    """Divergences of (label, any other) and among the others, `(2, B)`."""
     found = []
     for t, s, own in zip(teacher, student, label, strict=True):
         t, s = np.asarray(t, np.float64) / temperature, np.asarray(s, np.float64) / temperature

@@ -1,4 +1,4 @@
-"""Weights that change, from the formulas alone, in float64 and one step after the other."""
+"""Reference implementations of schedules and balancing, in float64, one step at a time."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def cosine(step: int, initial: float, steps: int, alpha: float) -> float:
 def magnitude_weights(
     seen: list[Terms], now: Terms, weights: Terms, momentum: float, epsilon: float = 1e-4
 ) -> Terms:
-    """What terms are multiplied by after the steps that were seen.
+    """Factors of the terms after the given steps.
 
-    The bias-corrected mean written out: step `i` of `n` counts `momentum^(n - 1 - i)`.
+    The bias-corrected running mean as a sum: step `i` of `n` has the weight
+    `momentum^(n - 1 - i)`.
     """
     found = {}
     for name, weight in weights.items():

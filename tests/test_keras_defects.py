@@ -1,7 +1,7 @@
-"""What `keras.distillation` (Keras 3.15) does wrong: each test says what would be right.
+"""Defects of `keras.distillation` in Keras 3.15: each test states the correct behavior.
 
-Every one is expected to fail. One that passes fails the suite: a newer Keras
-has mended it, and what we do about it here, and say of it, can go.
+The tests are expected to fail (strict). If one passes, Keras has fixed the
+defect: remove the test, the workaround, and its mention in the documentation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FEATURES, CLASSES = 5, 4
 
 
 def defect(reason, raises=AssertionError):
-    """A failure of this kind is Keras'; any other is the test's own."""
+    """Expects a failure of this kind; any other is an error of the test."""
     return pytest.mark.xfail(strict=True, reason=f"Keras 3.15: {reason}", raises=raises)
 
 
@@ -37,7 +37,7 @@ def randomized(model, seed=0):
 
 
 def dense(width=CLASSES, seed=0, features=FEATURES, dtype="float32", **arguments):
-    """A model of one matrix."""
+    """A model with one Dense layer."""
     inputs = keras.Input((features,), dtype=dtype)
     hidden = keras.layers.Identity(dtype="float32")(inputs)
     outputs = keras.layers.Dense(width, name="head", **arguments)(hidden)
@@ -49,10 +49,12 @@ def mean_squared():
 
 
 def distilled(teacher=None, student=None, loss=None, optimizer=None, **arguments):
-    """A compiled Distiller, with losses that are right by themselves."""
+    """A compiled Distiller, with losses that are not affected by the defects."""
     loss = loss or FeatureDistillation(mean_squared())
     distiller = Distiller(teacher or dense(seed=1), student or dense(), loss, **arguments)
-    distiller.compile(optimizer or keras.optimizers.SGD(0.1), loss=mean_squared())
+    distiller.compile(
+        optimizer or keras.optimizers.SGD(0.1), loss=mean_squared(), jit_compile=False
+    )
     return distiller
 
 
@@ -64,7 +66,7 @@ def fit(distiller, **arguments):
 # ---- the default loss on logits ----------------------------------------------
 
 
-@defect("LogitsDistillation() takes the divergence of raw logits")
+@defect("LogitsDistillation() computes the divergence of raw logits")
 def test_default_on_logits_is_the_divergence_of_softened_probabilities():
     teacher, student = values(6, CLASSES, seed=1), values(6, CLASSES, seed=2)
     value = LogitsDistillation(temperature=3.0).compute_loss(teacher, student)
@@ -106,7 +108,7 @@ def test_training_on_logits_with_a_loss_instance_moves_to_the_teacher():
 
 @pytest.fixture(scope="module")
 def two_replicas():
-    """What two replicas do, as parts of what one does."""
+    """Steps and logs of two replicas, relative to those of one."""
     script = Path(__file__).parent / "distillation" / "run_keras_distiller.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -118,7 +120,7 @@ def test_two_replicas_step_as_one_with_losses_by_name(two_replicas):
 
 
 @defect("two replicas report half of each term")
-def test_two_replicas_report_what_one_does(two_replicas):
+def test_two_replicas_report_the_same_logs_as_one(two_replicas):
     logs = two_replicas["instances"]["logs"]
     assert two_replicas["instances"]["ratio"] == pytest.approx(1.0, 1e-3)
     for name in ("distillation_loss", "student_loss", "total_loss"):
@@ -131,7 +133,7 @@ def test_two_replicas_step_as_one_with_our_losses(two_replicas):
     assert ours["moved"] > 1e-2 and ours["difference"] < 1e-6
 
 
-# ---- what a Distiller refuses -----------------------------------------------------
+# ---- models that a Distiller refuses -----------------------------------------------------
 
 
 class Relations(DistillationLoss):
@@ -146,44 +148,44 @@ class Relations(DistillationLoss):
 
 
 @defect("teacher and student must have equal widths", ValueError)
-def test_a_student_of_another_width_is_taken():
+def test_student_of_another_width_is_accepted():
     fit(distilled(teacher=dense(width=6, seed=1), loss=Relations()))
 
 
 @defect("teacher and student must read inputs of one shape", ValueError)
-def test_a_teacher_with_another_number_of_tokens_is_taken():
+def test_teacher_with_another_number_of_tokens_is_accepted():
     distilled(teacher=dense(features=FEATURES + 2, seed=1))
 
 
 @defect("teacher and student must read inputs of one type", ValueError)
-def test_a_teacher_with_ids_of_another_type_is_taken():
+def test_teacher_with_ids_of_another_dtype_is_accepted():
     distilled(teacher=dense(dtype="int64", seed=1), student=dense(dtype="int32"))
 
 
 @defect("feature losses find only layers of the outermost model", ValueError)
-def test_a_layer_inside_another_model_is_found():
+def test_layer_of_a_nested_model_is_found():
     inputs = keras.Input((FEATURES,))
     nested = keras.Model(inputs, dense()(inputs))
     distilled(student=nested, loss=FeatureDistillation(mean_squared(), "head", "head"))
 
 
 @defect("there is no training without labels", ValueError)
-def test_a_distiller_without_a_loss_on_labels_compiles():
+def test_distiller_without_a_task_loss_compiles():
     Distiller(dense(seed=1), dense(), Relations()).compile("sgd", loss=None)
 
 
-# ---- what a step leaves out -----------------------------------------------------------
+# ---- what a step omits -----------------------------------------------------------
 
 
 @defect("sample_weight is ignored")
-def test_rows_of_no_weight_do_not_move_the_student():
+def test_examples_of_weight_zero_do_not_move_the_student():
     distiller = distilled()
     fit(distiller, sample_weight=np.zeros(8))
     np.testing.assert_array_equal(distiller.student.get_weights()[0], dense().get_weights()[0])
 
 
 @defect("the student's regularizers are ignored")
-def test_regularizers_are_in_the_loss():
+def test_regularizers_are_part_of_the_loss():
     student = dense(kernel_regularizer=keras.regularizers.L2(0.1))
     penalty = 0.1 * float(np.square(student.get_weights()[0]).sum())
     with_penalty, without = fit(distilled(student=student)), fit(distilled())
@@ -191,7 +193,7 @@ def test_regularizers_are_in_the_loss():
 
 
 class Projected(DistillationLoss):
-    """Takes the student's vectors to the teacher's space by weights of its own."""
+    """Projects the student's embeddings with weights of its own."""
 
     def __init__(self):
         self.projection = keras.layers.Dense(CLASSES)
@@ -209,8 +211,8 @@ def test_weights_of_a_loss_are_trained():
     assert np.abs(loss.projection.get_weights()[0] - before).max() > 0
 
 
-@defect("a feature loss makes a step run the student twice")
-def test_a_step_runs_the_student_once():
+@defect("with a feature loss, a step runs the student twice")
+def test_step_runs_the_student_once():
     calls = []
 
     class Counting(keras.layers.Dense):
@@ -231,7 +233,7 @@ def test_a_step_runs_the_student_once():
 # ---- saving ------------------------------------------------------------------------------
 
 
-@defect("a saved Distiller holds its teacher's weights")
+@defect("a saved Distiller contains the weights of its teacher")
 def test_the_teachers_weights_are_not_saved(tmp_path):
     distiller = distilled()
     fit(distiller)
@@ -245,8 +247,8 @@ def test_the_teachers_weights_are_not_saved(tmp_path):
     assert not any(np.array_equal(array, teacher) for array in stored)
 
 
-@defect("a loaded Distiller has lost its optimizer", AttributeError)
-def test_a_loaded_distiller_has_its_optimizer(tmp_path):
+@defect("a loaded Distiller has no optimizer", AttributeError)
+def test_loaded_distiller_has_its_optimizer(tmp_path):
     distiller = distilled(optimizer=keras.optimizers.Adam(0.1))
     fit(distiller)
     distiller.save(tmp_path / "distiller.keras")
@@ -254,7 +256,7 @@ def test_a_loaded_distiller_has_its_optimizer(tmp_path):
     assert int(copy.optimizer.iterations) == 1
 
 
-# ---- losses that a Distiller may be given ---------------------------------------------------
+# ---- losses of a Distiller ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -264,8 +266,8 @@ def test_a_loaded_distiller_has_its_optimizer(tmp_path):
         pytest.param(keras.losses.CosineSimilarity(axis=1), id="CosineSimilarity"),
     ],
 )
-@defect("a loss comes back from its configuration without its arguments")
-def test_a_loss_keeps_its_arguments(loss):
+@defect("a loss created from its configuration lacks its arguments")
+def test_loss_keeps_its_arguments(loss):
     copy = keras.losses.deserialize(keras.losses.serialize(loss))
     teacher, student = values(2, 3, 4, seed=1), 9 * values(2, 3, 4, seed=2)
     assert float(copy(teacher, student)) == pytest.approx(float(loss(teacher, student)), 1e-3)

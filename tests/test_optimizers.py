@@ -1,4 +1,4 @@
-"""FusedAdam is Adam; LazyAdam is Adam on the rows that a batch names."""
+"""FusedAdam equals Adam; LazyAdam equals Adam on the rows of the batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contracts import assert_one_line
 from kdkeras.errors import InputError
 from kdkeras.optimizers import FusedAdam, LazyAdam
 
-# The kernel subtracts beta_2 from 1 in float32, Keras in float64: 6e-6 of every step.
+# The kernel computes 1 - beta_2 in float32, Keras in float64: 6e-6 of every step.
 TOLERANCE = 1e-5
 
 SETTINGS = {
@@ -92,7 +92,7 @@ def test_fused_adam_compiles_with_xla():
     np.testing.assert_allclose(variable, [[0.9], [1.1], [1.0]], atol=1e-5)
 
 
-def test_fused_adam_survives_serialisation():
+def test_every_argument_of_fused_adam_survives_serialization():
     arguments = {
         "learning_rate": 0.2,
         "beta_1": 0.8,
@@ -118,7 +118,7 @@ def test_amsgrad_is_refused():
 
 
 def sparse_steps(generator, rows=6, width=3, steps=6):
-    """Gradients of a table: rows that repeat, and rows that are seldom or never there."""
+    """Sparse gradients of a table, with repeated, rare and absent rows."""
     for _ in range(steps):
         indices = generator.choice(rows - 1, 4)
         values = generator.normal(size=(4, width))
@@ -127,7 +127,7 @@ def sparse_steps(generator, rows=6, width=3, steps=6):
         )
 
 
-def test_lazy_adam_is_the_papers_step_on_the_rows_of_the_batch():
+def test_lazy_adam_equals_the_paper_on_the_rows_of_the_batch():
     generator = np.random.default_rng(0)
     expected = generator.normal(size=(6, 3))
     variable, optimizer = keras.Variable(expected.astype("float32")), LazyAdam(0.1)
@@ -142,7 +142,7 @@ def test_lazy_adam_is_the_papers_step_on_the_rows_of_the_batch():
     np.testing.assert_allclose(variable, expected, atol=1e-5)
 
 
-def test_lazy_adam_differs_from_adam_where_a_row_is_seen_again():
+def test_lazy_adam_differs_from_adam_for_rows_that_return():
     weights = []
     for make in (LazyAdam, keras.optimizers.Adam):
         generator = np.random.default_rng(0)
@@ -152,18 +152,18 @@ def test_lazy_adam_differs_from_adam_where_a_row_is_seen_again():
                 [tf.convert_to_tensor(gradient) if make is not LazyAdam else gradient], [variable]
             )
         weights.append(variable.numpy())
-    np.testing.assert_array_equal(weights[0][5], weights[1][5])  # Never seen by either.
+    np.testing.assert_array_equal(weights[0][5], weights[1][5])  # Never in a batch.
     assert np.abs(weights[0][:5] - weights[1][:5]).max() > 0.01
 
 
-def test_lazy_adam_of_a_dense_gradient_is_adam():
+def test_lazy_adam_of_a_dense_gradient_equals_adam():
     for one, other in zip(
         trained(LazyAdam(0.1))[0], trained(keras.optimizers.Adam(0.1))[0], strict=True
     ):
         np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE)
 
 
-def test_lazy_adam_survives_serialisation():
+def test_lazy_adam_survives_serialization():
     optimizer = LazyAdam(0.2, beta_1=0.8, use_ema=True)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
     assert type(copy) is LazyAdam
@@ -172,7 +172,7 @@ def test_lazy_adam_survives_serialisation():
 
 
 @pytest.mark.parametrize(
-    "unfit",
+    "unsupported",
     [
         {"amsgrad": True},
         {"weight_decay": 0.1},
@@ -183,8 +183,8 @@ def test_lazy_adam_survives_serialisation():
         {"gradient_accumulation_steps": 2},
     ],
 )
-def test_lazy_adam_refuses_what_concerns_all_rows(unfit):
-    name, value = next(iter(unfit.items()))
+def test_lazy_adam_refuses_arguments_that_affect_every_row(unsupported):
+    name, value = next(iter(unsupported.items()))
     with pytest.raises(InputError) as error:
-        LazyAdam(**unfit)
+        LazyAdam(**unsupported)
     assert_one_line(str(error.value), f"Received: {name}={value}")

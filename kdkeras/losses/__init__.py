@@ -8,10 +8,9 @@ from kdkeras.losses.embedding import EmbeddingDistillation
 from kdkeras.losses.hidden_states import HiddenStateDistillation
 from kdkeras.losses.keras_loss import KerasLoss
 from kdkeras.losses.logit_mse import LogitMSE, TokenLogitMSE
-from kdkeras.losses.matryoshka import Matryoshka, MatryoshkaAlignment
+from kdkeras.losses.matryoshka import Matryoshka, MatryoshkaAlignment, principal_axes
 from kdkeras.losses.minilm_v2 import MiniLMv2
 from kdkeras.losses.per_layer import PerLayer
-from kdkeras.losses.principal_axes import principal_axes
 from kdkeras.losses.queue import QueueContrast, QueueDistillation
 from kdkeras.losses.relations import RelationalAngle, RelationalDistance, SimilarityMatrix
 from kdkeras.losses.similarity import SimilarityDistillation

@@ -1,4 +1,4 @@
-"""Embeddings whose first components are an embedding, too."""
+"""Losses on the first components of embeddings, which can then be truncated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdkeras.layers.pooling import l2_normalize
 from kdkeras.losses.base import AlignmentLoss, DistillationLoss, ExampleLoss
 from kdkeras.losses.checks import positive
 
-__all__ = ["Matryoshka", "MatryoshkaAlignment"]
+__all__ = ["Matryoshka", "MatryoshkaAlignment", "principal_axes"]
 
 
 @keras.saving.register_keras_serializable(package="kdkeras")
@@ -44,26 +44,26 @@ class Matryoshka(DistillationLoss):
     Cost: that of `inner` at each width, and `2 * B * d^2` for the rotation.
 
     Args:
-        inner: The loss; one that has no weights of its own.
-        dims: Widths, each at least 1 and at most that of the vectors; the
-            whole width only if it is among them.
-        dim_weights: Weight of each width, above 0; None (the default) is 1.0
-            for each.
-        rotation: Orthonormal `(d, d)`, kept with the loss as a weight that is
-            not trained; its width alone, `d`, is the identity until weights
-            are loaded. None (the default) leaves the vectors as they are.
+        inner: The wrapped loss, without weights of its own.
+        dims: Widths, each at least 1 and at most that of the embeddings. The
+            whole width is included only if listed.
+        dim_weights: Weight of each width, above 0. Defaults to None: 1.0 for
+            each.
+        rotation: Orthonormal matrix `(d, d)`, saved with the loss as a weight
+            that is not trained; or only its width `d`, for the identity until
+            weights are loaded. Defaults to None: no rotation.
 
     Call arguments:
         y_true: `(B, d)` float, the teacher's embeddings, not rotated.
-        y_pred: `(B, d)` float, the student's.
+        y_pred: `(B, d)` float, the student's embeddings, not rotated.
         **parts: What `inner` needs and takes.
 
     Returns:
         `(B,)` float32.
 
     Raises:
-        InputError: For widths, weights or a rotation that do not fit, or an
-            `inner` with weights.
+        InputError: If widths, weights or the rotation do not fit, or `inner`
+            has weights.
 
     References:
         Kusupati et al. (2022), arXiv:2205.13147, equation 1.
@@ -82,7 +82,7 @@ class Matryoshka(DistillationLoss):
         self.inner = inner
         self.dims = _checked_dims(dims)
         self.dim_weights = _checked_weights(dim_weights, self.dims)
-        self.built = True  # Nothing depends on the shape of what comes.
+        self.built = True  # The weights do not depend on the shape of the inputs.
         axes = None if rotation is None else _checked_rotation(rotation)
         self.rotation = None if axes is None else len(axes)
         self.axes = None
@@ -96,35 +96,35 @@ class Matryoshka(DistillationLoss):
 
     @property
     def needs(self) -> Mapping[str, str]:  # type: ignore[override]
-        """What the inner loss needs."""
+        """The value of the wrapped loss."""
         return self.inner.needs
 
     @property
     def takes(self) -> Mapping[str, str]:  # type: ignore[override]
-        """What the inner loss takes."""
+        """The value of the wrapped loss."""
         return self.inner.takes
 
     @property
     def source_only(self) -> bool:  # type: ignore[override]
-        """Whether the inner loss reads single tokens."""
+        """The value of the wrapped loss."""
         return self.inner.source_only
 
     @property
     def compares_rows(self) -> bool:  # type: ignore[override]
-        """Whether the inner loss does."""
+        """The value of the wrapped loss."""
         return self.inner.compares_rows
 
     @property
     def may_be_negative(self) -> bool:  # type: ignore[override]
-        """Whether the inner loss may."""
+        """The value of the wrapped loss."""
         return self.inner.may_be_negative
 
     def check_student(self, student: Any) -> None:
-        """Refuses vectors that are narrower than a width."""
+        """Refuses embeddings that are narrower than a width."""
         _check_width(self.dims, student)
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
-        """Refuses vectors that are narrower than a width, or that the rotation does not fit.
+        """Refuses embeddings that are narrower than a width, or do not fit the rotation.
 
         Raises:
             InputError: If the shapes cannot match.
@@ -148,7 +148,7 @@ class Matryoshka(DistillationLoss):
         return _sum_over_prefixes(self, teacher, student, parts)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments; of the rotation, which is a weight, its width."""
+        """Returns the constructor's arguments, with only the width of the rotation."""
         config = {**super().get_config(), **_config(self), "rotation": self.rotation}
         del config["target"]
         return config
@@ -164,8 +164,9 @@ class Matryoshka(DistillationLoss):
 class MatryoshkaAlignment(AlignmentLoss):
     """Applies an alignment loss to the first components of both sides, for several widths.
 
-    The companion of `Matryoshka`. What the inner loss reads of the teacher is
-    handed on as it is.
+    Use it beside `Matryoshka`, if the alignment of languages should also hold
+    for truncated embeddings. Teacher targets that the wrapped loss reads are
+    passed on unchanged.
 
     Formula:
 
@@ -177,23 +178,23 @@ class MatryoshkaAlignment(AlignmentLoss):
     Cost: that of `inner` at each width.
 
     Args:
-        inner: The loss; one that has no weights of its own.
-        dims: Widths, each at least 1 and at most that of the vectors; the
-            whole width only if it is among them.
-        dim_weights: Weight of each width, above 0; None (the default) is 1.0
-            for each.
+        inner: The wrapped loss, without weights of its own.
+        dims: Widths, each at least 1 and at most that of the embeddings. The
+            whole width is included only if listed.
+        dim_weights: Weight of each width, above 0. Defaults to None: 1.0 for
+            each.
 
     Call arguments:
         source: `(B, d)` float, the student's embeddings of the sentences.
-        translation: `(B, d)` float, of their translations.
+        translation: `(B, d)` float, the student's embeddings of their
+            translations.
         **parts: What `inner` needs and takes.
 
     Returns:
         `(B,)` float32.
 
     Raises:
-        InputError: For widths or weights that do not fit, or an `inner` with
-            weights.
+        InputError: If widths or weights do not fit, or `inner` has weights.
 
     References:
         Kusupati et al. (2022), arXiv:2205.13147, equation 1.
@@ -211,30 +212,30 @@ class MatryoshkaAlignment(AlignmentLoss):
         self.inner = _without_weights(inner)
         self.dims = _checked_dims(dims)
         self.dim_weights = _checked_weights(dim_weights, self.dims)
-        self.built = True  # Nothing depends on the shape of what comes.
+        self.built = True  # The weights do not depend on the shape of the inputs.
 
     @property
     def needs(self) -> Mapping[str, str]:  # type: ignore[override]
-        """What the inner loss needs."""
+        """The value of the wrapped loss."""
         return self.inner.needs
 
     @property
     def takes(self) -> Mapping[str, str]:  # type: ignore[override]
-        """What the inner loss takes."""
+        """The value of the wrapped loss."""
         return self.inner.takes
 
     @property
     def compares_rows(self) -> bool:  # type: ignore[override]
-        """Whether the inner loss does."""
+        """The value of the wrapped loss."""
         return self.inner.compares_rows
 
     @property
     def may_be_negative(self) -> bool:  # type: ignore[override]
-        """Whether the inner loss may."""
+        """The value of the wrapped loss."""
         return self.inner.may_be_negative
 
     def check_student(self, student: Any) -> None:
-        """Refuses vectors that are narrower than a width."""
+        """Refuses embeddings that are narrower than a width."""
         _check_width(self.dims, student)
 
     def call(self, source: Any, translation: Any, **parts: Any) -> Any:
@@ -273,15 +274,14 @@ def _config(loss: Any) -> dict[str, Any]:
 def _without_weights(inner: Any) -> Any:
     if getattr(inner, "student_output", None) in FEATURES:
         raise InputError(
-            "A wrapped loss must read vectors of any width. Received: "
-            f"{type(inner).__name__}, which reads layers. Wrap the other way round: "
-            "PerLayer(Matryoshka(...))."
+            "A wrapped loss must accept embeddings of any width. Received: "
+            f"{type(inner).__name__}, which reads layers. Use PerLayer(Matryoshka(...)) instead."
         )
     if not isinstance(inner, ExampleLoss) or inner.weights:
-        what = "with weights" if isinstance(inner, ExampleLoss) else "which is no loss of kdkeras"
+        reason = "has weights" if isinstance(inner, ExampleLoss) else "is not a loss of kdkeras"
         raise InputError(
-            "A wrapped loss must read vectors of any width. Received: "
-            f"{type(inner).__name__} {what}. Wrap one without projection or queue."
+            "A wrapped loss must accept embeddings of any width. Received: "
+            f"{type(inner).__name__}, which {reason}. Use one without projection or queue."
         )
     return inner
 
@@ -302,8 +302,8 @@ def _checked_weights(weights: Sequence[float] | None, dims: list[int]) -> list[f
     found = [positive("dim_weights", weight) for weight in weights]
     if len(found) != len(dims):
         raise InputError(
-            f"`dim_weights` must be one a width. Received: {len(found)} weights for dims={dims}. "
-            "Leave it out for 1.0 each."
+            f"`dim_weights` must have one weight per width. Received: {len(found)} weights for "
+            f"dims={dims}. Omit it for 1.0 each."
         )
     return found
 
@@ -313,11 +313,11 @@ def _checked_rotation(rotation: Any) -> np.ndarray:
         return np.eye(rotation, dtype=np.float32)
     axes = np.asarray(rotation, np.float64)
     square = axes.ndim == 2 and axes.shape[0] == axes.shape[1]
-    # Not above: NaN is no rotation either.
+    # `not (... < ...)`, to refuse NaN.
     if not (square and np.abs(axes.T @ axes - np.eye(len(axes))).max() < 1e-3):
         raise InputError(
             "`rotation` must be an orthonormal (d, d) matrix. Received: an array of shape "
-            f"{axes.shape}{', not orthonormal' if square else ''}. Use principal_axes(vectors)."
+            f"{axes.shape}{', not orthonormal' if square else ''}. Use principal_axes(embeddings)."
         )
     return axes.astype(np.float32)
 
@@ -325,6 +325,46 @@ def _checked_rotation(rotation: Any) -> np.ndarray:
 def _check_width(dims: list[int], vectors: Any) -> None:
     if vectors.shape[-1] is not None and max(dims) > vectors.shape[-1]:
         raise InputError(
-            f"`dims` must not exceed the vectors' width. Received: dims={dims}, student "
+            f"`dims` must not exceed the width of the embeddings. Received: dims={dims}, student "
             f"{tuple(vectors.shape)}. Use at most {vectors.shape[-1]}."
         )
+
+
+def principal_axes(vectors: np.ndarray) -> np.ndarray:
+    """Returns the rotation after which the first components of embeddings preserve the most.
+
+    The axes are the eigenvectors of the second moments about the origin, not
+    about the mean. A rotation preserves every cosine, and of all linear maps to
+    `k` components the first `k` axes have the smallest squared error.
+
+    Args:
+        vectors: `(n, d)` float, embeddings of a teacher, where `n` is several
+            times `d`.
+
+    Returns:
+        `(d, d)` float32, orthonormal. The squares of the components of
+        `vectors @ axes` decrease. The largest entry of each axis is positive.
+
+    Raises:
+        InputError: If `vectors` is not a matrix of finite numbers, or has no
+            row.
+
+    Example:
+    >>> principal_axes(np.array([[0.0, 2.0], [1.0, 0.0]])).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+
+    References:
+        Eckart, Young (1936).
+    """
+    vectors = np.asarray(vectors, np.float64)
+    finite = np.isfinite(vectors).all()
+    if vectors.ndim != 2 or not len(vectors) or not finite:
+        raise InputError(
+            "`vectors` must be finite, one row per sentence. Received: an array of shape "
+            f"{vectors.shape}{'' if finite else ' with NaN or infinity'}. "
+            "Pass the teacher's embeddings of several thousand sentences."
+        )
+    _, axes = np.linalg.eigh(vectors.T @ vectors)  # ascending
+    axes = axes[:, ::-1]
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
+    return (axes * np.sign(largest)).astype(np.float32)

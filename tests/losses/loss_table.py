@@ -296,7 +296,6 @@ LOSSES: dict[type, Entry] = {
                     dim_weights=[0.5, 2.0],
                     rotation=ROTATION,
                 ),
-                same=lambda teacher: teacher @ ROTATION,
             ),
         ],
     ),

@@ -1,8 +1,8 @@
-"""Queues, statistics of the batch and prefixes: cases of two by two, and own promises."""
+"""Losses on embeddings: cases worked by hand, and properties of single losses."""
 
 from __future__ import annotations
 
-from math import exp, log, sqrt
+from math import exp, log
 
 import numpy as np
 import oracles
@@ -12,29 +12,138 @@ from contracts import assert_one_line, value_and_gradient
 
 from kdkeras.errors import InputError
 from kdkeras.losses import (
-    BarlowTwins,
     EmbeddingDistillation,
-    Matryoshka,
-    MatryoshkaAlignment,
-    PerLayer,
     QueueContrast,
     QueueDistillation,
+    RelationalAngle,
+    RelationalDistance,
     SimilarityDistillation,
-    SpreadOut,
-    TranslationRanking,
-    VICReg,
-    principal_axes,
+    SimilarityMatrix,
 )
 
-AXES = np.eye(2, dtype="float32")  # cosine 1 with itself, 0 with the other
+AXES = np.eye(2, dtype="float32")  # Cosine 1 with itself, 0 with the other.
 EAST, NORTH = AXES[:1], AXES[1:]
 
 
-# ---- queues -------------------------------------------------------------
+# ---- embeddings and similarities -------------------------------------------
+
+
+def test_embedding_cosine_by_hand():
+    # cos((1,0),(0,2)) = 0 -> 1;  cos((0,1),(3,4)) = 4/5 -> 0.2
+    values = EmbeddingDistillation()(AXES, np.array([[0.0, 2.0], [3.0, 4.0]]))
+    np.testing.assert_allclose(values, [1.0, 0.2], atol=1e-6)
+
+
+def test_embedding_mse_by_hand():
+    # ((1-0)^2 + (0-2)^2) / 2 = 2.5;  ((0-3)^2 + (1-4)^2) / 2 = 9
+    values = EmbeddingDistillation("mse")(AXES, np.array([[0.0, 2.0], [3.0, 4.0]]))
+    np.testing.assert_allclose(values, [2.5, 9.0], rtol=1e-6)
+
+
+def test_mse_of_unit_vectors_is_cosine_times_two_over_width():
+    teacher, student = oracles.unit(np.random.default_rng(0).normal(size=(2, 3, 8)))
+    mse, cosine = (EmbeddingDistillation(m)(teacher, student) for m in ("mse", "cosine"))
+    np.testing.assert_allclose(mse, 2 / 8 * cosine, rtol=1e-5)
+
+
+def test_similarity_by_hand():
+    # Temperature 1. Row 0: cosines to the two teachers, teacher (1, 0), student (0, 1).
+    # p = (e, 1)/(e+1), q = (1, e)/(e+1): KL = (p0-p1) * 1 = (e-1)/(e+1).  Row 1 is equal: 0.
+    values = SimilarityDistillation(temperature=1.0)(AXES, np.array([[0.0, 1.0], [0.0, 1.0]]))
+    np.testing.assert_allclose(values, [(exp(1) - 1) / (exp(1) + 1), 0.0], atol=1e-6)
+
+
+def test_similarity_default_temperature_by_hand():
+    # 1/0.05 = 20: p = (1, e^-20), q = (1/2, 1/2) for a student between both: KL = ln 2.
+    values = SimilarityDistillation()(AXES, np.array([[1.0, 1.0], [1.0, 1.0]]))
+    np.testing.assert_allclose(values, [log(2), log(2)], rtol=1e-5)
+
+
+def test_excluding_self_from_two_rows_gives_no_loss():
+    student = np.array([[0.3, 1.0], [1.0, 0.2]])
+    np.testing.assert_allclose(SimilarityDistillation(exclude_self=True)(AXES, student), 0)
+    assert SimilarityDistillation()(AXES, student).numpy().min() > 1
+
+
+def test_self_stays_excluded_at_a_very_small_temperature():
+    teacher, student = np.random.default_rng(0).normal(size=(2, 4, 3))
+    loss = SimilarityDistillation(temperature=1e-4, exclude_self=True)
+    expected = oracles.similarity(teacher, student, 1e-4, exclude_self=True)
+    np.testing.assert_allclose(loss(teacher, student), expected, rtol=1e-3, atol=0.05)
+
+
+def test_l2_by_hand():
+    values, slope = value_and_gradient(
+        EmbeddingDistillation("l2"), np.zeros((2, 2), "float32"), np.array([[3.0, 4.0], [0, 0]])
+    )
+    np.testing.assert_allclose(values, [5.0, 0.0])
+    np.testing.assert_allclose(slope, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
+
+
+# ---- relations -------------------------------------------------------------
+
+
+def test_similarity_matrix_by_hand():
+    # Cosines of the teacher 1 and 0, of the student 1 and 1: (0 + 1) / 2 per row.
+    values = SimilarityMatrix()(AXES, np.array([[1.0, 0.0, 0.0], [5.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(values, [0.5, 0.5], rtol=1e-6)
+
+
+def test_relational_distance_by_hand():
+    # On a line at 0, 1, 3: distances 1, 2, 3 of mean 2, so 1/2, 1, 3/2. At 0, 1, 2: 1, 1, 2 of
+    # mean 4/3, so 3/4, 3/4, 3/2. Pairs (01), (12), (02) differ by 1/4, -1/4, 0: 1/32, 1/32, 0.
+    teacher, student = np.array([[0.0], [1.0], [3.0]]), np.array([[0.0], [1.0], [2.0]])
+    values = RelationalDistance()(teacher, student)
+    np.testing.assert_allclose(values, [1 / 64, 1 / 32, 1 / 64], rtol=1e-4)
+
+
+def test_relational_angle_by_hand():
+    # A right angle at the first point, 45 degrees at the others: cosines 0, r, r with
+    # r = 1/sqrt(2). The student's points are on a line, the first between the others: -1, 1, 1.
+    teacher = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    student = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    near = (1 - 0.5**0.5) ** 2 / 2
+    np.testing.assert_allclose(RelationalAngle()(teacher, student), [0.5, near, near], rtol=1e-5)
+
+
+def test_two_examples_have_no_angle():
+    np.testing.assert_array_equal(RelationalAngle()(AXES, 3 * AXES[::-1]), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("loss", [RelationalDistance(), RelationalAngle(), SimilarityMatrix()])
+def test_relations_are_invariant_to_rotation_and_scale(loss):
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(5, 3))
+    rotation, _ = np.linalg.qr(generator.normal(size=(3, 3)))
+    np.testing.assert_allclose(loss(rows, 7 * rows @ rotation), 0, atol=1e-6)
+    if not isinstance(loss, SimilarityMatrix):
+        np.testing.assert_allclose(loss(rows, rows + 2.0), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [RelationalDistance, RelationalAngle, SimilarityMatrix])
+def test_relations_compare_different_widths(make):
+    rows = np.random.default_rng(0).normal(size=(5, 3))
+    wide = np.concatenate([rows, np.zeros((5, 4))], axis=1)
+    np.testing.assert_allclose(make()(rows, wide), 0, atol=1e-6)
+    with pytest.raises(InputError) as error:
+        make()(rows, wide[:, None])
+    assert_one_line(str(error.value), "(5, 3)", "(5, 1, 7)", "Pool the tokens")
+
+
+def test_rounding_errors_are_not_directions():
+    # The first two student rows differ only by rounding: there is no direction between them.
+    rows = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    same, nearly = rows.copy(), rows.copy()
+    same[1], nearly[1] = same[0], np.nextafter(nearly[0], np.float32(9))
+    for loss in (RelationalAngle(), RelationalDistance()):
+        np.testing.assert_allclose(loss(rows, nearly), loss(rows, same), atol=1e-6)
+
+
+# ---- queues ----------------------------------------------------------------
 
 
 def test_queue_distillation_by_hand():
-    # Alone a row has one key, its own vector: nothing to learn. With the teacher's (1, 0) in the
+    # With an empty queue the only key is the example's own: loss 0. With (1, 0) in the
     # queue, temperature 1, teacher (0, 1), student (1, 0): p = (e, 1)/(e+1), q = (1, e)/(e+1),
     # KL = (p0 - p1) * 1 = (e - 1)/(e + 1).
     loss = QueueDistillation(2, size=3, temperature=1.0)
@@ -54,7 +163,7 @@ def test_queue_distillation_at_two_temperatures_by_hand():
 
 
 def test_queue_contrast_by_hand():
-    # Temperature 1, the row's own key (0, 1), one negative (1, 0). Student at the negative:
+    # Temperature 1, own key (0, 1), one negative (1, 0). Student at the negative:
     # -log(1 / (1 + e)); at its own: -log(e / (e + 1)).
     loss = QueueContrast(2, size=3, temperature=1.0)
     np.testing.assert_allclose(loss(NORTH, EAST), [0.0], atol=1e-6)
@@ -67,12 +176,12 @@ def test_repeated_sentence_is_not_its_own_negative():
     loss = QueueContrast(2, size=3, temperature=1.0)
     loss.enqueue(AXES)
     np.testing.assert_allclose(loss(NORTH, EAST), [log(1 + exp(1))], rtol=1e-6)
-    # In one batch twice, too.
+    # Also twice in one batch.
     np.testing.assert_allclose(loss(AXES[[1, 1]], AXES[[0, 0]]), [log(1 + exp(1))] * 2, rtol=1e-6)
 
 
 def test_contrast_pushes_away_from_a_near_neighbor():
-    # Its minimum is not the teacher: at the teacher the slope points away from the neighbour.
+    # The minimum is not at the teacher: there the gradient points away from the neighbor.
     loss = QueueContrast(2, size=3)
     loss.enqueue([[0.6, 0.8]])
     _, slope = value_and_gradient(loss, NORTH, NORTH)
@@ -144,215 +253,3 @@ def test_guide_margin_of_zero_is_refused():
     with pytest.raises(InputError) as error:
         QueueContrast(2, guide_margin=0.0)
     assert_one_line(str(error.value), "`guide_margin` must be above 0", "guide_margin=0.0", "0.01")
-
-
-# ---- statistics of the batch --------------------------------------------
-
-
-def test_spread_out_by_hand():
-    # Translations exchanged: both other cosines are 1, so 1^2 + (1 - 1/2). In their place: both
-    # are 0, and the second moment is below 1/2.
-    np.testing.assert_allclose(SpreadOut()(AXES, AXES[::-1]), [1.5, 1.5], rtol=1e-6)
-    np.testing.assert_allclose(SpreadOut()(AXES, -AXES[::-1]), [1.5, 1.5], rtol=1e-6)
-    np.testing.assert_allclose(SpreadOut()(AXES, AXES), [0.0, 0.0], atol=1e-6)
-
-
-def test_examples_of_one_source_are_not_spread():
-    values = SpreadOut()(AXES, AXES[::-1], source_id=np.array([5, 5]))
-    np.testing.assert_allclose(values, [0.0, 0.0], atol=1e-6)
-
-
-def test_uniform_points_have_no_spread_out_loss():
-    rows = np.random.default_rng(0).normal(size=(2, 2000, 8))
-    assert SpreadOut()(*rows).numpy().max() < 1e-3
-    assert SpreadOut()(*(rows + 1.0)).numpy().min() > 0.2
-
-
-def test_vicreg_by_hand():
-    # Rows (2,0), (0,0) and (0,0), (0,2): squared differences 4 and 4. In each side one dimension
-    # has variance 2, enough; the other 0, lacking 1 - sqrt(0.0001) = 0.99, the mean 0.495.
-    # No covariance: 25 * 4 + 25 * (0.495 + 0.495).
-    source, translation = [[2.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]]
-    values = VICReg()(np.array(source), np.array(translation))
-    np.testing.assert_allclose(values, [124.75, 124.75], rtol=1e-6)
-    # Rows (1,1), (-1,-1) on both sides: variances 2 and covariance 2: (4 + 4) / 2 a side.
-    rows = np.array([[1.0, 1.0], [-1.0, -1.0]])
-    np.testing.assert_allclose(VICReg()(rows, rows), [8.0, 8.0], rtol=1e-6)
-
-
-def test_variance_moves_equal_embeddings_apart():
-    # All but equal, and moving apart is the way down.
-    rows = np.random.default_rng(0).normal(size=(6, 3)).astype("float32") * 0.01
-    _, slope = value_and_gradient(VICReg(), rows, rows)
-    assert ((rows - rows.mean(0)) * slope).sum() < -0.1
-
-
-def test_barlow_twins_by_hand():
-    # Of two rows a correlation is 1 or -1. Both dimensions alike on both sides: c is 1 everywhere,
-    # 0.005 * (1 + 1). The translation's second turned round: c = ((1,-1),(1,-1)), and the second
-    # dimension disagrees with itself: (1 + 1)^2 more.
-    rows = np.array([[1.0, 1.0], [-1.0, -1.0]])
-    np.testing.assert_allclose(BarlowTwins()(rows, rows), [0.01, 0.01], rtol=1e-4)
-    turned = rows * [1.0, -1.0]
-    np.testing.assert_allclose(BarlowTwins()(rows, turned), [4.01, 4.01], rtol=1e-5)
-
-
-def test_barlow_twins_does_not_depend_on_scale_and_mean():
-    source, translation = np.random.default_rng(0).normal(size=(2, 6, 3))
-    np.testing.assert_allclose(
-        BarlowTwins()(7 * source + 2, translation * [1, 5, 0.1] - 3),
-        BarlowTwins()(source, translation),
-        rtol=1e-4,
-    )
-
-
-def test_constant_dimension_has_no_correlation_and_no_gradient():
-    rows = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
-    rows[:, 1] = 1e4 / 3
-    values, slope = value_and_gradient(BarlowTwins(), rows, rows)
-    np.testing.assert_allclose(values, 1.0, rtol=1e-5)
-    np.testing.assert_array_equal(slope[:, 1], 0)
-
-
-@pytest.mark.parametrize("make", [SpreadOut, VICReg, BarlowTwins])
-def test_batch_of_one_pair_has_finite_values_and_gradients(make):
-    values, slope = value_and_gradient(make(), EAST, NORTH)
-    assert np.isfinite(values).all() and np.isfinite(slope).all()
-
-
-# ---- prefixes -----------------------------------------------------------
-
-
-def test_matryoshka_by_hand():
-    # Of width 1 the cosine of (3, 4) and (3, -4) is that of 3 and 3: 0. Of width 2 it is
-    # (9 - 16) / 25: 1 + 7/25 = 1.28.
-    teacher, student = np.array([[3.0, 4.0]]), np.array([[3.0, -4.0]])
-    loss = Matryoshka(EmbeddingDistillation(), [1, 2], [3.0, 0.5])
-    np.testing.assert_allclose(loss(teacher, student), [0.64], rtol=1e-6)
-    # Rotated by exchanging the axes, the teacher is (4, 3): cosine (12 - 12) / 25.
-    rotated = Matryoshka(EmbeddingDistillation(), [2], rotation=AXES[::-1])
-    np.testing.assert_allclose(rotated(teacher, student), [1.0], rtol=1e-6)
-
-
-def test_matryoshka_normalizes_every_prefix():
-    # mse of (1, 0) and (0, 1) is (1 + 1) / 2, whatever the lengths were.
-    loss = Matryoshka(EmbeddingDistillation("mse"), [2])
-    np.testing.assert_allclose(loss(9 * EAST, 0.1 * NORTH), [1.0], rtol=1e-5)
-
-
-def test_matryoshka_alignment_by_hand():
-    # Of width 1 all cosines are 1: ln 2. Of width 2, scale 1: (1, 1/r) and the like, r = sqrt(2),
-    # -log(e / (e + e^(1/r))) = ln(1 + e^(1/r - 1)).
-    rows = np.array([[1.0, 0.0], [1.0, 1.0]])
-    loss = MatryoshkaAlignment(TranslationRanking(margin=0.0, scale=1.0), [1, 2])
-    expected = log(2) + log(1 + exp(1 / sqrt(2) - 1))
-    np.testing.assert_allclose(loss(rows, rows), [expected] * 2, rtol=1e-5)
-
-
-def test_wrapped_losses_keep_their_needs_and_target():
-    guided = TranslationRanking(guide_margin=0.1)
-    wrapped = MatryoshkaAlignment(guided, [1])
-    assert (wrapped.needs, wrapped.takes) == (guided.needs, guided.takes)
-    inner = EmbeddingDistillation(target="pooled")
-    assert Matryoshka(inner, [1]).target == "pooled"
-    assert Matryoshka(inner, [1]).needs == Matryoshka(inner, [1]).takes == {}
-    inner.source_only = True
-    assert Matryoshka(inner, [1]).source_only
-
-
-def test_rotation_is_saved_as_a_weight(tmp_path):
-    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    loss = Matryoshka(EmbeddingDistillation(), [2], rotation=rotation)
-    assert loss.trainable_weights == []
-    copy = Matryoshka.from_config(loss.get_config())
-    np.testing.assert_array_equal(copy.axes, np.eye(3))
-    copy.set_weights(loss.get_weights())
-    rows = np.random.default_rng(1).normal(size=(2, 4, 3))
-    np.testing.assert_array_equal(copy(*rows), loss(*rows))
-
-
-def test_principal_axes_recover_a_known_rotation():
-    generator = np.random.default_rng(0)
-    hidden = np.linalg.qr(generator.normal(size=(4, 4)))[0]
-    # Orthogonal columns of decreasing length, turned.
-    columns = np.linalg.qr(generator.normal(size=(50, 4)))[0] * [8.0, 4.0, 2.0, 1.0]
-    axes = principal_axes(columns @ hidden.T)
-    np.testing.assert_allclose(np.abs(axes.T @ hidden), np.eye(4), atol=1e-5)
-    assert (axes[np.abs(axes).argmax(axis=0), np.arange(4)] > 0).all()
-
-
-def test_principal_axes_of_the_teacher_improve_a_prefix(sample_set):
-    vectors = np.stack([vector for _, vector in sample_set.records()])
-    axes = principal_axes(vectors[:-300])
-    np.testing.assert_allclose(axes.T @ axes, np.eye(len(axes)), atol=1e-5)
-    held_out = vectors[-300:].astype(float)
-    upper = np.triu_indices(300, 1)
-
-    def agreement(rows):
-        whole, prefix = (oracles.unit(x) @ oracles.unit(x).T for x in (held_out, rows[:, :64]))
-        return np.corrcoef(whole[upper], prefix[upper])[0, 1]
-
-    assert agreement(held_out @ axes) > 0.9 > 0.7 > agreement(held_out)
-
-
-@pytest.mark.parametrize("vectors", [np.ones(3), np.ones((0, 3)), np.array([[np.nan, 1.0]])])
-def test_axes_of_unusable_vectors_are_refused(vectors):
-    with pytest.raises(InputError) as error:
-        principal_axes(vectors)
-    assert_one_line(str(error.value), "one a row", str(vectors.shape))
-
-
-@pytest.mark.parametrize("dims", [[], [0, 2], [2, 2]])
-def test_impossible_widths_are_refused(dims):
-    with pytest.raises(InputError) as error:
-        Matryoshka(EmbeddingDistillation(), dims)
-    assert_one_line(str(error.value), "`dims` must be", f"dims={dims}")
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [Matryoshka(EmbeddingDistillation(), [1, 3]), MatryoshkaAlignment(SpreadOut(), [3])],
-    ids=["distillation", "alignment"],
-)
-def test_width_above_that_of_the_vectors_is_refused(loss):
-    with pytest.raises(InputError) as error:
-        loss(AXES, AXES)
-    assert_one_line(str(error.value), "`dims`", f"student {AXES.shape}", "at most 2")
-
-
-def test_wrong_number_or_sign_of_weights_is_refused():
-    with pytest.raises(InputError) as error:
-        Matryoshka(EmbeddingDistillation(), [1, 2], [1.0])
-    assert_one_line(str(error.value), "`dim_weights`", "1 weights", "dims=[1, 2]")
-    with pytest.raises(InputError) as error:
-        MatryoshkaAlignment(SpreadOut(), [1], [0.0])
-    assert_one_line(str(error.value), "`dim_weights` must be positive", "dim_weights=0.0")
-
-
-@pytest.mark.parametrize(
-    "inner",
-    [
-        QueueDistillation(2),
-        EmbeddingDistillation(projection=(2, 2)),
-        PerLayer(EmbeddingDistillation()),
-        len,
-    ],
-)
-def test_losses_of_fixed_width_cannot_be_wrapped(inner):
-    for wrapper in (Matryoshka, MatryoshkaAlignment):
-        with pytest.raises(InputError) as error:
-            wrapper(inner, [1])
-        assert_one_line(str(error.value), "vectors of any width", type(inner).__name__)
-
-
-@pytest.mark.parametrize("rotation", [np.ones((2, 2)), np.eye(3)[:2], AXES * np.nan])
-def test_matrix_that_is_not_a_rotation_is_refused(rotation):
-    with pytest.raises(InputError) as error:
-        Matryoshka(EmbeddingDistillation(), [1], rotation=rotation)
-    assert_one_line(str(error.value), "`rotation` must be", str(rotation.shape), "principal_axes")
-
-
-def test_rotation_of_another_width_is_refused():
-    with pytest.raises(InputError) as error:
-        Matryoshka(EmbeddingDistillation(), [1], rotation=np.eye(3))(AXES, AXES)
-    assert_one_line(str(error.value), "(2, 2)", "a rotation of 3", "principal_axes")

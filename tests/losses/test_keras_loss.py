@@ -1,4 +1,4 @@
-"""Losses of Keras by hand, and which of them are refused."""
+"""KerasLoss: cases worked by hand, and refused functions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WORKED = {
         keras.losses.Huber(delta=3.0),
         [0.25, 2.25],
     ),  # Within 3 everywhere: 9 / 2 / 2.
-    # Its own division by the batch is left out, whatever it is.
+    # The loss's own reduction is not applied.
     "no reduction": (keras.losses.MeanAbsoluteError(reduction=None), [0.5, 1.5]),
     "own function": (mean_absolute, [0.5, 1.5]),
     "own loss": (MeanAbsolute(), [0.5, 1.5]),

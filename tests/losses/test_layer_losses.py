@@ -1,4 +1,4 @@
-"""Losses on layers: cases worked by hand, layer maps, and what is refused."""
+"""Losses on layers: cases worked by hand, pairs of layers, and refused inputs."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def attention(query, key=NOTHING, value=NOTHING):
 
 def test_hidden_states_by_hand():
     # Sentence 0: token 0 differs by (1, 3): (1 + 9) / 2 = 5; token 1 by (0, 2): 2. Mean 3.5.
-    # Sentence 1: its one token by (2, 0): 2; the padding by (9, 9), which does not count.
+    # Sentence 1: its one token by (2, 0): 2; the padding by (9, 9), which is ignored.
     student = np.array([[[1.0, 3.0], [0.0, 2.0]], [[2.0, 0.0], [9.0, 9.0]]])
     loss = HiddenStateDistillation({1: 1})
     values = loss([NOTHING, NOTHING], [NOTHING, student], padding_mask=MASK)
     np.testing.assert_allclose(values, [3.5, 2.0], rtol=1e-6)
-    # With the equal layers 0 the mean is over twice as many numbers.
+    # The added pair of layers 0 is equal and halves the mean.
     both = HiddenStateDistillation({1: 1}, embedding_layer=True)
     values = both([NOTHING, NOTHING], [NOTHING, student], padding_mask=MASK)
     np.testing.assert_allclose(values, [1.75, 1.0], rtol=1e-6)
@@ -173,7 +173,7 @@ def test_minilm_v2_by_hand():
     # One head of width 1 and two tokens. The teacher's queries 1 and 0: scores (1, 0) and (0, 0);
     # the student's 0 and 0: (0, 0) twice. Token 0: p = (e, 1)/(e+1), q = (1/2, 1/2):
     # KL = p0 * 1 - ln((e+1)/2); token 1 is equal. Mean over two tokens. Keys and values are equal.
-    # Sentence 1 has one token, which relates to itself alone: 0.
+    # Sentence 1 has one token, which is related only to itself: 0.
     teacher = np.array([[[1.0], [0.0]], [[1.0], [5.0]]])
     zero = np.zeros((2, 2, 1), "float32")
     loss = MiniLMv2(1)
@@ -182,14 +182,14 @@ def test_minilm_v2_by_hand():
     )
     divergence = exp(1) / (exp(1) + 1) - np.log((exp(1) + 1) / 2)
     np.testing.assert_allclose(values, [divergence / 2, 0.0], atol=1e-6)
-    # Queries, keys and values are added up.
+    # Queries, keys and values are summed.
     values = loss([attention(teacher, teacher, teacher)], [attention(zero, zero, zero)],
                   padding_mask=MASK)  # fmt: skip
     np.testing.assert_allclose(values, [3 * divergence / 2, 0.0], atol=1e-6)
 
 
 def test_relations_divide_by_the_root_of_the_width():
-    # Width 4: the same scores need twice as long vectors, 4 * 1 / sqrt(4) = 2 for ones.
+    # Width 4: vectors of ones have the score 4 * 1 / sqrt(4) = 2.
     teacher = np.array([[[1.0] * 4, [0.0] * 4]])
     narrow = np.array([[[2.0**0.5], [0.0]]])
     values = MiniLMv2(1)(

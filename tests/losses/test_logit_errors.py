@@ -1,4 +1,4 @@
-"""What losses on logits refuse, in one line each."""
+"""Inputs that losses on logits refuse."""
 
 from __future__ import annotations
 

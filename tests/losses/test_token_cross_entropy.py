@@ -1,4 +1,4 @@
-"""The task loss of token labels."""
+"""TokenCrossEntropy, the task loss of token labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def logits(seed=0):
 
 
 def oracle(label, student, ignore_class=-1):
-    """One value an example, token by token."""
+    """One value per example, token by token."""
     log_p = oracles.log_softmax(student)
     losses = []
     for row, tokens in zip(log_p, label, strict=True):
