@@ -61,7 +61,10 @@ def test_a_missing_file_without_a_language_in_its_name_is_named(refused, tmp_pat
     assert "must exist" in line and "no.txt" in line
 
 
-TOO_LARGE = {"batch_size": ("--batch-size", 100_000), "dims": ("--dims", 4096)}
+TOO_LARGE = {
+    "batch_size": ("--batch-size", 100_000),
+    "dims": ("--dims", 4096, "--batch-size", 16),
+}
 
 
 @pytest.mark.parametrize("name, options", TOO_LARGE.items(), ids=TOO_LARGE)
