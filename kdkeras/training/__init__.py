@@ -6,8 +6,8 @@ from kdkeras.training.callbacks import (
     QuantizationAwareTraining,
     StopOnTermination,
 )
+from kdkeras.training.run import TrainingResult, train
 from kdkeras.training.stages import Stage, Stages
-from kdkeras.training.train import TrainingResult, train
 
 __all__ = [
     "Backup",

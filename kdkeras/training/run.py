@@ -146,7 +146,8 @@ def train(
             if given is None
             else copied_student(given, recipe, dataset)
         )
-        run = _Run(model, dataset, resolved(recipe, model, given), strategy, steps_per_epoch)
+        used = resolved(recipe, model, given)
+        run = _Run(model, words, dataset, used, strategy, steps_per_epoch)
         files.require(run, dataset)
         # After everything that may be refused: the start may take minutes.
         if given is None and not files.step:
@@ -160,12 +161,14 @@ class _Run:
     def __init__(
         self,
         student: Student,
+        vocabulary: Vocabulary,
         dataset: DistillationSet,
         recipe: Recipe,
         strategy: tf.distribute.Strategy,
         steps_per_epoch: int | None,
     ) -> None:
-        self.student, self.recipe, self.strategy = student, recipe, strategy
+        self.student, self.vocabulary = student, vocabulary
+        self.recipe, self.strategy = recipe, strategy
         one_pass = dataset.num_pairs // recipe.batch_size
         self.steps = recipe.steps or recipe.epochs * one_pass
         self.steps_per_epoch = min(steps_per_epoch or one_pass, self.steps)
@@ -174,7 +177,7 @@ class _Run:
             strategy,
             dataset,
             recipe.batch_size,
-            student.vocabulary,
+            vocabulary,
             sequence_length=min(recipe.sequence_length, student.sequence_length),
             language_temperature=recipe.language_temperature,
             seed=recipe.seed,
@@ -230,7 +233,7 @@ class _Run:
         student = self.student
         if self.recipe.mixed_precision or self.recipe.keep_axes:
             student = student.clone(dtype="float32")
-        if self.recipe.keep_axes:
+        if self.recipe.keep_axes and self.axes is not None:
             rotate_projection(student, self.axes)
         return student
 
@@ -300,7 +303,7 @@ class _Files:
             self.backup.require(
                 **run.recipe.to_dict(),
                 # The paths may hold other files than when the training started.
-                vocabulary=run.student.vocabulary.fingerprint,
+                vocabulary=run.vocabulary.fingerprint,
                 teacher=dataset.teacher["fingerprint"],
                 pairs=dataset.num_pairs,
                 config=run.student.get_config(),
