@@ -30,6 +30,10 @@ class ExportFormat(StrEnum):
 
     Members are strings: `"tflite_int8"` may be passed instead of
     `ExportFormat.TFLITE_INT8`. `export_student` documents each format.
+
+    Example:
+        >>> ExportFormat("tflite_int8").path
+        'model.int8.tflite'
     """
 
     SAVED_MODEL = "saved_model"

@@ -28,6 +28,14 @@ class TrainingData:
         description: One sentence about the contents and the amount that was used.
         license: Its license.
         attribution: The required attribution, as Markdown with links.
+
+    Example:
+        >>> data = TrainingData(
+        ...     name="tatoeba",
+        ...     description="9,000 pairs of everyday sentences.",
+        ...     license="CC BY 2.0 FR",
+        ...     attribution="The contributors of [tatoeba.org](https://tatoeba.org).",
+        ... )
     """
 
     name: str
@@ -69,6 +77,11 @@ def write_model_card(
     Raises:
         InputError: If `artifacts` is not an exported folder, or the card cannot
             be written.
+
+    Example:
+        >>> write_model_card(  # doctest: +SKIP
+        ...     "out", teacher="my/teacher", license="apache-2.0", training_data=[data]
+        ... )
     """
     artifacts = Path(artifacts)
     manifest = read_manifest(artifacts)

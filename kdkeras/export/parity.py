@@ -91,6 +91,11 @@ def verify(
         MissingExtraError: If the runtime of an artifact is not installed.
         GateError: If an artifact cannot be run or, with `enforce`, fails a gate.
             The message names artifact, language and figure.
+
+    Example:
+        >>> parity = verify("out", student, {"de": (german, english)})  # doctest: +SKIP
+        >>> parity["artifacts"]["tflite_int8"]["cosine_mean"]  # doctest: +SKIP
+        0.9998
     """
     folder, gates = Path(folder), gates or Gates()
     manifest = read_manifest(folder)

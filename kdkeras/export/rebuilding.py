@@ -1,4 +1,4 @@
-"""Rebuilding a trainable Keras student from its exported TFLite file."""
+"""Rebuilds a trainable Keras student from an exported TFLite file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def rebuild_student(folder: Path) -> StaticStudent:
     `token_weights=False`.
 
     Args:
-        folder: Folder that `kdkeras.export_student` wrote.
+        folder: Folder that `export_student` wrote.
 
     Raises:
         InputError: If the exported student is not a `StaticStudent`, the folder
