@@ -29,7 +29,7 @@ const FLAGS = [
   "--disable-component-update",
   "--disable-sync",
 ];
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 200_000;
 const PHONE = { width: 390, height: 844, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
 const DESK = { width: 960, height: 900, deviceScaleFactor: 1 };
 

@@ -76,7 +76,7 @@ def drive(job):
         text=True,
         check=False,
         env=environment,
-        timeout=300,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
