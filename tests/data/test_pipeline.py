@@ -146,13 +146,14 @@ def test_teacher_embedding_belongs_to_its_source(epoch, groups, vocabulary, samp
 
 
 def test_source_id_is_equal_for_equal_sources_only(epoch, groups):
-    names = defaultdict(set)
-    for batch in epoch:
-        vectors = batch[1]["embedding"].numpy()
-        for identity, vector in zip(batch[0]["source_id"].numpy(), vectors, strict=True):
-            names[int(identity)].add(vector.tobytes())
-    assert {len(vectors) for vectors in names.values()} == {1}
-    assert len(names) > 0.95 * len(groups)
+    found = {
+        (int(identity), vector.tobytes())
+        for x, y in epoch
+        for identity, vector in zip(x["source_id"].numpy(), y["embedding"].numpy(), strict=True)
+    }
+    identities, vectors = (set(part) for part in zip(*found, strict=True))
+    assert len(found) == len(identities) == len(vectors)
+    assert len(found) > 0.95 * len(groups)
 
 
 def test_both_sides_share_the_smallest_bucket_that_fits(dataset, vocabulary):
