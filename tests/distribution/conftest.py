@@ -1,4 +1,4 @@
-"""Runs of several replicas, each in a process of its own."""
+"""Trainings on several replicas or workers, in separate processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _start(command, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A group of its own, so that whatever it starts ends with it.
+        # A new process group, so that child processes end with it.
         start_new_session=True,
     )
 
@@ -52,7 +52,7 @@ def free_ports(count):
 
 
 def start_workers(commands):
-    """Starts one process a command, each with its place in one TF_CONFIG."""
+    """Starts one process per command, with one TF_CONFIG for all of them."""
     addresses = [f"localhost:{port}" for port in free_ports(len(commands))]
     return [
         _start(
@@ -67,7 +67,7 @@ def start_workers(commands):
 
 @pytest.fixture(scope="session")
 def run_workers():
-    """Runs one of this folder's scripts in two workers, with the arguments for each index."""
+    """Runs a script of this folder in two workers, with the arguments for each index."""
 
     def run(script, arguments):
         processes = start_workers([[HERE / script, *arguments(i)] for i in range(2)])
@@ -88,24 +88,25 @@ def start_module_in_workers():
 
 @pytest.fixture(scope="session")
 def run_python():
-    """Runs one of this folder's scripts, and shows what it said if it failed."""
+    """Runs a script of this folder; prints its errors if it fails."""
     return lambda script, *arguments: _run(HERE / script, *arguments)
 
 
 @pytest.fixture(scope="session")
 def run_module():
-    """Runs `kdkeras` in a process of its own."""
+    """Runs `kdkeras` in a new process."""
     return lambda *arguments: _run("-m", "kdkeras", *arguments)
 
 
 @pytest.fixture(scope="session")
 def differences(tmp_path_factory):
-    """Trains cases with one replica and with two; returns how they differ."""
+    """Trains cases with one replica and with two; returns their differences."""
 
     def compare(names):
         folder = tmp_path_factory.mktemp("cases")
-        # Two processes, one a core, each with a share of the cases.
-        parts = {folder / f"{i}.json": names[i::2] for i in range(2) if names[i::2]}
+        # Two processes if there are many cases, one per core.
+        count = 2 if len(names) > 4 else 1
+        parts = {folder / f"{i}.json": names[i::count] for i in range(count)}
         processes = [
             _start([HERE / "run_cases.py", output, *part]) for output, part in parts.items()
         ]

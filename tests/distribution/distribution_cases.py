@@ -1,4 +1,4 @@
-"""What has to give the same model on one replica and on two."""
+"""Trainings that must give the same model on one replica and on two."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 from small_models import (
+    CLASSES,
     TINY_BERT,
     every_loss,
     everything,
@@ -57,25 +58,28 @@ from kdkeras.schedules import LinearDecay, LinearWarmup
 from kdkeras.students import TransformerStudent
 from kdkeras.training import QuantizationAwareTraining, Stage
 
-# Each replica rounds its part of a gradient to the short type before the sum:
+# Each replica rounds its part of a gradient to the short type before the reduction:
 # one unit in the last place of a value of 1.
 BFLOAT16, FLOAT16 = 2.0**-8, 2.0**-11
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """A Distiller to build (inside a strategy's scope or not) and its data."""
+    """A Distiller to build, inside a strategy's scope or not, and the data to train it on."""
 
     build: Callable[[], keras.Model]
-    rows: int = 8
+    rows: tuple[int, ...] = (7,)
+    """Rows of the data sets that are trained on one after the other. In batches of 4 the last
+    batch has 3 rows, so that the replicas have 2 and 1, or 1 row, so that one replica has none."""
     batch_size: int = 4
     weighted: bool = False
+    """Whether there are sample weights."""
     tolerance: float = 1e-6
-    labelled: bool = False
+    labeled: bool = False
     targets: Callable[[int], dict] | None = None
-    """What the teacher said of that many rows, besides the embedding."""
-    taught: bool = False
-    """Whether a live teacher gives the targets."""
+    """Returns further targets for a number of rows."""
+    live: bool = False
+    """Whether a live teacher computes all targets."""
     stages: tuple = ()
     callbacks: Callable[[], list] = list
 
@@ -84,35 +88,109 @@ def sgd(**arguments):
     return keras.optimizers.SGD(0.05, momentum=0.9, **arguments)
 
 
-def with_loss(name, loss):
-    kind = "alignment_losses" if name == "ranking" else "distillation_losses"
-    other = {} if kind == "distillation_losses" else {"distillation_losses": {}}
-    return lambda: make_distiller(optimizer=sgd(), **{**other, kind: {name: loss()}})
+def distiller(optimizer=sgd, **arguments):
+    """A static student with three losses."""
+    return make_distiller(**{"optimizer": optimizer(), **every_loss(), **arguments})
 
 
-def with_logits(loss, student=make_two_heads):
-    return lambda: make_distiller(
-        student(), optimizer=sgd(), distillation_losses={"classes": loss()}
+def embedding_and_alignment_losses():
+    distillation = {
+        "cosine": EmbeddingDistillation(),
+        "mse": EmbeddingDistillation(metric="mse"),
+        "projection": randomized(EmbeddingDistillation("mse", projection=(3, 3))),
+        "similarity": SimilarityDistillation(0.5),
+        "without self": SimilarityDistillation(0.5, exclude_self=True),
+        "soft targets": SoftTargets(temperature=2.0, target="embedding"),
+        "standardized": SoftTargets(standardize=True, target="embedding"),
+        "matrix": SimilarityMatrix(),
+        "distance": RelationalDistance(),
+        "angle": RelationalAngle(),
+        "correlation": CorrelationDistillation(target="embedding"),
+        "keras": KerasLoss(keras.losses.MeanSquaredError()),
+        "prefixes": Matryoshka(SimilarityDistillation(0.5), [2, 3]),
+        "rotated": Matryoshka(
+            EmbeddingDistillation(),
+            [2, 3],
+            rotation=principal_axes(pairs(rows=14)[1]["embedding"]),
+        ),
+    }
+    alignment = {
+        "ranking": TranslationRanking(scale=3.0),
+        "guided": TranslationRanking(scale=3.0, guide_margin=0.6),
+        "spread": SpreadOut(),
+        "variance": VICReg(1.0, 1.0, 1.0),
+        "correlated": BarlowTwins(0.5),
+        "aligned prefixes": MatryoshkaAlignment(TranslationRanking(scale=3.0), [2, 3], [0.5, 1.0]),
+    }
+    return make_distiller(
+        optimizer=sgd(),
+        distillation_losses=distillation,
+        alignment_losses=alignment,
+        loss_weights=dict.fromkeys([*distillation, *alignment], 0.1),
     )
 
 
-def token_logits(rows):
-    return logit_targets(rows, 4)
+def queues(**arguments):
+    losses = {
+        "distillation": QueueDistillation(3, 5, 0.5),
+        "contrast": QueueContrast(3, 5, 0.5),
+    }
+    return make_distiller(optimizer=sgd(), distillation_losses=losses, **arguments)
 
 
-def token_labels(rows):
-    """One to four labels a row, then padding."""
+def labels(optimizer=sgd, **arguments):
+    """A model with two outputs, a task loss and a regularizer."""
+    return make_distiller(
+        make_two_heads(regularizer=keras.regularizers.L2(0.1)),
+        optimizer=optimizer(),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **{**every_loss(), **arguments},
+    )
+
+
+def logit_losses():
+    losses = {
+        "mse": LogitMSE(),
+        "decoupled": DecoupledDistillation(2.0, 1.0, 4.0),
+        "top k": TopKSoftTargets(2.0),
+    }
+    return labels(distillation_losses=losses, alignment_losses={}, loss_weights={})
+
+
+def token_losses():
+    losses = {
+        "targets": TokenSoftTargets(),
+        "mse": TokenLogitMSE(),
+        "top k": TokenTopKSoftTargets(2.0),
+    }
+    return make_distiller(
+        make_tagger(), optimizer=sgd(), distillation_losses=losses, loss=TokenCrossEntropy()
+    )
+
+
+def token_targets(rows):
+    """Logits of four tokens per row; one to four labels per row, then padding."""
     generator = np.random.default_rng(0)
-    label = generator.integers(0, 4, (rows, 4))
-    return {"label": np.where(np.arange(4) < generator.integers(1, 5, (rows, 1)), label, -1)}
+    label = generator.integers(0, CLASSES, (rows, 4))
+    label = np.where(np.arange(4) < generator.integers(1, 5, (rows, 1)), label, -1)
+    return {**logit_targets(rows, 4), "label": label}
 
 
-def with_optimizer(make):
-    return lambda: make_distiller(optimizer=make(), **every_loss())
+def losses_of_keras():
+    logits = keras.distillation.LogitsDistillation(
+        temperature=2.0, loss=keras.losses.KLDivergence()
+    )
+    features = keras.distillation.FeatureDistillation("mse")
+    return make_distiller(
+        make_two_heads(),
+        optimizer=sgd(),
+        teacher=make_two_heads(seed=5),
+        distillation_losses={"classes": logits, "features": features},
+    )
 
 
-def with_layers(**arguments):
-    """Layers and attention of a real live BERT, and a map that is trained."""
+def live_layers():
+    """Layers and attention of a live BERT, and a trained projection."""
     losses = {
         "hidden": randomized(HiddenStateDistillation(projection=(4, 32), embedding_layer=True)),
         "attention": MiniLMv2(2, student_layer=1),
@@ -122,11 +200,10 @@ def with_layers(**arguments):
         optimizer=sgd(),
         teacher=teachers.load(TINY_BERT).model,
         distillation_losses=losses,
-        **arguments,
     )
 
 
-def with_per_layer():
+def layers_of_the_student():
     losses = {
         "place": PerLayer(EmbeddingDistillation("mse")),
         "relations": PerLayer(SimilarityDistillation(0.5), layers=[0, -1]),
@@ -139,12 +216,12 @@ def make_transformer():
 
 
 def layers_on_a_table():
-    """Grown where the Distiller is built, inside a strategy's scope or not."""
+    """Layers grown on a static student, inside a strategy's scope or not."""
     sizes = {"hidden_dim": 4, "num_heads": 2, "num_layers": 1}
-    made = grow(make_student(), GrowthPlan(sizes=sizes))
-    student = TransformerStudent.from_config({**made.get_config(), "dropout": 0.0})
-    student.set_weights(made.get_weights())
-    return make_distiller(student, optimizer=sgd(), **every_loss())
+    grown = grow(make_student(), GrowthPlan(sizes=sizes))
+    student = TransformerStudent.from_config({**grown.get_config(), "dropout": 0.0})
+    student.set_weights(grown.get_weights())
+    return distiller(student=student)
 
 
 def growing_under_a_mask():
@@ -153,22 +230,12 @@ def growing_under_a_mask():
         operators=MaskedGrowth(),
         depth=MaskedLayers(),
     )
-    return make_distiller(grow(make_transformer(), plan), optimizer=sgd(), **every_loss())
+    return distiller(student=grow(make_transformer(), plan))
 
 
-def chunked(optimizer, **arguments):
-    return make_distiller(optimizer=optimizer, chunk_size=3, **every_loss(), **arguments)
-
-
-def labelled(regularizer=None, **arguments):
-    task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return make_distiller(
-        make_two_heads(regularizer=regularizer),
-        optimizer=sgd(),
-        loss=task,
-        **every_loss(),
-        **arguments,
-    )
+def precise(dtype, optimizer=sgd, **arguments):
+    """The student in mixed precision."""
+    return distiller(optimizer, student=make_student(dtype=f"mixed_{dtype}"), **arguments)
 
 
 def scheduled(**arguments):
@@ -180,13 +247,15 @@ def scheduled(**arguments):
         "similarity": LinearDecay(1.0, 0.5, 8),
         "ranking": keras.optimizers.schedules.CosineDecay(0.5, 6, alpha=0.2),
     }
-    return make_distiller(optimizer=sgd(), **losses, **arguments)
+    return distiller(**losses, **arguments)
 
 
-def balanced(balancing, **arguments):
-    return lambda: make_distiller(
-        optimizer=sgd(), balancing=balancing(), **every_loss(), **arguments
-    )
+def scheduled_adam():
+    return FusedAdam(keras.optimizers.schedules.CosineDecay(0.05, decay_steps=4))
+
+
+def lazy_adam():
+    return LazyAdam(0.05)
 
 
 STAGES = (
@@ -197,241 +266,117 @@ STAGES = (
 
 
 CASES = {
-    "cosine": Case(build=with_loss("embedding", EmbeddingDistillation)),
-    "mse": Case(build=with_loss("embedding", lambda: EmbeddingDistillation(metric="mse"))),
-    "projection": Case(
-        build=with_loss(
-            "embedding", lambda: randomized(EmbeddingDistillation("mse", projection=(3, 3)))
-        ),
-        rows=7,
+    # The losses.
+    "three losses": Case(build=distiller, rows=(7, 9), weighted=True),
+    # Correlations over few rows are steep and amplify rounding: batches of 7 rows.
+    "embedding and alignment losses": Case(
+        build=embedding_and_alignment_losses, rows=(14,), batch_size=7
     ),
-    "similarity": Case(build=with_loss("similarity", lambda: SimilarityDistillation(0.5))),
-    "similarity without self": Case(
-        build=with_loss("similarity", lambda: SimilarityDistillation(0.5, exclude_self=True))
+    "logit losses": Case(build=logit_losses, targets=logit_targets, labeled=True, weighted=True),
+    "token losses": Case(build=token_losses, targets=token_targets, weighted=True),
+    "losses of Keras": Case(build=losses_of_keras, weighted=True, live=True),
+    "live layers": Case(build=live_layers, rows=(7, 9), weighted=True, live=True),
+    "layers of the student": Case(build=layers_of_the_student),
+    "queues": Case(build=queues, rows=(7, 9), weighted=True),
+    "labels, global_clipnorm": Case(
+        build=lambda: labels(lambda: sgd(global_clipnorm=0.1)), labeled=True
     ),
-    "ranking": Case(build=with_loss("ranking", lambda: TranslationRanking(scale=3.0))),
-    "guided ranking": Case(
-        build=with_loss("ranking", lambda: TranslationRanking(scale=3.0, guide_margin=0.6))
-    ),
-    "soft targets": Case(
-        build=with_loss("embedding", lambda: SoftTargets(temperature=2.0, target="embedding"))
-    ),
-    "similarity matrix": Case(build=with_loss("relations", SimilarityMatrix), rows=7),
-    "relational distance": Case(build=with_loss("relations", RelationalDistance), rows=7),
-    "relational angle": Case(build=with_loss("relations", RelationalAngle), rows=7),
-    "correlation": Case(
-        build=with_loss("classes", lambda: CorrelationDistillation(target="embedding")), rows=7
-    ),
-    "standardized targets": Case(
-        build=with_loss("classes", lambda: SoftTargets(standardize=True, target="embedding"))
-    ),
-    "a loss of Keras": Case(
-        build=with_loss("embedding", lambda: KerasLoss(keras.losses.MeanSquaredError())), rows=7
-    ),
-    "logits distillation of Keras": Case(
-        build=lambda: make_distiller(
-            make_two_heads(),
-            optimizer=sgd(),
-            teacher=make_two_heads(seed=5),
-            distillation_losses={
-                "classes": keras.distillation.LogitsDistillation(
-                    temperature=2.0, loss=keras.losses.KLDivergence()
-                ),
-                "features": keras.distillation.FeatureDistillation("mse"),
-            },
-        ),
-        rows=7,
-        weighted=True,
-    ),
-    "logit mse": Case(build=with_logits(LogitMSE), targets=logit_targets, rows=7),
-    "decoupled": Case(
-        build=with_logits(lambda: DecoupledDistillation(2.0, 1.0, 4.0)),
-        targets=logit_targets,
-        labelled=True,
-        rows=7,
-    ),
-    "top k": Case(build=with_logits(lambda: TopKSoftTargets(2.0)), targets=logit_targets, rows=7),
-    "token targets": Case(
-        build=with_logits(TokenSoftTargets, make_tagger), targets=token_logits, rows=7
-    ),
-    "token mse": Case(build=with_logits(TokenLogitMSE, make_tagger), targets=token_logits, rows=7),
-    "token top k": Case(
-        build=with_logits(lambda: TokenTopKSoftTargets(2.0), make_tagger),
-        targets=token_logits,
-        weighted=True,
-        rows=7,
-    ),
-    "token labels": Case(
-        build=lambda: make_distiller(
-            make_tagger(), optimizer=sgd(), distillation_losses={}, loss=TokenCrossEntropy()
-        ),
-        targets=token_labels,
-        weighted=True,
-        rows=7,
-    ),
-    "live layers": Case(build=with_layers),
-    "live layers, uneven": Case(build=with_layers, rows=7, weighted=True),
-    "live layers, an empty replica": Case(build=with_layers, rows=9),
-    "live layers, jit": Case(build=lambda: with_layers(jit_compile=True)),
-    "per layer": Case(build=with_per_layer, rows=7),
-    # Of the last batch one replica has more rows than the other, or all of them.
-    "queue": Case(build=with_loss("queue", lambda: QueueDistillation(3, 5, 0.5)), rows=7),
-    "queue, an empty replica": Case(
-        build=with_loss("queue", lambda: QueueDistillation(3, 6, 0.5)), rows=9, weighted=True
-    ),
-    "queue, micro-batches": Case(
-        build=lambda: make_distiller(
-            optimizer=sgd(),
-            distillation_losses={"queue": QueueDistillation(3, 6, 0.5)},
-            micro_batches=2,
-        ),
-    ),
-    "queue contrast": Case(build=with_loss("queue", lambda: QueueContrast(3, 5, 0.5)), rows=7),
-    "spread out": Case(build=with_loss("ranking", SpreadOut), rows=7),
-    "variance and covariance": Case(
-        build=with_loss("ranking", lambda: VICReg(1.0, 1.0, 1.0)), rows=7
-    ),
-    # Of few rows correlations are steep, and rounding grows: batches of seven.
-    "cross-correlation": Case(
-        build=with_loss("ranking", lambda: BarlowTwins(0.5)), rows=14, batch_size=7
-    ),
-    "matryoshka": Case(
-        build=lambda: make_distiller(
-            optimizer=sgd(),
-            distillation_losses={"prefixes": Matryoshka(SimilarityDistillation(0.5), [2, 3])},
-            alignment_losses={
-                "ranking": MatryoshkaAlignment(TranslationRanking(scale=3.0), [2, 3], [0.5, 1.0])
-            },
-        ),
-        rows=7,
-    ),
-    "matryoshka, rotated": Case(
-        build=with_loss(
-            "prefixes",
-            lambda: Matryoshka(
-                EmbeddingDistillation(),
-                [2, 3],
-                rotation=principal_axes(pairs(rows=7)[1]["embedding"]),
-            ),
-        ),
-        rows=7,
-    ),
-    "all that there is": Case(build=everything, taught=True, rows=7, weighted=True),
-    # A term near zero, the difference of larger numbers, is what others are divided by.
-    "all that there is, chunks, jit": Case(
+    "everything": Case(build=everything, live=True, weighted=True),
+    # A term near zero, the difference of larger numbers, is the divisor of others.
+    "everything, chunks, jit": Case(
         build=lambda: everything(RunningMagnitude, chunk_size=3, jit_compile=True),
-        taught=True,
+        live=True,
         tolerance=1e-5,
-        rows=15,
+        rows=(15,),
         batch_size=8,
     ),
-    "all losses": Case(build=with_optimizer(sgd)),
-    "uneven shards": Case(build=with_optimizer(sgd), rows=7),
-    "an empty replica": Case(build=with_optimizer(sgd), rows=9),
-    "sample weights": Case(build=with_optimizer(sgd), weighted=True, rows=7),
-    "labels": Case(build=labelled, labelled=True),
-    "labels, uneven": Case(build=labelled, labelled=True, weighted=True, rows=7),
-    "regularizer": Case(build=lambda: labelled(keras.regularizers.L2(0.1)), labelled=True, rows=7),
-    "Adam": Case(build=with_optimizer(lambda: keras.optimizers.Adam(0.05))),
-    "AdamW": Case(build=with_optimizer(lambda: keras.optimizers.AdamW(0.05))),
-    "FusedAdam": Case(build=with_optimizer(lambda: FusedAdam(0.05))),
-    "LazyAdam": Case(build=with_optimizer(lambda: LazyAdam(0.05)), rows=7),
-    "LazyAdam, micro-batches": Case(
-        build=lambda: make_distiller(optimizer=LazyAdam(0.05), micro_batches=2, **every_loss())
+    # Students.
+    "layers on a table": Case(build=layers_on_a_table),
+    "growing under a mask": Case(
+        build=growing_under_a_mask, callbacks=lambda: [MaskSchedule(LinearWarmup(1.0, 3))]
     ),
-    "EMA": Case(build=with_optimizer(lambda: sgd(use_ema=True, ema_momentum=0.9))),
-    "clipnorm": Case(build=with_optimizer(lambda: sgd(clipnorm=0.1)), rows=7),
-    "global_clipnorm": Case(build=with_optimizer(lambda: sgd(global_clipnorm=0.1))),
-    "clipvalue": Case(build=with_optimizer(lambda: sgd(clipvalue=0.01))),
-    "micro-batches": Case(
-        build=lambda: make_distiller(optimizer=sgd(), micro_batches=2, **every_loss())
+    # The update.
+    "AdamW, clipnorm, EMA": Case(
+        build=lambda: distiller(
+            lambda: keras.optimizers.AdamW(0.05, clipnorm=0.1, use_ema=True, ema_momentum=0.9)
+        )
     ),
-    "chunks": Case(build=lambda: chunked(sgd()), rows=16, batch_size=8),
-    "chunks, uneven": Case(build=lambda: chunked(sgd()), rows=15, batch_size=8, weighted=True),
-    "chunks, an empty replica": Case(build=lambda: chunked(sgd()), rows=9, batch_size=8),
-    "chunks, labels and regularizer": Case(
-        build=lambda: labelled(keras.regularizers.L2(0.1), chunk_size=3),
-        labelled=True,
-        rows=15,
+    "clipvalue": Case(build=lambda: distiller(lambda: sgd(clipvalue=0.01))),
+    "FusedAdam": Case(build=lambda: distiller(scheduled_adam)),
+    "LazyAdam": Case(build=lambda: distiller(lazy_adam)),
+    "bfloat16": Case(build=lambda: precise("bfloat16"), rows=(8,), tolerance=BFLOAT16),
+    "float16, global_clipnorm": Case(
+        build=lambda: precise("float16", lambda: sgd(global_clipnorm=0.1)),
+        rows=(8,),
+        tolerance=1e-4,
+    ),
+    # Parts of a batch.
+    "micro-batches, schedules": Case(build=lambda: scheduled(micro_batches=2), rows=(8,)),
+    "micro-batches, queues": Case(build=lambda: queues(micro_batches=2), rows=(8,)),
+    # A term near zero, the difference of larger numbers, is the divisor of others.
+    "micro-batches, LazyAdam, RunningMagnitude": Case(
+        build=lambda: distiller(lazy_adam, micro_batches=2, balancing=RunningMagnitude()),
+        rows=(8,),
+        tolerance=4e-6,
+    ),
+    "chunks": Case(build=lambda: distiller(chunk_size=3), rows=(9,), batch_size=8),
+    "chunks, labels": Case(
+        build=lambda: labels(chunk_size=3),
+        labeled=True,
+        rows=(15,),
         batch_size=8,
+        weighted=True,
     ),
-    "chunks, a live teacher": Case(
-        build=lambda: chunked(sgd(), teacher=make_student(seed=5)),
-        rows=15,
+    "chunks, live teacher, global_clipnorm": Case(
+        build=lambda: distiller(
+            lambda: sgd(global_clipnorm=0.1), chunk_size=3, teacher=make_student(seed=5)
+        ),
+        rows=(15,),
         batch_size=8,
-        taught=True,
+        live=True,
     ),
-    "chunks, LazyAdam": Case(build=lambda: chunked(LazyAdam(0.05)), rows=15, batch_size=8),
-    "chunks, clipped": Case(build=lambda: chunked(sgd(global_clipnorm=0.1)), rows=16, batch_size=8),
-    "chunks, bfloat16": Case(
-        build=lambda: chunked(sgd(), student=make_student(dtype="mixed_bfloat16")),
-        rows=16,
+    "chunks, LazyAdam": Case(
+        build=lambda: distiller(lazy_adam, chunk_size=3), rows=(15,), batch_size=8
+    ),
+    "chunks, bfloat16, two steps per execution": Case(
+        build=lambda: precise("bfloat16", chunk_size=3, steps_per_execution=2),
+        rows=(16,),
         batch_size=8,
         tolerance=BFLOAT16,
     ),
     "chunks, float16": Case(
-        build=lambda: chunked(sgd(), student=make_student(dtype="mixed_float16")),
-        rows=16,
+        build=lambda: precise("float16", chunk_size=3),
+        rows=(16,),
         batch_size=8,
         tolerance=FLOAT16,
     ),
-    "chunks, two steps an execution": Case(
-        build=lambda: chunked(sgd(), steps_per_execution=2), rows=16, batch_size=8
+    "chunks, eager": Case(
+        build=lambda: distiller(chunk_size=3, run_eagerly=True), rows=(15,), batch_size=8
     ),
-    "chunks, jit": Case(build=lambda: chunked(sgd(), jit_compile=True), rows=15, batch_size=8),
-    "chunks, eager": Case(build=lambda: chunked(sgd(), run_eagerly=True), rows=15, batch_size=8),
-    "schedule": Case(
-        build=with_optimizer(
-            lambda: FusedAdam(keras.optimizers.schedules.CosineDecay(0.05, decay_steps=4))
-        )
+    # The run.
+    "RunningMagnitude": Case(
+        build=lambda: distiller(balancing=RunningMagnitude()), rows=(7, 9), weighted=True
     ),
-    "scheduled weights and temperature": Case(build=scheduled, rows=7),
-    "scheduled, micro-batches": Case(build=lambda: scheduled(micro_batches=2)),
-    "scheduled, jit": Case(build=lambda: scheduled(jit_compile=True)),
-    "running magnitude": Case(build=balanced(RunningMagnitude), rows=7, weighted=True),
-    "running magnitude, an empty replica": Case(build=balanced(RunningMagnitude), rows=9),
-    # A term near zero, the difference of larger numbers, is what others are divided by.
-    "running magnitude, micro-batches": Case(
-        build=balanced(RunningMagnitude, micro_batches=2), tolerance=4e-6
+    "UncertaintyWeighting": Case(
+        build=lambda: distiller(balancing=UncertaintyWeighting()), rows=(7, 9), weighted=True
     ),
-    "uncertainty": Case(build=balanced(UncertaintyWeighting), rows=7, weighted=True),
-    "uncertainty, an empty replica": Case(build=balanced(UncertaintyWeighting), rows=9),
-    "stages": Case(build=balanced(UncertaintyWeighting), rows=12, stages=STAGES),
-    "stages, FusedAdam": Case(
-        build=with_optimizer(lambda: FusedAdam(0.05)), rows=12, stages=STAGES
+    "stages, FusedAdam, UncertaintyWeighting": Case(
+        build=lambda: distiller(lambda: FusedAdam(0.05), balancing=UncertaintyWeighting()),
+        rows=(12,),
+        stages=STAGES,
     ),
-    "stages, jit": Case(build=balanced(RunningMagnitude, jit_compile=True), rows=12, stages=STAGES),
-    "quantisation in the loop, jit": Case(
-        build=lambda: make_distiller(optimizer=sgd(), jit_compile=True, **every_loss()),
+    "stages, jit, RunningMagnitude": Case(
+        build=lambda: distiller(balancing=RunningMagnitude(), jit_compile=True),
+        rows=(12,),
+        stages=STAGES,
+    ),
+    "quantization-aware training, jit": Case(
+        build=lambda: distiller(jit_compile=True),
+        rows=(8,),
         callbacks=lambda: [QuantizationAwareTraining("int8", start_step=1)],
     ),
-    "layers on a table": Case(build=layers_on_a_table, rows=7),
-    "growing under a mask": Case(
-        build=growing_under_a_mask, rows=7, callbacks=lambda: [MaskSchedule(LinearWarmup(1.0, 3))]
+    "schedules, jit, two steps per execution": Case(
+        build=lambda: scheduled(jit_compile=True, steps_per_execution=2), rows=(8,)
     ),
-    "bfloat16": Case(
-        build=lambda: make_distiller(
-            make_student(dtype="mixed_bfloat16"), optimizer=sgd(), **every_loss()
-        ),
-        tolerance=BFLOAT16,
-    ),
-    "float16": Case(
-        build=lambda: make_distiller(
-            make_student(dtype="mixed_float16"), optimizer=sgd(), **every_loss()
-        ),
-        tolerance=FLOAT16,
-    ),
-    "float16, clipped": Case(
-        build=lambda: make_distiller(
-            make_student(dtype="mixed_float16"), optimizer=sgd(global_clipnorm=0.1), **every_loss()
-        ),
-        tolerance=1e-4,
-    ),
-    "two steps an execution": Case(
-        build=lambda: make_distiller(optimizer=sgd(), steps_per_execution=2, **every_loss())
-    ),
-    "jit": Case(build=lambda: make_distiller(optimizer=sgd(), jit_compile=True, **every_loss())),
-    "eager": Case(
-        build=lambda: make_distiller(optimizer=sgd(), run_eagerly=True, **every_loss()), rows=7
-    ),
+    "schedules, eager": Case(build=lambda: scheduled(run_eagerly=True), rows=(7,)),
 }

@@ -1,9 +1,8 @@
-"""Trains every case with one replica and with two, in one process, and writes the differences.
+"""Trains cases with one replica and with two, and writes the differences.
 
-    python run_cases.py OUTPUT.json
+    python run_cases.py OUTPUT.json CASE...
 
-A second MirroredStrategy in a process poisons it, so all cases share one, in a
-process of their own.
+All cases share one MirroredStrategy, because a process cannot use a second one.
 """
 
 from __future__ import annotations
@@ -31,39 +30,48 @@ keras.config.disable_traceback_filtering()
 
 
 def run(case, strategy):
-    scope = strategy.scope() if strategy else contextlib.nullcontext()
-    with scope:
+    """Trains a case; returns its weights, logs, optimizer variables and trained weights."""
+    with strategy.scope() if strategy else contextlib.nullcontext():
         distiller = case.build()
-    x, y = pairs(rows=case.rows)
-    sample_weight = np.linspace(0.5, 2.0, case.rows, dtype="float32") if case.weighted else None
-    if case.taught:
-        y = {}
-    if case.targets is not None:
-        y.update(case.targets(case.rows))
-    if case.labelled:
-        y["label"] = np.arange(case.rows) % 4
-    # Keras drops the weights of arrays whose targets a live teacher gives.
-    rows = (x, y) if sample_weight is None else (x, y, sample_weight)
-    data = tf.data.Dataset.from_tensor_slices(rows).batch(case.batch_size)
-    if case.stages:
-        history = fit_stages(distiller, data, case.stages, verbose=0).history
-    else:
-        options = {"epochs": 2, "callbacks": case.callbacks(), "verbose": 0}
-        history = distiller.fit(data, **options).history
+    logs = {}
+    for rows in case.rows:
+        data = batches(case, rows)
+        if case.stages:
+            history = fit_stages(distiller, data, case.stages, verbose=0).history
+        else:
+            options = {"epochs": epochs(case), "callbacks": case.callbacks(), "verbose": 0}
+            history = distiller.fit(data, **options).history
+        logs.update({f"fit {rows} {name}": values for name, values in history.items()})
     evaluated = distiller.evaluate(data, verbose=0, return_dict=True)
-    logs = {**{f"fit {k}": v for k, v in history.items()}, **evaluated}
-    weights = [np.asarray(weight) for weight in distiller.get_weights()]
     moments = [np.asarray(v) for v in inner(distiller.optimizer).variables]
-    return weights, logs, moments, trained(distiller)
+    weights = [np.asarray(weight) for weight in distiller.get_weights()]
+    return weights, {**logs, **evaluated}, moments, trained(distiller)
+
+
+def epochs(case):
+    """One epoch on each of several data sets, or two on a single one."""
+    return 2 if len(case.rows) == 1 else 1
+
+
+def batches(case, rows):
+    x, y = pairs(rows=rows)
+    y = {} if case.live else y
+    if case.targets is not None:
+        y.update(case.targets(rows))
+    if case.labeled:
+        y["label"] = np.arange(rows) % 4
+    # Keras drops the weights of arrays if a live teacher computes the targets: a tf.data.Dataset.
+    weight = (np.linspace(0.5, 2.0, rows, dtype="float32"),) if case.weighted else ()
+    return tf.data.Dataset.from_tensor_slices((x, y, *weight)).batch(case.batch_size)
 
 
 def trained(distiller):
-    """What gradients move; a loss's memory and a balancing's sizes move without them."""
+    """Returns the weights that gradients change, without queues and running magnitudes."""
     return [np.asarray(weight) for weight in distiller.trainable_weights]
 
 
 def difference(one, other, relative=False):
-    """The largest, of values above 1 in units of the value where `relative`."""
+    """Returns the largest difference; for `relative`, divided by values above 1."""
     return max(
         float(np.max(np.abs(a - b) / (np.maximum(1.0, np.abs(a)) if relative else 1.0)))
         for a, b in zip(one, other, strict=True)
@@ -73,8 +81,7 @@ def difference(one, other, relative=False):
 def main():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     found = {}
-    wanted = sys.argv[2:] or list(CASES)
-    for name in wanted:
+    for name in sys.argv[2:] or CASES:
         case = CASES[name]
         one, two = run(case, None), run(case, strategy)
         before = trained(case.build())

@@ -1,4 +1,4 @@
-"""Tries what needs a strategy of two replicas, and prints what was seen as JSON."""
+"""Examines a strategy of two replicas and prints the findings as JSON."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ with strategy.scope():
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5, seed=1)])
 stock = dropped(model)
 differ_by_replica(model)
-seen = {
+found = {
     "replicas": strategy.num_replicas_in_sync,
     "same": choose_strategy("mirrored", 2) is strategy is choose_strategy(),
     "accumulation": refusal(gradient_accumulation_steps=2),
     "masks of Keras": stock,
     "masks": dropped(model),
 }
-print(json.dumps(seen))
+print(json.dumps(found))

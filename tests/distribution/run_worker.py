@@ -1,6 +1,8 @@
-"""One worker's whole training; without TF_CONFIG the same on one device.
+"""The training of one worker; without TF_CONFIG the same training on one device.
 
-python run_worker.py OUTPUT.json FOLDER
+    python run_worker.py OUTPUT.json FOLDER [sample]
+
+With `sample` the bundled sample is trained on, too.
 """
 
 from __future__ import annotations
@@ -35,17 +37,17 @@ OPTIMIZERS = {
     "FusedAdam": lambda: FusedAdam(0.05),
     "LazyAdam": lambda: LazyAdam(0.05),
 }
-# Of the workers; one device does it in the plain way.
-WAYS = {"FusedAdam": {"jit_compile": True, "steps_per_execution": 2}}
+# Options of the workers; one device runs without them.
+OPTIONS = {"FusedAdam": {"jit_compile": True, "steps_per_execution": 2}}
 
 
 def with_queue():
-    """Larger than all rows: workers share a batch out in an order of their own."""
+    """A queue longer than all rows, because two workers enqueue them in another order."""
     return {"distillation_losses": {"queue": QueueDistillation(3, 32, 0.5)}}
 
 
-def small(optimizer, losses=every_loss, **way):
-    """Trains the smallest models; of the last batch one worker gets no row."""
+def small(optimizer, losses=every_loss, **options):
+    """Trains a small model; one worker has no row of the last batch."""
     with strategy.scope():
         task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller = make_distiller(
@@ -53,7 +55,7 @@ def small(optimizer, losses=every_loss, **way):
             optimizer=optimizer(),
             loss=task,
             metrics=["accuracy"],
-            **way,
+            **options,
             **losses(),
         )
     x, y = pairs(rows=ROWS)
@@ -71,7 +73,7 @@ def small(optimizer, losses=every_loss, **way):
 
 
 def sample():
-    """Trains on the bundled sample as a user would, with callbacks."""
+    """Trains on the bundled sample, with callbacks."""
     folder = data.sample_folder()
     dataset = data.DistillationSet(folder / "distillation_set")
     words = data.load_vocabulary(folder / "vocabulary")
@@ -84,7 +86,7 @@ def sample():
         recipe = Recipe(loss_weights=weights, dims=(), learning_rate=5e-3, warmup=0)
         distiller = compiled_distiller(student, recipe, 8)
     held_out = evaluation.TranslationEvaluator.from_tsv(folder / "held_out" / "de.tsv", "de")
-    # Of its own, to see who writes.
+    # A folder per worker, to check which one writes.
     backup = Backup(FOLDER / ("chief" if CHIEF else "other"), every=3)
     history = distiller.fit(
         kdkeras.distribution.distribute_batches(strategy, dataset, 64, words),
@@ -98,8 +100,8 @@ def sample():
     return history.history
 
 
-ways = WAYS if replicas.num_workers(strategy) > 1 else {}
-results = {name: small(make, **ways.get(name, {})) for name, make in OPTIMIZERS.items()}
+options = OPTIONS if replicas.num_workers(strategy) > 1 else {}
+results = {name: small(make, **options.get(name, {})) for name, make in OPTIMIZERS.items()}
 results["queue"] = small(OPTIMIZERS["clipped"], with_queue)
 if len(sys.argv) > 3:
     results["sample"] = sample()

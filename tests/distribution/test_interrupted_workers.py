@@ -1,4 +1,4 @@
-"""One of two workers of `kdkeras distill` is killed, or told to stop; they go on as if not."""
+"""After a killed worker or SIGTERM, two workers continue to the student of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def arguments():
 
 @pytest.fixture
 def train(start_module_in_workers, arguments):
-    """Trains with two workers; tells each one's status, standard output and errors."""
+    """Trains with two workers; returns the status, output and errors of each."""
     started = []
 
     def start(output, *more, meanwhile=None):
@@ -59,9 +59,9 @@ def weights(output):
 
 
 @pytest.fixture(scope="module")
-def whole(start_module_in_workers, arguments, tmp_path_factory):
-    """What two undisturbed workers give."""
-    output = tmp_path_factory.mktemp("whole") / "s.keras"
+def uninterrupted(start_module_in_workers, arguments, tmp_path_factory):
+    """Weights after an uninterrupted training of two workers."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "s.keras"
     processes = start_module_in_workers(*arguments, str(output))
     texts = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], texts
@@ -74,13 +74,15 @@ def whole(start_module_in_workers, arguments, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_worker_changes_nothing(killed, train, whole, tmp_path):
+def test_after_a_killed_worker_the_training_continues_to_the_same_student(
+    killed, train, uninterrupted, tmp_path
+):
     output = tmp_path / "s.keras"
     random = np.random.default_rng(killed)
 
     def kill(processes):
         until(output, int(random.choice([10, 20, 30])), processes)
-        time.sleep(random.uniform(0, 0.1))  # Into a step, or into the next backup.
+        time.sleep(random.uniform(0, 0.1))  # During a step or the next backup.
         processes[killed].kill()
 
     found = train(output, meanwhile=kill)
@@ -90,12 +92,12 @@ def test_a_killed_worker_changes_nothing(killed, train, whole, tmp_path):
     assert len(lines) == 1 and "--resume on all machines" in lines[0], errors
     assert not output.exists() and 0 < backup_step(output) < STEPS
     assert [status for status, *_ in train(output, "--resume")] == [0, 0]
-    for one, other in zip(weights(output), whole, strict=True):
+    for one, other in zip(weights(output), uninterrupted, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow
-def test_all_workers_stop_at_one_step_when_one_is_told_to(train, whole, tmp_path):
+def test_after_sigterm_to_one_worker_all_stop_at_the_same_step(train, uninterrupted, tmp_path):
     output = tmp_path / "s.keras"
     began = []
 
@@ -110,5 +112,5 @@ def test_all_workers_stop_at_one_step_when_one_is_told_to(train, whole, tmp_path
     assert results[0] == results[1] and 10 < results[0]["stopped_at"] < STEPS
     assert backup_step(output) == results[0]["stopped_at"]
     assert [status for status, *_ in train(output, "--resume")] == [0, 0]
-    for one, other in zip(weights(output), whole, strict=True):
+    for one, other in zip(weights(output), uninterrupted, strict=True):
         np.testing.assert_array_equal(one, other)

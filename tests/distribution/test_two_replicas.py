@@ -1,4 +1,4 @@
-"""What only shows with two replicas: the chosen strategy, dropout, refusals, the command."""
+"""Properties of two replicas: the strategy, dropout, an unsupported option, the command."""
 
 from __future__ import annotations
 
@@ -9,40 +9,48 @@ import numpy as np
 import pytest
 
 import kdkeras
+from kdkeras.__main__ import main
 
 SAMPLE = Path(kdkeras.__file__).parent / "sample"
 
 
 @pytest.fixture(scope="module")
-def seen(run_python):
+def found(run_python):
     return json.loads(run_python("run_two_replicas.py").splitlines()[-1])
 
 
-def test_chosen_strategy_has_two_virtual_replicas_and_is_the_only_one(seen):
-    assert seen["replicas"] == 2
-    assert seen["same"]
+def test_the_strategy_has_two_virtual_replicas_and_is_unique(found):
+    assert found["replicas"] == 2
+    assert found["same"]
 
 
-def test_each_replica_drops_other_places(seen):
-    one, two = seen["masks of Keras"]
-    assert one == two, "Keras now gives each replica its own seed: drop differ_by_replica"
-    one, two = np.array(seen["masks"])
+def test_each_replica_has_its_own_dropout_mask(found):
+    one, two = found["masks of Keras"]
+    assert one == two, "Keras now gives each replica its own seed: remove differ_by_replica"
+    one, two = np.array(found["masks"])
     assert 0.2 < np.mean(one != two) < 0.8
 
 
-def test_accumulation_is_refused_and_the_right_way_named(seen):
-    assert "gradient_accumulation_steps=2" in seen["accumulation"]
-    assert "micro_batches=2" in seen["accumulation"]
-    assert "\n" not in seen["accumulation"]
+def test_gradient_accumulation_is_refused_and_its_alternative_named(found):
+    assert "gradient_accumulation_steps=2" in found["accumulation"]
+    assert "micro_batches=2" in found["accumulation"]
+    assert "\n" not in found["accumulation"]
+
+
+def in_process(*arguments):
+    assert main([str(argument) for argument in arguments]) == 0
 
 
 @pytest.mark.slow
-def test_distill_with_two_replicas_gives_the_student_of_one(run_module, tmp_path):
+def test_distill_on_two_replicas_gives_the_student_of_one(run_module, tmp_path):
     sentences = ["Guten Morgen.", "Where is the station?", "ありがとう"]
     vectors = []
-    for more in ([], ["--strategy", "mirrored", "--replicas", "2"]):
+    for run, more in (
+        (in_process, []),
+        (run_module, ["--strategy", "mirrored", "--replicas", "2"]),
+    ):
         output = tmp_path / f"{len(more)}.keras"
-        run_module(
+        run(
             "distill", SAMPLE / "distillation_set", "--vocabulary", SAMPLE / "vocabulary",
             "--student", "static_128", "--steps", "20", "--batch-size", "64",
             "--output", output, *more,

@@ -1,4 +1,4 @@
-"""Two processes on localhost give the model and the logs of one, and only the first one writes."""
+"""Two worker processes train the same model as one device; only the first one writes."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def both(run_workers, folder):
 
 
 @pytest.fixture(scope="module")
-def alone(run_python, folder):
+def one_device(run_python, folder):
     run_python("run_worker.py", folder / "alone.json", folder)
     return json.loads((folder / "alone.json").read_text())
 
 
 @pytest.mark.parametrize("optimizer", ["clipped", "FusedAdam", "LazyAdam", "queue"])
-def test_two_workers_equal_one(both, alone, optimizer):
-    expected = alone[optimizer]
+def test_two_workers_equal_one(both, one_device, optimizer):
+    expected = one_device[optimizer]
     for found in (worker[optimizer] for worker in both):
         for part in ("weights", "memory"):
             for one, other in zip(found[part], expected[part], strict=True):
                 np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
         assert sorted(found["logs"]) == sorted(expected["logs"])
         for name, value in expected["logs"].items():
-            # A loss of 10 has 1e-6 between neighbours in float32.
+            # Adjacent float32 values near 10 differ by 1e-6.
             np.testing.assert_allclose(
                 found["logs"][name], value, rtol=1e-6, atol=1e-6, err_msg=name
             )
@@ -53,7 +53,7 @@ def test_only_the_chief_writes(both, folder):
     assert json.loads((folder / "chief" / "state.json").read_text())["step"] == 8
 
 
-def test_callbacks_see_the_same_on_both_workers(both, folder):
+def test_callbacks_log_the_same_on_both_workers(both, folder):
     assert both[0]["sample"] == both[1]["sample"]
     held_out = data.sample_folder() / "held_out" / "de.tsv"
     evaluator = evaluation.TranslationEvaluator.from_tsv(held_out, "de")
