@@ -1,17 +1,19 @@
-"""Trains the same students with one loss more at a time: does each loss help?
+"""Measures what each loss adds: trains the same students with an increasing number of losses.
 
     python benchmarks/ablation.py --data DATA --teacher FOLDER --output RUNS/ablation
 
-DATA is that of `static_student.py`, and `bitext/pud/XX.tsv.gz` (`id<TAB>text`, the same ids in
-all). `set` and `vocabulary-…` of another run may be linked into OUTPUT; else they are made there.
-Every run's figures are kept in OUTPUT/results.json as soon as it ends, and a run that is there
-is not repeated: a stopped command goes on where it was, and further seeds, settings or students
-add to what there is. OUTPUT/table.md holds all of it, the losing settings included.
+DATA is the folder described in `static_student.py`; it also needs `bitext/pud/XX.tsv.gz`
+(`id<TAB>text`, the same ids in all files). `set` and `vocabulary-…` of another run may be linked
+into OUTPUT; otherwise they are created there. The results of each run are written to
+OUTPUT/results.json when the run ends, and completed runs are not repeated: an interrupted command
+continues, and further seeds, settings or students are added to the results. OUTPUT/table.md
+contains the table of all runs, losing ones included.
 
-All settings of a student begin at one start, the least squares fit to the cached targets, which
-depends on no seed and is made once a vocabulary. A static student takes it whole: its seeds are
-other orders of the batches. `mini` takes its token table and its projection (scaled so that
-embeddings begin at length 1), and its blocks are random: its seeds are other blocks, too.
+All settings of a student start from the same weights, the least squares fit to the cached
+targets, which does not depend on the seed and is computed once per vocabulary. A static student
+starts from this fit exactly, and its seeds differ only in the order of the batches. `mini` starts
+from its token table and its projection (scaled so that embeddings have length 1 on average) and
+has random blocks, which also depend on the seed.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ STUDENTS = {
     "static_256": (1000, LEARNING_RATES[True], list(MEANS)),
     "mini": (100, LEARNING_RATES[False], ["STS across", "Tatoeba 12", "PUD 20"]),
 }
-"""Steps, maximum learning rate and figures by size: `mini` is evaluated longer than trained."""
+"""Steps, maximum learning rate and figures by size. `mini` has fewer: its evaluation is slow."""
 
 
 def pud_evaluators(data: Path) -> list[Any]:
@@ -67,8 +69,8 @@ def pud_evaluators(data: Path) -> list[Any]:
     ]
 
 
-class Remembered:
-    """Encodes every sentence once, for many evaluators and widths."""
+class CachedEncoder:
+    """Encodes every sentence only once, for several evaluators and widths."""
 
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
@@ -85,7 +87,7 @@ class Remembered:
 
 
 class Rotated:
-    """Turns another encoder's embeddings."""
+    """Rotates the embeddings of another encoder."""
 
     def __init__(self, encoder: Any, axes: Any) -> None:
         self.encoder, self.axes = encoder, axes
@@ -96,7 +98,7 @@ class Rotated:
 
 
 def least_squares_start(dataset: Any, words: Any, path: Path) -> Any:
-    """The static student at the least squares fit, from its file if there is one."""
+    """Returns the static student at the least squares fit, from its file if it exists."""
     import keras
 
     import kdkeras
@@ -116,35 +118,35 @@ def least_squares_start(dataset: Any, words: Any, path: Path) -> Any:
     print(f"start: {time.perf_counter() - started:.0f} s", flush=True)
     part = path.with_stem(path.stem + "-part")
     student.save(part)
-    part.replace(path)  # A file that is there is whole.
+    part.replace(path)  # An existing file is therefore complete.
     return student
 
 
-def new_student(preset: str, setting: str, start: Any, texts: list[str]) -> Any:
-    """A student with the weights of the start."""
+def new_student(size: str, setting: str, start: Any, texts: list[str]) -> Any:
+    """Returns a student with the start weights."""
     import numpy as np
 
     from kdkeras import students
 
     student = students.build_student(
-        preset,
+        size,
         vocabulary=start.vocabulary,
         output_dim=start.output_dim,
         normalize=start.normalize and setting != MSE,
     )
     kernel, bias = start.projection.get_weights()
-    if preset.startswith("static"):
+    if size.startswith("static"):
         student.set_weights(start.get_weights())
     else:
         student.token_embedding.set_weights(start.token_embedding.get_weights())
-        # The blocks' norms make vectors longer than the start's.
+        # The vectors after the norms of the blocks are longer than those of the static student.
         kernel = kernel / np.linalg.norm(student.encode_pooled(texts) @ kernel, axis=1).mean()
     student.projection.set_weights([kernel, bias])
     return student
 
 
 def build_distiller(student: Any, setting: str, axes: Any) -> Any:
-    """The student with the losses of a setting."""
+    """Returns the Distiller of a student with the losses of a setting."""
     from kdkeras import losses
     from kdkeras.distillation import Distiller, RunningMagnitude
 
@@ -201,10 +203,10 @@ def train(student: Any, dataset: Any, run: dict[str, Any], axes: Any) -> dict[st
 def evaluate(
     student: Any, setting: str, found: list[Any], axes: Any, names: list[str]
 ) -> dict[str, Any]:
-    """Figures by language; with the ranking and with Matryoshka, means of narrower embeddings."""
+    """Returns figures by language, and means of truncated embeddings for two of the settings."""
     from kdkeras.evaluation import TruncatedEncoder, evaluate_all
 
-    started, encoder = time.perf_counter(), Remembered(student)
+    started, encoder = time.perf_counter(), CachedEncoder(student)
 
     def of(names: list[str]) -> list[Any]:
         wanted = {f"{kind}_{x}" for kind, languages in map(MEANS.get, names) for x in languages}
@@ -227,7 +229,7 @@ def evaluate(
 
 
 def runs_of(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The runs that are asked for, by key: all settings of a seed before the next seed."""
+    """Returns the requested runs by key: all settings of one seed before the next seed."""
     steps = {student: STUDENTS[student][0] for student in arguments.students}
     for item in arguments.steps:
         student, _, number = item.rpartition("=")
@@ -254,7 +256,7 @@ def arguments_given() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="[STUDENT=]N",
-        help="batches of 256 pairs; "
+        help="number of batches of 256 pairs; default "
         + " ".join(f"{student}={steps}" for student, (steps, *_) in STUDENTS.items()),
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -275,7 +277,7 @@ def main() -> None:
     results = json.loads(results_file.read_text()) if results_file.exists() else {}
     runs = runs_of(arguments)
     missing = {key: run for key, run in runs.items() if key not in results}
-    print(f"{len(runs)} runs, of which {len(runs) - len(missing)} are there", flush=True)
+    print(f"{len(runs)} runs, of which {len(runs) - len(missing)} are complete", flush=True)
     if missing:
         import keras
 

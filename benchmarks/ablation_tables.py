@@ -26,7 +26,7 @@ SETTINGS = {
 }
 GUIDE_MARGIN = 0.1
 DIMS = [256, 128, 64, 32]
-"""Widths of Matryoshka, besides the whole one."""
+"""Widths of Matryoshka in addition to the full width."""
 PUD = "ar cs de es fi fr gl hi id is it ja ko pl pt ru sv th tr zh".split()
 MEANS = {
     "STS across": ("across", STS),
@@ -46,20 +46,18 @@ CAPTION = f"""Spearman x 100 (STS) and accuracy in % (retrieval), means over lan
 across* 10 (English sentence 1, foreign sentence 2), *STS within* the same and English, *Tatoeba*
 the 12 and the 16 further languages of `static_student.py` against English, *PUD* English against
 20 (of which gl and is are in no training pair). Retrieval is the mean of both directions. Each
-cell is the mean over the seeds of this mean over languages, ± half the distance between its
-highest and its lowest seed; *seconds* is the mean time of the training steps alone.
+cell is the mean over the seeds of this mean over languages, ± half the difference between the
+highest and the lowest seed; *seconds* is the mean duration of the training steps only.
 
-The losses weigh {" ".join(f"{n}={w:g}" for n, w in Recipe().loss_weights.items())}, also where a
-setting leaves some out; when balanced, these are shares. *Squared error* is Reimers' and
-Gurevych's recipe: the student's embeddings have no fixed length, and the embedding's weight is
-multiplied by d / 2, with which for unit vectors it is the cosine loss. *Guided*:
-guide_margin={GUIDE_MARGIN}. *Matryoshka*: widths d, {", ".join(map(str, DIMS))}, each an equal
-share of the embedding's weight; embedding and similarity in the teacher's principal axes,
-and the start's projection rotated with them.
+The loss weights are {" ".join(f"{n}={w:g}" for n, w in Recipe().loss_weights.items())}, also where
+a row omits some; with balancing they are shares. *Squared error* is the recipe of Reimers and
+Gurevych (2020): the student's embeddings have no fixed length, and the embedding's weight is
+multiplied by d / 2, with which it equals the cosine loss for unit vectors. *Guided*:
+guide_margin={GUIDE_MARGIN}. *Matryoshka*: widths d, {", ".join(map(str, DIMS))}, each with an equal
+share of the embedding's weight; the rotation to the teacher's principal axes is inside the loss.
 """
-CUT_CAPTION = """The first components of the embeddings. *Rotated* is the student of the three
-losses as it is, its embeddings turned into the teacher's principal axes after training, without
-Matryoshka.
+CUT_CAPTION = """Truncated embeddings. *Rotated* is the student of the three losses, rotated to
+the teacher's principal axes after training, without Matryoshka.
 """
 
 
@@ -68,7 +66,7 @@ def means(figures: dict[str, Any], names: list[str]) -> dict[str, float]:
 
 
 def measured(run: dict[str, Any]) -> list[str]:
-    """The means that a run has the figures of: a small student has all, a slow one fewer."""
+    """Returns the names of the means whose figures a run contains; slow students have fewer."""
     return [
         name
         for name, (kind, xs) in MEANS.items()
@@ -77,13 +75,13 @@ def measured(run: dict[str, Any]) -> list[str]:
 
 
 def cell(values: list[float]) -> str:
-    """Mean ± half the spread; one seed has none."""
+    """Returns the mean ± half the range; a single value has no range."""
     text = f"{statistics.mean(values):.1f}"
     return text if len(values) == 1 else f"{text} ± {(max(values) - min(values)) / 2:.1f}"
 
 
 def groups(results: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Runs by (vocabulary, student, steps), and therein by setting, in this file's order."""
+    """Groups runs by (vocabulary, student, steps), then by setting in the order of `SETTINGS`."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for setting in SETTINGS:
         for run in results:
@@ -130,5 +128,5 @@ def table(results: list[dict[str, Any]]) -> str:
     lines.append(CUT_CAPTION)
     for (words, student, steps), group in found.items():
         if rows := cut_table(group):
-            lines += [f"## {student}, {words}, {steps:,} steps, cut", "", *rows, ""]
+            lines += [f"## {student}, {words}, {steps:,} steps, truncated", "", *rows, ""]
     return "\n".join(lines)

@@ -1,11 +1,11 @@
-"""Measures the memory of a step on a large batch, at once and in chunks.
+"""Measures the memory of a training step on a large batch, with and without chunks.
 
     python benchmarks/chunked_memory.py
 
-Trains the `mini` size on the bundled sample for a few steps, each way in its own process. Prints
-the peak resident memory of the process and the median CPU time of a step on all cores together
-(wall time depends on what else the machine does). The first process only builds the model: the
-memory that all of them need before the first batch.
+Trains a `mini` student on the bundled sample for a few steps, each variant in its own process.
+Prints the peak resident memory of the process and the median CPU time per step, summed over all
+cores (wall time depends on the other load of the machine). The first process only builds the
+model and shows the memory that all processes need before the first batch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def peak_megabytes() -> float:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """One measured training; prints one line of JSON."""
+    """Runs one measured training and prints one line of JSON."""
     import tensorflow as tf
 
     from kdkeras import Recipe, data, students
@@ -77,7 +77,7 @@ def measured(batch_size: int, chunk: int | None, arguments: argparse.Namespace) 
     command += [] if chunk is None else ["--chunk", str(chunk)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        # Killed for its memory, or TensorFlow's error.
+        # The process was killed for its memory use, or TensorFlow raised an error.
         sys.exit(f"batch {batch_size}, chunk {chunk}: {done.returncode}\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -85,9 +85,11 @@ def measured(batch_size: int, chunk: int | None, arguments: argparse.Namespace) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--at-once", type=int, nargs="*", default=[256, 1024], help="pairs per step"
+        "--at-once", type=int, nargs="*", default=[256, 1024], help="pairs per step, without chunks"
     )
-    parser.add_argument("--in-chunks", type=int, nargs="*", default=[1024, 8192], help="the same")
+    parser.add_argument(
+        "--in-chunks", type=int, nargs="*", default=[1024, 8192], help="pairs per step"
+    )
     parser.add_argument("--chunk", type=int, help="pairs per chunk, default 256")
     parser.add_argument("--length", type=int, default=32, help="tokens per sentence")
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -101,7 +103,7 @@ def main() -> None:
     ways: list[tuple[int, int | None]] = [(0, None), *((size, None) for size in arguments.at_once)]
     ways += [(size, chunk) for size in arguments.in_chunks]
     print(f"{os.cpu_count()} cores, {arguments.length} tokens per sentence\n")
-    print("The first row is a process without a step.\n")
+    print("The first row is a process that runs no step.\n")
     print("| pairs per step | pairs per forward pass | peak resident memory, MB | CPU s per step |")
     print("|---|---|---|---|")
     results = []

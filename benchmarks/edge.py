@@ -1,15 +1,16 @@
-"""Times exported students beside other runtimes with the same weights: one run, one thread.
+"""Measures the inference time of exported students and of other runtimes, with one thread.
 
     sh tools/runtimes.sh                     # .venv-runtimes: PyTorch, sentence-transformers
     .venv/bin/python -m pip install '.[onnx]'
     .venv/bin/python benchmarks/edge.py --output RUNS/edge
 
-For each student, runtime, number format and length (16, 32, 64, 128 tokens) the microseconds of
-one sentence's inference, tokens to vector, batch 1. All runtimes are loaded at once, each in a
-process of its own; they take turns, one computes at a time, and a figure is the median of its
-turns. The sentences are real: held-out sentences of the bundled sample, joined and cut by words
-to exactly so many tokens. Writes `edge.json` and `edge.md`, losing rows and all. The presets'
-weights are as they were drawn: what a matrix product costs does not depend on them.
+Measures the time for one sentence, from token ids to the embedding, with batch size 1, for each
+student, runtime, number format and length (16, 32, 64, 128 tokens). All runtimes have the same
+weights and are loaded at the same time, each in its own process. They run in turns, one at a time,
+and each figure is the median of its turns. The sentences are held-out sentences of the bundled
+sample, concatenated and truncated at words to exactly these lengths. Writes `edge.json` and
+`edge.md`, losing rows included. The weights are randomly initialized, because the time of a matrix
+product does not depend on its values.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ ROWS, SECONDS, ROUNDS = 48, 0.12, 7
 SIZES = ("static_256", "tiny", "mini")
 FORMATS = ("tflite_float32", "tflite_int8", "saved_model", "onnx", "sentence_transformers")
 RUNTIMES = {
-    # name: (runtime, path in the folder, whether in the peers' Python)
+    # name: (runtime, path in the folder, whether it needs the Python of `--peers`)
     "LiteRT float32": ("litert", "model.float32.tflite", False),
     "LiteRT int8": ("litert", "model.int8.tflite", False),
     "ONNX Runtime float32": ("onnx", "model.onnx", False),
@@ -46,7 +47,7 @@ RUNTIMES = {
 
 
 def real_sentences(tokenize: Any) -> list[dict[str, Any]]:
-    """Returns texts of exactly each length, `ROWS` of each: `{"text", "ids"}`."""
+    """Returns `ROWS` texts of exactly each length, as `{"text", "ids"}`."""
     from kdkeras import data
 
     pairs = data.read_translation_pairs(data.sample_folder() / "held_out")
@@ -70,7 +71,7 @@ def real_sentences(tokenize: Any) -> list[dict[str, Any]]:
 
 
 def export_students(folder: Path) -> dict[str, Path]:
-    """Exports the presets in every format; returns the folder of each."""
+    """Exports a student of each size in all formats; returns the folders by size."""
     import keras
 
     from kdkeras import data, students
@@ -78,20 +79,20 @@ def export_students(folder: Path) -> dict[str, Path]:
 
     vocabulary = data.load_vocabulary(data.sample_folder() / "vocabulary")
     folders = {}
-    for preset in SIZES:
-        folders[preset] = folder / preset
-        if (folders[preset] / "export.json").exists():
+    for name in SIZES:
+        folders[name] = folder / name
+        if (folders[name] / "export.json").exists():
             continue
         keras.utils.set_random_seed(0)
         student = students.build_student(
-            preset, vocabulary=vocabulary, output_dim=384, sequence_length=max(LENGTHS)
+            name, vocabulary=vocabulary, output_dim=384, sequence_length=max(LENGTHS)
         )
-        export_student(student, folders[preset], FORMATS, sequence_lengths=LENGTHS[:-1])
+        export_student(student, folders[name], FORMATS, sequence_lengths=LENGTHS[:-1])
     return folders
 
 
 def tokenizer_microseconds(folder: Path, sentences: list[dict[str, Any]]) -> dict[int, float]:
-    """Returns what the exported tokenizer takes for a sentence of each length."""
+    """Returns the median time of the exported tokenizer for a sentence of each length."""
     tokenize, found = load_tokenizer(folder), {}
     for length in LENGTHS:
         seconds = []
@@ -112,7 +113,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def quantize_onnx(folder: Path) -> None:
-    """Writes ONNX Runtime's own dynamic int8 of the same file."""
+    """Writes the same model with the dynamic int8 quantization of ONNX Runtime."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     target = folder / "model.int8.onnx"
@@ -123,13 +124,13 @@ def quantize_onnx(folder: Path) -> None:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
+    """Returns the size in bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     return sum(p.stat().st_size for p in files)
 
 
 class Runtime:
-    """A process that holds one artifact and answers when asked."""
+    """A process that loads one artifact and runs it on request."""
 
     def __init__(self, name: str, folder: Path, peers: str, texts: Path) -> None:
         runtime, path, in_peers = RUNTIMES[name]
@@ -149,11 +150,12 @@ class Runtime:
     def _answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"{' '.join(map(str, self.process.args))} ended early: run it by hand.")
+            command = " ".join(map(str, self.process.args))
+            sys.exit(f"{command} ended early. Run this command by hand to see its error.")
         return json.loads(line)
 
     def seconds(self, length: int, calls: int) -> float:
-        """Median seconds of a call, of so many."""
+        """Returns the median duration of `calls` calls."""
         self.process.stdin.write(f"{length} {calls}\n")
         self.process.stdin.flush()
         return self._answer()["seconds"]
@@ -167,7 +169,7 @@ class Runtime:
 
 
 def measure(folder: Path, peers: str, texts: Path) -> list[dict[str, Any]]:
-    """All runtimes of one student, in turns."""
+    """Measures all runtimes of one student in turns."""
     runtimes = {name: Runtime(name, folder, peers, texts) for name in RUNTIMES}
     exact = runtimes["LiteRT float32"].vectors
     turns = {(name, length): [] for name in runtimes for length in LENGTHS}
@@ -194,12 +196,12 @@ def measure(folder: Path, peers: str, texts: Path) -> list[dict[str, Any]]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: microseconds, and how many times those of LiteRT int8."""
+    """Returns Markdown tables of microseconds, with the ratio to LiteRT int8."""
     lines = []
-    for preset, found in results.items():
+    for name, found in results.items():
         rows = found["runtimes"]
         ours = next(r for r in rows if r["runtime"] == "LiteRT int8")["microseconds"]
-        lines += [f"**{preset}**", ""]
+        lines += [f"**{name}**", ""]
         lines += [
             "| runtime | MB | cosine | load, s | peak memory, MB | "
             + " | ".join(f"{n} tokens, µs" for n in LENGTHS)
@@ -215,18 +217,18 @@ def table(results: dict[str, Any]) -> str:
                 f"| {row['peak_memory_mb']:.0f} | " + " | ".join(cells) + " |"
             )
         cells = [f"{found['tokenizer'][n]:.0f}" for n in LENGTHS]
-        lines += ["| the tokenizer, in Python, beside it | | | | | " + " | ".join(cells) + " |", ""]
+        lines += ["| tokenizer, in Python, in addition | | | | | " + " | ".join(cells) + " |", ""]
     lines += [
-        "Cosine: the least to LiteRT float32, one sentence of each length. In brackets: how many "
-        "times as long as LiteRT int8."
+        "Cosine: minimum to LiteRT float32, one sentence of each length. In parentheses: time "
+        "relative to LiteRT int8."
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Exports, measures, writes."""
+    """Exports the students, measures all runtimes and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder for all that is made")
+    parser.add_argument("--output", type=Path, required=True, help="folder for all results")
     parser.add_argument(
         "--peers",
         default=str(ROOT / ".venv-runtimes/bin/python"),
@@ -235,22 +237,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if not Path(arguments.peers).exists():
         parser.error(
-            f"`--peers` must be a Python. Received: {arguments.peers}. "
+            f"`--peers` must be a Python interpreter. Received: {arguments.peers}. "
             "Run sh tools/runtimes.sh first."
         )
     arguments.output.mkdir(parents=True, exist_ok=True)
     folders, results = export_students(arguments.output), {}
-    for preset, folder in folders.items():
+    for name, folder in folders.items():
         quantize_onnx(folder)
         sentences = real_sentences(load_tokenizer(folder))
         texts = arguments.output / "sentences.json"
         texts.write_text(json.dumps(sentences), encoding="utf-8")
         tokenizing = tokenizer_microseconds(folder, sentences)
-        results[preset] = {
+        results[name] = {
             "tokenizer": tokenizing,
             "runtimes": measure(folder, arguments.peers, texts),
         }
-        print(table({preset: results[preset]}), flush=True)
+        print(table({name: results[name]}), flush=True)
     (arguments.output / "edge.json").write_text(json.dumps(results, indent=2))
     (arguments.output / "edge.md").write_text(table(results), encoding="utf-8")
 

@@ -1,9 +1,9 @@
-"""One runtime with one artifact, in a process of its own: what `edge.py` times.
+"""Runs one artifact in one runtime; `edge.py` starts it as a separate process.
 
     python edge_runtime.py RUNTIME ARTIFACT TEXTS.json
 
-Needs NumPy and the runtime, not kdkeras. Prints one JSON object when it has loaded, then one
-for each line `LENGTH CALLS` of standard input, and its peak memory at the end.
+Requires NumPy and the runtime, but not kdkeras. Prints one JSON object after loading, then one for
+each line `LENGTH CALLS` of standard input, and one with its peak memory at the end.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from typing import Any
 import numpy as np
 
 Prepared = tuple[Callable[[], Any], Callable[[], Any], Callable[[], Any]]
-"""Of one length: puts the next row where the runtime reads it, infers, gives the vector."""
+"""For one length: sets the next input, runs the inference, and returns the embedding."""
 
 
 def rows_of(sentences: list[dict[str, Any]], length: int) -> Iterator[dict[str, np.ndarray]]:
-    """The token ids of the sentences of a length, again and again."""
+    """Yields the token ids of the sentences of one length in an endless cycle."""
     ids = [np.array([s["ids"]], np.int32) for s in sentences if len(s["ids"]) == length]
     rows = [{"token_ids": row, "padding_mask": np.ones_like(row)} for row in ids]
     return itertools.cycle(rows)
 
 
 def litert(path: str, rows: Callable[[int], Iterator[dict[str, np.ndarray]]]) -> Any:
-    """LiteRT's interpreter; a call is the inference, as an app in C++ or Kotlin pays for it."""
+    """LiteRT's interpreter; a call is the inference alone, as in an app in C++ or Kotlin."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(path, num_threads=1)
 
     def prepare(length: int) -> Prepared:
         runner = interpreter.get_signature_runner(f"embed_{length}")
-        # The signature runner's own way, without its Python around each call.
+        # The calls that the signature runner makes, without its overhead in Python.
         graph, inner = runner._subgraph_index, interpreter._interpreter
         inputs = {name: runner._inputs[name] for name in ("token_ids", "padding_mask")}
         given = rows(length)
@@ -107,7 +107,7 @@ def torch(path: str, rows: Callable[[int], Iterator[dict[str, np.ndarray]]]) -> 
     pytorch.set_num_threads(1)
     model = SentenceTransformer(path, device="cpu")
     if hasattr(model[0], "processing_kwargs"):
-        model[0].processing_kwargs = {}  # Else texts are padded to 128 tokens.
+        model[0].processing_kwargs = {}  # Otherwise texts are padded to 128 tokens.
     preprocess = getattr(model, "preprocess", model.tokenize)
 
     def prepare(length: int) -> Prepared:
@@ -128,7 +128,7 @@ def torch(path: str, rows: Callable[[int], Iterator[dict[str, np.ndarray]]]) -> 
 
 
 def timed(feed: Callable[[], Any], call: Callable[[], Any], calls: int) -> float:
-    """Median seconds of a call; the row changes every time, outside the time."""
+    """Returns the median duration of a call; setting the next input is not timed."""
     seconds = []
     for _ in range(calls):
         feed()
@@ -141,7 +141,7 @@ def timed(feed: Callable[[], Any], call: Callable[[], Any], calls: int) -> float
 def peak_memory() -> int:
     """Largest resident size of this process so far, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # A child begins with its parent's figure in `getrusage`.
+    if status.exists():  # In `getrusage`, a child process starts at the peak of its parent.
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -152,7 +152,7 @@ SENTENCES: list[dict[str, Any]] = []
 
 
 def main() -> None:
-    """Loads, answers, and says what it took."""
+    """Loads the artifact, and measures the calls requested on standard input."""
     runtime, path, texts = sys.argv[1:]
     SENTENCES.extend(json.loads(Path(texts).read_text(encoding="utf-8")))
     started = time.perf_counter()

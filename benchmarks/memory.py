@@ -1,10 +1,10 @@
-"""Shows that memory while training does not grow with the corpus.
+"""Shows that the memory used in training does not grow with the corpus.
 
     python benchmarks/memory.py --set RUNS/static/set --vocabulary RUNS/static/vocabulary-...
 
-Trains the same student on 80,000 pairs of the set and on the whole set (800,000 in the reference
+Trains the same student on 80,000 pairs of the set and on all pairs (800,000 in the reference
 corpus), for the same number of steps, each in its own process and from the least squares fit to
-the set. Prints the peak resident memory of both and their ratio.
+its set. Prints the peak resident memory of both and their ratio.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def peak_megabytes() -> float:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """One measured training; prints one line of JSON."""
+    """Runs one measured training and prints one line of JSON."""
     from kdkeras import Recipe, data, students
     from kdkeras.training.preparation import compiled_distiller, resolved
 
@@ -50,7 +50,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def part_of(source: Path, pairs: int, folder: Path) -> Path:
-    """Writes the first groups of a set that hold about `pairs` pairs."""
+    """Writes a set of the first groups, with about `pairs` pairs."""
     from kdkeras import data
 
     dataset = data.DistillationSet(source)
@@ -63,7 +63,7 @@ def part_of(source: Path, pairs: int, folder: Path) -> Path:
         count += len(group.translations)
 
     class Stored:
-        """The vectors already in the set."""
+        """A teacher that returns the embeddings stored in the set."""
 
         name, fingerprint = dataset.teacher["name"], dataset.teacher["fingerprint"]
         embedding_dim, normalized = dataset.embedding_dim, dataset.normalized
@@ -101,7 +101,7 @@ def main() -> None:
     print("| pairs | peak resident memory, MB | before the first step |\n|---|---|---|")
     for result in (small, large):
         print(f"| {result['pairs']:,} | {result['peak_mb']:,.0f} | {result['start_mb']:,.0f} |")
-    print(f"\nratio: {large['peak_mb'] / small['peak_mb']:.3f} (at most 1.1 wanted)")
+    print(f"\nratio: {large['peak_mb'] / small['peak_mb']:.3f} (must be at most 1.1)")
     if large["peak_mb"] > 1.1 * small["peak_mb"]:
         sys.exit(1)
 

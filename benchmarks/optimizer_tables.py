@@ -1,11 +1,11 @@
-"""Times one training step against the rows of the student's table, by optimizer.
+"""Measures the time of a training step by optimizer and number of table rows.
 
     python benchmarks/optimizer_tables.py
 
-A static student of 256 dimensions and 256 pairs a step, whose tokens are drawn from the whole
-table. Every cell is the median of steps in which all optimizers take turns, so that they share
-what else the machine does; the columns beside are the ratio to keras.optimizers.Adam, which
-gets dense gradients as here everywhere (Keras 3.15 is wrong with sparse ones).
+Trains a static student of width 256 with 256 pairs per step, whose tokens are drawn uniformly from
+the table. The optimizers run in turns, so that other load of the machine affects them equally, and
+each cell is the median. The number in parentheses is the ratio to keras.optimizers.Adam, which
+receives the same dense gradients (Keras 3.15 computes a wrong update from sparse ones).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def batch(rows: int, pairs: int, length: int) -> Any:
 
 
 def steps(rows: int, dim: int) -> dict[str, Any]:
-    """A compiled step for each optimizer."""
+    """Returns a compiled training step for each optimizer."""
     made = {}
     for name, optimizer in OPTIMIZERS.items():
         losses = {"embedding": 2.0, "similarity": 0.5, "ranking": 0.5}
@@ -59,7 +59,7 @@ def steps(rows: int, dim: int) -> dict[str, Any]:
 
 
 def measure(rows: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """Median milliseconds of a step, by optimizer."""
+    """Returns the median milliseconds per step, by optimizer."""
     made = steps(rows, arguments.dim)
     data = batch(rows, arguments.batch_size, arguments.length)
     times: dict[str, list[float]] = {name: [] for name in made}
@@ -77,12 +77,12 @@ def main() -> None:
         "--rows", type=int, nargs="+", default=[32_000, 64_000, 128_000, 256_000, 500_000]
     )
     parser.add_argument("--dim", type=int, default=256, help="width of the table")
-    parser.add_argument("--batch-size", type=int, default=256, help="pairs")
-    parser.add_argument("--length", type=int, default=16, help="tokens of a sentence")
-    parser.add_argument("--rounds", type=int, default=15, help="steps timed of each")
+    parser.add_argument("--batch-size", type=int, default=256, help="pairs per step")
+    parser.add_argument("--length", type=int, default=16, help="tokens per sentence")
+    parser.add_argument("--rounds", type=int, default=15, help="timed steps per optimizer")
     parser.add_argument("--output", type=Path, help="JSON file")
     arguments = parser.parse_args()
-    print(f"{os.cpu_count()} cores; median ms of a step (ratio to keras.optimizers.Adam)\n")
+    print(f"{os.cpu_count()} cores; median ms per step (ratio to keras.optimizers.Adam)\n")
     print("| rows | " + " | ".join(OPTIMIZERS) + " |\n" + "|---" * (len(OPTIMIZERS) + 1) + "|")
     results = {}
     for rows in arguments.rows:

@@ -1,12 +1,12 @@
-"""Times training on one device, two replicas and two workers, and counts what they send.
+"""Measures time and traffic of training on one device, two replicas and two workers.
 
     python benchmarks/replicas.py --output RUNS/replicas
 
-The bundled sample, the static_256 preset with 32,000 rows, 256 pairs a step in all. Every way
-runs in processes of its own, one way after the other, on the same cores: two replicas or
-workers share what one device has alone, so this shows what working together costs and not what
-it gains. The bytes are those that a step hands to all-reduce and all-gather (of all replicas of
-the process) and, for two workers, those that the loopback interface carried.
+Uses the bundled sample, a `static_256` student with a table of 32,000 rows, and 256 pairs per step
+in total. The variants run one after the other in separate processes on the same cores: replicas
+or workers share the cores of the machine, so the times show the overhead and no speed-up. The
+bytes are those that one step passes to all-reduce and all-gather (of all replicas of the process)
+and, for two workers, those sent through the loopback interface.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ WARM, TIMED = 10, 60
 
 
 def loopback_bytes() -> int:
-    """Bytes that this machine has sent to itself."""
+    """Returns the number of bytes sent through the loopback interface so far."""
     lines = Path("/proc/net/dev").read_text().splitlines()
     return next(int(line.split(":")[1].split()[8]) for line in lines if line.strip()[:3] == "lo:")
 
 
 @contextmanager
 def counted_bytes() -> Iterator[list[int]]:
-    """Notes what replicas give to each other in the steps that are traced and run meanwhile."""
+    """Records the bytes passed to collectives in steps that are traced and run in this context."""
     import tensorflow as tf
 
     context, given = tf.distribute.ReplicaContext, []
@@ -46,7 +46,7 @@ def counted_bytes() -> Iterator[list[int]]:
         def call(self: Any, *arguments: Any, **named: Any) -> Any:
             for value in tf.nest.flatten((arguments, named), expand_composites=True):
                 if isinstance(value, tf.Tensor):
-                    # Some shapes are known only when the step runs.
+                    # Some shapes are known only at run time.
                     tf.py_function(lambda x: given.append(x.numpy().nbytes), [value], [])
             return method(self, *arguments, **named)
 
@@ -63,7 +63,7 @@ def counted_bytes() -> Iterator[list[int]]:
 
 
 def run_worker(name: str | None, optimizer: str, output: Path) -> None:
-    """What every process does: trains, and notes its time."""
+    """Trains in this process and writes the time per step."""
     import kdkeras
 
     strategy = kdkeras.distribution.choose_strategy(name, 2 if name == "mirrored" else None)
@@ -143,7 +143,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     print(f"{os.cpu_count()} cores, shared by all replicas and workers\n")
     print(
-        "| | optimizer | ms a step | pairs/s | against one device | MB given to collectives "
+        "| | optimizer | ms per step | pairs/s | ratio to one device | MB reduced by collectives "
         "| MB over the loopback |"
     )
     print("|---|---|---|---|---|---|---|")

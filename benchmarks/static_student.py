@@ -2,11 +2,11 @@
 
     python benchmarks/static_student.py --data DATA --teacher FOLDER --output RUNS/static
 
-DATA holds `parallel/*/en-XX.tsv.gz`, `bitext/tatoeba/XXX-eng.tsv.gz` and
-`sts/stsb/XX.test.tsv.gz`. Targets are written once and reused. Each vocabulary
-named by --vocabulary (kind:size, or kind:size:TEMPERATURE with 1.0 for the natural shares of
-the languages) is trained on the same sentences and used for the same number of steps; the
-table has one row per run, losing runs included. All other settings are those of the default recipe.
+DATA contains `parallel/*/en-XX.tsv.gz`, `bitext/tatoeba/XXX-eng.tsv.gz` and
+`sts/stsb/XX.test.tsv.gz`. Targets are written once and reused. Each vocabulary of --vocabulary
+(KIND:SIZE, or KIND:SIZE:TEMPERATURE with 1.0 for the natural shares of the languages) is trained
+on the same sentences and used for the same number of steps. The table has one row per run, losing
+runs included. All other settings are those of the default recipe.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def vocabulary(dataset: Any, name: str, output: Path) -> Any:
 def train(
     dataset: Any, words: Any, arguments: argparse.Namespace, folder: Path
 ) -> tuple[dict[str, Any], Any]:
-    """Trains by the recipe; returns durations and losses, and the student."""
+    """Trains with the recipe; returns durations and losses, and the student."""
     import kdkeras
     from kdkeras import teachers
 
@@ -192,8 +192,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
     parser.add_argument("--vocabulary", nargs="+", default=["mixed:65536"])
     parser.add_argument("--student", default=RECIPE.student, help="size of the student")
-    parser.add_argument("--steps", type=int, default=6000, help="batches of 256 pairs")
-    parser.add_argument("--learning-rate", type=float, help="maximum; default that of the recipe")
+    parser.add_argument("--steps", type=int, default=6000, help="number of batches of 256 pairs")
+    parser.add_argument("--learning-rate", type=float, help="maximum (default: that of the recipe)")
     parser.add_argument(
         "--losses",
         nargs="+",

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Makes .venv-runtimes, the Python with PyTorch that the slow tests run
-# sentence-transformers in, and does nothing where that is there already.
+# Creates .venv-runtimes, the environment with PyTorch in which the slow tests run
+# sentence-transformers. Does nothing if it exists and is up to date.
 #
 #   PYTHON=python3.12 sh tools/runtimes.sh
 #
-# A Python of its own, because PyTorch is large and kdkeras has no use for it.
+# It is a separate environment because PyTorch is large and kdkeras does not need it.
 set -eu
 
 venv=.venv-runtimes
-# PyTorch first: with the others it would come with CUDA, some gigabytes.
+# PyTorch is installed first; together with the others it would include CUDA, several gigabytes.
 torch="torch==2.13.0"
 others="sentence-transformers==6.2.0 transformers==5.24.0"
 

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes a virtual environment with kdkeras in it, and does nothing where that is there already.
+# Creates a virtual environment with kdkeras. Does nothing if it exists and is up to date.
 #
 #   PYTHON=python3.12 sh tools/venv.sh .venv [EXTRA]
 #
-# It is made anew if its Python is broken, not supported, not the one that PYTHON asks for, or
-# if the folder has moved; packages are installed again when pyproject.toml changes.
+# It is created again if its Python is broken, unsupported or not the one given by PYTHON, or if
+# the folder was moved. Packages are installed again when pyproject.toml changes.
 set -eu
 
 venv=$1
@@ -40,7 +40,7 @@ is_usable() {
 
 if ! is_usable; then
     python=$(find_python)
-    echo "Making $venv with $("$python" --version)" >&2
+    echo "Creating $venv with $("$python" --version)" >&2
     rm -rf "$venv"
     "$python" -m venv "$venv" >&2 ||
         fail "Python's venv module must work. Received: $python -m venv failed, see above. Install it (Debian: apt install python3-venv)."
@@ -49,10 +49,10 @@ fi
 
 stamp=$venv/.installed${extra:+-$extra}
 if ! cmp -s pyproject.toml "$stamp"; then
-    echo "Installing kdkeras${extra:+[$extra]} into $venv (TensorFlow included, about 2 GB: some minutes)" >&2
+    echo "Installing kdkeras${extra:+[$extra]} into $venv (including TensorFlow, about 2 GB; this takes some minutes)" >&2
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" >&2 ||
         fail "pip must be able to install kdkeras. Received: pip failed, see above. Check the network and the disk's free space, then run the same command again."
     cp pyproject.toml "$stamp"
-    # What has the extra has the rest too.
+    # An environment with the extra also has the packages without it.
     cp pyproject.toml "$venv/.installed"
 fi

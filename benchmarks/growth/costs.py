@@ -1,4 +1,4 @@
-"""What a training costs, and what one saves against another: no TensorFlow needed."""
+"""The cost of a training, and the saving over another one. Does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ __all__ = ["forward_pass", "reached_at", "saving", "training"]
 
 
 def forward_pass(body: int, head: int, predictions: int) -> int:
-    """Operations of a forward pass of a masked language model on one sequence.
+    """Returns the operations of a forward pass of a masked language model on one sequence.
 
     Args:
-        body: `kdkeras.students.forward_flops` of the student, whose projection is
-            the head; it counts the head once.
+        body: `kdkeras.students.forward_flops` of the student. Its projection is
+            the head, which is counted once.
         head: Operations of the head for one token, `2 d V`.
-        predictions: Masked tokens of a sequence, for which alone the head runs.
+        predictions: Masked tokens per sequence. The head runs only for these.
     """
     return body + (predictions - 1) * head
 
 
 def training(forward: int, rows: int, steps: int) -> int:
-    """Operations of so many training steps: forward, and two products backward for each."""
+    """Returns the operations of `steps` training steps, each of three forward passes."""
     return 3 * forward * rows * steps
 
 
 def reached_at(costs: Sequence[float], losses: Sequence[float], target: float) -> float | None:
     """Returns the cost at which a loss first falls to the target.
 
-    Between two measurements the loss is taken as a straight line.
+    The loss is interpolated linearly between two measurements.
 
     Args:
-        costs: Ascending.
+        costs: Cost at each measurement, increasing.
         losses: The loss at each cost.
         target: The loss to reach.
 
@@ -49,5 +49,5 @@ def reached_at(costs: Sequence[float], losses: Sequence[float], target: float) -
 
 
 def saving(cost: float | None, scratch: float) -> float | None:
-    """Share of the cost from scratch that is not spent; None if the target was not reached."""
+    """Returns the saved fraction of the cost from scratch; None if the target was not reached."""
     return None if cost is None else 1.0 - cost / scratch

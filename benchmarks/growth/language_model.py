@@ -1,12 +1,13 @@
-"""Pre-trains a small masked language model, grows it, and counts what that saves.
+"""Pre-trains a small masked language model, grows it, and measures the saved FLOPs.
 
     python benchmarks/growth/language_model.py --data DATA --output RUNS/language-model
 
-DATA holds `parallel/*/en-XX.tsv.gz`, whose English sides are the text. For each seed: the large
-model from random weights (*scratch*); a small one of half its width and depth; and that one
-grown, by each way named in --grown. Every run has a whole schedule of its own, warm-up and
-descent to 0, over its own number of steps. A run's figures are kept in OUTPUT/results.json as
-soon as it ends, and it is not repeated. OUTPUT/table.md and OUTPUT/loss.png hold all of it.
+DATA contains `parallel/*/en-XX.tsv.gz`, whose English sides are the text. For each seed, the runs
+are: the large model from random weights (*scratch*), a small model of half its width and depth, and
+this small model grown by each method of --grown. Each run has its own complete schedule, with
+warm-up and decay to 0 over its own number of steps. The results of each run are written to
+OUTPUT/results.json when the run ends, and completed runs are not repeated. OUTPUT/table.md and
+OUTPUT/loss.png show all runs.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ SMALL_SIZES = {"hidden_dim": 64, "num_layers": 2, "num_heads": 2}
 TOKENS, LENGTH, PREDICTIONS, BATCH = 1024, 16, 3, 64
 HELD_OUT_ROWS = 1280
 WARMUP = 0.06
-"""Share of a run's steps."""
+"""Fraction of the steps of a run."""
 MEASUREMENTS = 20
 
 
 class Text:
-    """Vocabulary, training rows and masked held-out rows."""
+    """The vocabulary, the training rows, and the masked held-out rows."""
 
     def __init__(self, data: Path, output: Path) -> None:
         from kdkeras import data as kd
@@ -54,18 +55,18 @@ class Text:
         print(f"{len(self.rows):,} rows", flush=True)
 
     def masked(self, rows: np.ndarray, seed: int) -> masked_text.MaskedRows:
-        """Masks some of the rows' tokens."""
+        """Masks some tokens of each row."""
         return masked_text.mask(rows, PREDICTIONS, TOKENS, self.boundary, seed)
 
     def part(self, seed: int, first: int, steps: int) -> masked_text.MaskedRows:
-        """The rows of steps `first` to `first + steps` in the seed's order."""
+        """Returns the rows of the steps `first` to `first + steps`, in the order of the seed."""
         order = np.random.default_rng(seed).permutation(len(self.rows))
         chosen = np.take(order, np.arange(first * BATCH, (first + steps) * BATCH), mode="wrap")
         return self.masked(self.rows[chosen], seed)
 
 
 def fit(student: Any, optimizer: Any, text: Text, rows: Any, steps: int) -> dict[str, Any]:
-    """Trains, and gives the held-out loss along the way with what had been spent."""
+    """Trains the model; returns the held-out loss and the cost at each measurement."""
     import keras
     from masked_language_model import MaskedLanguageModel
 
@@ -167,13 +168,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=800, help="of the model from scratch")
+    parser.add_argument("--steps", type=int, default=800, help="steps of the model from scratch")
     parser.add_argument("--small-steps", type=int, default=800)
     parser.add_argument("--grown-steps", type=int, default=480)
-    parser.add_argument("--rate", type=float, default=2e-3, help="highest, from scratch")
+    parser.add_argument("--rate", type=float, default=2e-3, help="maximum rate from scratch")
     parser.add_argument("--small-rate", type=float, default=2e-3)
     parser.add_argument("--grown-rate", type=float, default=2e-3)
-    parser.add_argument("--grown", nargs="*", choices=GROWN, default=list(GROWN))
+    parser.add_argument(
+        "--grown", nargs="*", choices=GROWN, default=list(GROWN), help="methods of growth"
+    )
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = Results(arguments.output / "results.json")

@@ -11,22 +11,22 @@ from results import spread
 
 SCRATCH, SMALL = "scratch", "small"
 GROWN = {
-    "function": "grown, function kept, Adam's moments mapped",
-    "fresh": "grown, function kept, fresh Adam",
-    "knowledge": "grown, AKI and stacking, fresh Adam",
+    "function": "grown, function preserved, Adam's moments mapped",
+    "fresh": "grown, function preserved, new moments",
+    "knowledge": "grown, AKI and stacking, new moments",
 }
 NAMES = {SCRATCH: "large, from random weights", SMALL: "small, from random weights", **GROWN}
-COLOURS = {SCRATCH: "C0", SMALL: "C7", "function": "C1", "fresh": "C2", "knowledge": "C3"}
+COLORS = {SCRATCH: "C0", SMALL: "C7", "function": "C1", "fresh": "C2", "knowledge": "C3"}
 
 Runs = Sequence[dict[str, Any]]
 
 
 def savings(run: dict[str, Any], scratch: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
-    """What a grown run spent to reach the final loss from scratch, against all that scratch spent.
+    """Returns the saved fraction of the cost until the final loss from scratch is reached.
 
     Returns:
-        `given`: with the small model given; `counted`: with its run added to
-        the cost. None where the loss was not reached.
+        `given`: without the cost of the small model; `counted`: with it. None if the loss was
+        not reached.
     """
     whole, before = scratch["flops"][-1], small["flops"][-1]
     cost = reached_at(run["flops"], run["losses"], scratch["losses"][-1])
@@ -37,7 +37,7 @@ def savings(run: dict[str, Any], scratch: dict[str, Any], small: dict[str, Any])
 
 
 def groups(runs: Runs, way: str) -> list[dict[int, dict[str, Any]]]:
-    """The runs of one way by their length, shortest first, and therein by seed."""
+    """Groups the runs of one method by number of steps, increasing, and then by seed."""
     found: dict[int, dict[int, dict[str, Any]]] = {}
     for run in runs:
         if run["way"] == way:
@@ -46,7 +46,7 @@ def groups(runs: Runs, way: str) -> list[dict[int, dict[str, Any]]]:
 
 
 def by_seed(runs: Runs, way: str) -> dict[int, dict[str, Any]]:
-    """The longest runs of a way."""
+    """Returns the longest runs of a method by seed."""
     return (groups(runs, way) or [{}])[-1]
 
 
@@ -59,7 +59,7 @@ def percent(values: list[float | None]) -> str:
 
 
 def table(runs: Runs) -> str:
-    """One row a way, means over the seeds."""
+    """Returns a table with one row per method, means over the seeds."""
     lines = [
         "| run | rate | steps | 10^12 FLOPs | first loss | final loss "
         "| saved, small model given, % | saved, small model counted, % | seeds |",
@@ -86,7 +86,7 @@ def row(way: str, found: dict[int, Any], scratch: dict[int, Any], small: dict[in
 
 
 def seeds_table(runs: Runs) -> str:
-    """One row a seed: the final losses, and where the grown model reached that from scratch."""
+    """Returns a table with one row per seed: the final losses and the savings."""
     lines = [
         "| seed | small | from scratch | grown | steps grown | saved, given, % | counted, % |",
         "|---" * 7 + "|",
@@ -108,7 +108,7 @@ def seeds_table(runs: Runs) -> str:
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """Held-out loss against what was spent: with the small model given, and counted."""
+    """Plots the held-out loss against the cost, without and with that of the small model."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -122,13 +122,13 @@ def plot(runs: Runs, path: Path) -> None:
                 before = small[seed]["flops"][-1] if counted and way in GROWN else 0
                 spent = [(flops + before) / 1e12 for flops in run["flops"]]
                 label = name if number == 0 else None
-                pane.plot(spent, run["losses"], COLOURS[way], lw=1.2, alpha=0.8, label=label)
+                pane.plot(spent, run["losses"], COLORS[way], lw=1.2, alpha=0.8, label=label)
         for run in by_seed(runs, SCRATCH).values():
-            pane.axhline(run["losses"][-1], color=COLOURS[SCRATCH], lw=0.6, ls=":")
+            pane.axhline(run["losses"][-1], color=COLORS[SCRATCH], lw=0.6, ls=":")
         pane.set_title("small model counted" if counted else "small model given")
         pane.set_xlabel("training cost, $10^{12}$ FLOPs")
         pane.grid(alpha=0.3)
-    panes[0].set_ylabel("held-out loss, nats a masked token")
+    panes[0].set_ylabel("held-out loss, nats per masked token")
     panes[0].legend(fontsize=8)
     part = path.with_name("part-" + path.name)
     figure.savefig(part, dpi=110)

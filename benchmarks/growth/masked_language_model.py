@@ -1,4 +1,4 @@
-"""A masked language model that grows: the student's projection reads each masked token."""
+"""A masked language model that can grow: its head is the projection of a student."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["MaskedLanguageModel", "WarmupLinear", "body"]
 def body(
     tokens: int, length: int, hidden_dim: int, num_layers: int, num_heads: int
 ) -> TransformerStudent:
-    """An encoder whose projection, `hidden_dim` to `tokens`, is the language model's head.
+    """Returns an encoder whose projection, `hidden_dim` to `tokens`, is the head.
 
-    The projection reads the hidden axis, so `grow` and `grow_optimizer` extend
-    it with the same reader as all else. The table has two rows more: the mask
-    and the boundary of sentences.
+    The projection reads the hidden axis, so `grow` and `grow_optimizer` extend it like
+    any other weight. The table has two more rows: the mask and the boundary between
+    sentences.
     """
     return TransformerStudent(
         tokens + 2,
@@ -35,10 +35,10 @@ def body(
 
 
 class MaskedLanguageModel(keras.Model):
-    """Gives logits for the masked positions of each row.
+    """Computes logits for the masked positions of each row.
 
     Args:
-        student: What `body` or `grow` made.
+        student: A student from `body` or `grow`.
 
     Call arguments:
         inputs: `{"token_ids": (B, L), "padding_mask": (B, L), "positions": (B, K)}`, int32.
@@ -60,20 +60,20 @@ class MaskedLanguageModel(keras.Model):
 
 @keras.saving.register_keras_serializable(package="kdkeras_benchmarks")
 class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises from 0 to `rate` over the warm-up and falls in a line to 0 at the last step.
+    """Linear warm-up from 0 to `rate`, then linear decay to 0 at the last step.
 
     Args:
-        rate: The highest rate.
-        warmup: Steps of the rise.
-        steps: Steps of the whole training.
-        start: The optimizer's count of steps when the training begins.
+        rate: Maximum learning rate.
+        warmup: Number of warm-up steps.
+        steps: Number of steps of the training.
+        start: Step of the optimizer at the start of the training.
     """
 
     def __init__(self, rate: float, warmup: int, steps: int, start: int = 0) -> None:
         self.rate, self.warmup, self.steps, self.start = rate, warmup, steps, start
 
     def __call__(self, step: Any) -> Any:
-        """Returns the rate of a step."""
+        """Returns the learning rate at a step."""
         step = ops.cast(step, "float32") - self.start
         rise = (step + 1) / self.warmup
         fall = (self.steps - step) / (self.steps - self.warmup)

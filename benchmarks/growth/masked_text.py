@@ -1,4 +1,4 @@
-"""Real English sentences as rows of tokens with some of them masked."""
+"""Rows of tokens from real English sentences, with some tokens masked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 __all__ = ["MaskedRows", "mask", "packed", "read_english", "split", "token_rows"]
 
 HELD_OUT = 0.02
-"""Share of the sentences that no model is trained on."""
+"""Fraction of the sentences that is held out."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class MaskedRows:
     """Rows of a masked language model.
 
     Attributes:
-        token_ids: `(N, L)` int32, with masks.
-        positions: `(N, K)` int32, the tokens to predict.
-        labels: `(N, K)` int32, what they are.
+        token_ids: `(N, L)` int32, with masked tokens.
+        positions: `(N, K)` int32, positions of the tokens to predict.
+        labels: `(N, K)` int32, the original tokens at these positions.
     """
 
     token_ids: np.ndarray
@@ -29,7 +29,7 @@ class MaskedRows:
     labels: np.ndarray
 
     def batches(self, batch_size: int) -> Any:
-        """The rows in their order, for `fit` and `evaluate`."""
+        """Returns batches of the rows in their order, for `fit` and `evaluate`."""
         import tensorflow as tf
 
         x = {
@@ -42,7 +42,7 @@ class MaskedRows:
 
 
 def read_english(data: Path) -> list[str]:
-    """The English sides of the parallel sentences, each once, in an order of their own."""
+    """Returns the English sides of the parallel sentences, without duplicates, in a fixed order."""
     from kdkeras.data.text_files import read_lines
 
     found = {
@@ -57,13 +57,13 @@ def read_english(data: Path) -> list[str]:
 
 
 def split(sentences: list[str]) -> tuple[list[str], list[str]]:
-    """Returns the sentences to train on and those held out: no sentence is in both."""
+    """Returns the training sentences and the held-out sentences; they are disjoint."""
     held_out = int(HELD_OUT * len(sentences))
     return sentences[held_out:], sentences[:held_out]
 
 
 def token_rows(vocabulary: Any, sentences: list[str], boundary: int, length: int) -> np.ndarray:
-    """Tokenizes sentences and fills rows with them, see `packed`."""
+    """Tokenizes sentences and packs them into rows, see `packed`."""
     import tensorflow as tf
 
     ragged = [
@@ -74,19 +74,20 @@ def token_rows(vocabulary: Any, sentences: list[str], boundary: int, length: int
 
 
 def packed(sentences: list[list[int]], boundary: int, length: int) -> np.ndarray:
-    """Writes sentences one after the other, a boundary behind each, in rows without padding.
+    """Concatenates sentences, each followed by a boundary, into rows without padding.
 
     Returns:
-        `(N, length)` int32; what does not fill a row is left out.
+        `(N, length)` int32; an incomplete last row is dropped.
     """
     stream = np.array([token for tokens in sentences for token in (*tokens, boundary)], np.int32)
     return stream[: len(stream) // length * length].reshape(-1, length)
 
 
 def mask(rows: np.ndarray, predictions: int, mask_id: int, boundary: int, seed: int) -> MaskedRows:
-    """Chooses tokens to predict, boundaries excepted, and hides them as BERT does.
+    """Chooses tokens to predict, except boundaries, and masks them as in BERT.
 
-    Of those chosen 80 % become the mask, 10 % a random token, 10 % stay.
+    80 % of the chosen tokens are replaced by the mask, 10 % by a random token, and 10 % are
+    unchanged.
     """
     random = np.random.default_rng(seed)
     order = random.random(rows.shape) + (rows == boundary)

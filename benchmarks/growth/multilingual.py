@@ -1,15 +1,16 @@
-r"""Grows a static multilingual student to a Transformer and trains it on.
+r"""Grows a static multilingual student to a Transformer and continues its training.
 
     python benchmarks/growth/multilingual.py --data DATA --teacher FOLDER --set SET \
         --start-table START.keras --output RUNS/multilingual
 
-DATA is that of `benchmarks/ablation.py`, SET what `kdkeras targets` wrote, START a static student
-at the least squares fit to SET, as `ablation.py` leaves it in its folder; it is trained for
---static-steps. The same Transformer then starts from this static student (*grown*, function
-kept), from the teacher's layers evenly dropped and its token vectors (*layer drop*), and from
-random weights; all are trained alike, so that equal steps are equal FLOPs. A run's figures are
-kept in OUTPUT/results.json as soon as it ends, and it is not repeated. OUTPUT/table.md and
-OUTPUT/accuracy.png hold all of it.
+DATA is the folder described in `benchmarks/ablation.py`, SET is a folder from `kdkeras targets`,
+and START is a static student at the least squares fit to SET, such as the one in the output folder
+of `ablation.py`. START is first trained for --static-steps. The same Transformer then starts from
+this static student (*grown*, function preserved), from evenly spaced layers of the teacher and its
+token vectors (*layer drop*), and from random weights. All are trained in the same way, so equal
+numbers of steps cost equal FLOPs. The results of each run are written to OUTPUT/results.json when
+the run ends, and completed runs are not repeated. OUTPUT/table.md and OUTPUT/accuracy.png show all
+runs.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ from multilingual_tables import (
 from results import Results, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from ablation import Remembered, pud_evaluators  # noqa: E402
+from ablation import CachedEncoder, pud_evaluators  # noqa: E402
 from static_student import TWELVE, evaluators  # noqa: E402
 
 SIZES = {"hidden_dim": 384, "num_heads": 12, "intermediate_dim": 1536}
-"""The teacher's, so that its layers fit."""
+"""The sizes of the teacher, so that its layers can be copied."""
 LENGTH, BATCH = 16, 128
 PRECISION = "mixed_bfloat16"
 RATES = {ON: 2e-3, GROWN: 5e-5, BLOCKS: 5e-4, DROP: 5e-4, RANDOM: 5e-4}
-"""Highest rate by start."""
+"""Maximum learning rate by start."""
 STATIC_BATCH = 256
 RETRIEVAL_ROWS, SIMILARITY_ROWS = 150, 200
 WARMUP = 20
@@ -54,7 +55,7 @@ PROBE = 256
 
 
 def reduced(data: Path) -> list[Any]:
-    """The first rows of each test: the Transformer takes longer to read than to train."""
+    """Returns evaluators of the first rows only: evaluation takes longer than training."""
     from kdkeras.evaluation import EmbeddingSimilarityEvaluator, TranslationEvaluator
 
     kept = {f"tatoeba_{x}" for x in TWELVE} | {f"pud_{x}" for x in PUD}
@@ -74,7 +75,7 @@ def reduced(data: Path) -> list[Any]:
 
 
 def started(start: str, layers: int, static: Any, arguments: Any, probe: list[str]) -> Any:
-    """The Transformer at one of its starts."""
+    """Returns the student at one of its starts."""
     from kdkeras import students, teachers
     from kdkeras.growth import GrowthPlan, grow
 
@@ -95,14 +96,14 @@ def started(start: str, layers: int, static: Any, arguments: Any, probe: list[st
     )
     if start == DROP:
         print(students.initialize_from_teacher(student, teachers.load(arguments.teacher)))
-        # What the layers give is already in the teacher's space.
+        # The output of the layers is already in the teacher's space.
         width = SIZES["hidden_dim"]
         student.projection.set_weights([np.eye(width), np.zeros(width)])
     return student
 
 
 def with_random_layers(student: Any) -> Any:
-    """Its layers drawn as those of any new Transformer."""
+    """Replaces the layers of a student by randomly initialized ones."""
     fresh = student.clone(copy_weights=False)
     for block, drawn in zip(student.blocks, fresh.blocks, strict=True):
         block.set_weights(drawn.get_weights())
@@ -117,7 +118,7 @@ def train(
     rate: float,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Trains, and gives the figures at each budget with what had been spent."""
+    """Trains the student; returns the figures and the cost at each budget."""
     import keras
 
     from kdkeras.evaluation import evaluate_all
@@ -125,7 +126,7 @@ def train(
     from kdkeras.students import forward_flops
     from kdkeras.training.preparation import compiled_distiller
 
-    # No pair is seen twice: no dropout. What is measured computes in float32.
+    # No dropout, because no pair is used twice. The evaluated copy computes in float32.
     settings = {"dropout": 0.0} if hasattr(student, "dropout") else {}
     trained = student.clone(dtype=PRECISION, **settings)
     recipe = Recipe(optimizer="lazy_adam", learning_rate=rate, warmup=WARMUP, dims=())
@@ -144,7 +145,7 @@ def train(
         steps = (epoch + 1) * every
         student.set_weights(trained.get_weights())
         flops = training(forward_flops(student, LENGTH), 2 * BATCH, steps)
-        figures = evaluate_all(found, Remembered(student))
+        figures = evaluate_all(found, CachedEncoder(student))
         points.append({"steps": steps, "flops": flops, **figures})
         print(steps, {k: round(v, 2) for k, v in means(figures).items()}, logs, flush=True)
 
@@ -159,7 +160,7 @@ def train(
 
 
 def trained_static(arguments: argparse.Namespace, dataset: Any) -> Any:
-    """The static student that grows, from its file if there is one."""
+    """Returns the trained static student, from its file if it exists."""
     import kdkeras
     from kdkeras.recipe import Recipe
     from kdkeras.training.preparation import compiled_distiller, resolved
@@ -194,13 +195,15 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="sentence-transformers folder")
     parser.add_argument("--set", type=Path, required=True, help="distillation set")
     parser.add_argument("--start-table", type=Path, required=True, help="static student")
-    parser.add_argument("--static-steps", type=int, default=0, help="batches of 256 pairs")
+    parser.add_argument(
+        "--static-steps", type=int, default=0, help="number of batches of 256 pairs"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
     parser.add_argument("--layers", nargs="+", type=int, default=[2, 4])
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--budgets", type=int, default=2, help="how many are measured")
+    parser.add_argument("--budgets", type=int, default=2, help="number of measurements per run")
     arguments = parser.parse_args()
     import keras
 

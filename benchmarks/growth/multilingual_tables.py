@@ -16,13 +16,13 @@ from static_student import STS, TWELVE, percentages  # noqa: E402
 STATIC, ON, GROWN = "static", "on", "grown"
 BLOCKS, DROP, RANDOM = "blocks", "drop", "random"
 STARTS = {
-    ON: "the static student, trained on",
+    ON: "the static student, trained further",
     GROWN: "grown from the static student",
     BLOCKS: "random layers on the static student's table",
     DROP: "layer drop from the teacher",
     RANDOM: "random weights",
 }
-COLOURS = {ON: "C7", GROWN: "C1", BLOCKS: "C4", DROP: "C2", RANDOM: "C0"}
+COLORS = {ON: "C7", GROWN: "C1", BLOCKS: "C4", DROP: "C2", RANDOM: "C0"}
 PUD = ["de", "es", "fr", "ru", "zh"]
 FIGURES = {
     "STS across": ("across", STS),
@@ -34,7 +34,7 @@ Runs = Sequence[dict[str, Any]]
 
 
 def means(point: dict[str, Any]) -> dict[str, float]:
-    """The figures of a point, means over languages, times 100."""
+    """Returns the figures of a measurement, means over languages, times 100."""
     return {
         name: statistics.mean(percentages(point, kind, languages))
         for name, (kind, languages) in FIGURES.items()
@@ -42,7 +42,7 @@ def means(point: dict[str, Any]) -> dict[str, float]:
 
 
 def table(runs: Runs) -> str:
-    """One row a start and budget, means over the seeds; the static student's first."""
+    """Returns a table with one row per start and budget, means over the seeds."""
     lines = [
         f"| layers | start | steps | 10^12 FLOPs | {' | '.join(FIGURES)} | seeds |",
         "|---" * (len(FIGURES) + 5) + "|",
@@ -83,7 +83,7 @@ def points_of(runs: Runs, layers: int, start: str, steps: int) -> list[dict[str,
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """Each figure against what the main run cost; dashed: the static student."""
+    """Plots each figure against the cost of the main run; dashed: the static student."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -108,7 +108,7 @@ def plot(runs: Runs, path: Path) -> None:
                 values = [means(point)[name] for point in run["points"]]
                 first = run["seed"] == min(r["seed"] for r in trained)
                 label = STARTS[run["start"]] if first else None
-                pane.plot(spent, values, COLOURS[run["start"]], marker=".", label=label)
+                pane.plot(spent, values, COLORS[run["start"]], marker=".", label=label)
             pane.axhline(means(static)[name], color="C7", ls="--", lw=1, label="static student")
             pane.set_title(f"{name}, {layers} layers", fontsize=10)
             pane.set_xlabel("main run, $10^{12}$ FLOPs")

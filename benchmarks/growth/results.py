@@ -1,4 +1,4 @@
-"""Figures of runs in one JSON file, written as soon as a run ends."""
+"""The results of runs in one JSON file, written when a run ends."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ __all__ = ["Results", "spread", "write"]
 
 
 def write(path: Path, text: str) -> None:
-    """Writes under a temporary name, then renames."""
+    """Writes a file under a temporary name and renames it."""
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)
 
 
 class Results(dict[str, Any]):
-    """Figures by run; a run that is there is not repeated."""
+    """Results by run. Completed runs are not repeated."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(json.loads(path.read_text()) if path.exists() else {})
         self.path = path
 
     def add(self, key: str, figures: Any) -> None:
-        """Keeps a run's figures."""
+        """Adds the results of a run and writes the file."""
         self[key] = figures
         write(self.path, json.dumps(self, indent=1))
 
 
 def spread(values: list[float], digits: int) -> str:
-    """Mean ± half the distance between the highest and the lowest; one value has none."""
+    """Returns the mean ± half the range; a single value has no range."""
     mean = f"{sum(values) / len(values):.{digits}f}"
     if len(values) == 1:
         return mean
