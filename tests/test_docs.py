@@ -12,8 +12,9 @@ from pathlib import Path
 import keras
 import pytest
 
+import kdkeras
 from kdkeras.__main__ import main
-from kdkeras.data import read_translation_pairs, sample_folder
+from kdkeras.data import load_vocabulary, read_translation_pairs, sample_folder
 
 ROOT = Path(__file__).parents[1]
 TEACHER = ROOT / "tests" / "teachers" / "tiny_bert" / "mean"
@@ -25,6 +26,13 @@ STAND_INS = {
     "hf://sentence-transformers/all-MiniLM-L6-v2": str(TEACHER),
     "--teacher FOLDER": f"--teacher {TEACHER}",
     "--size 32000": "--size 600",
+    "/shared/": "shared-",
+    "steps_per_epoch=dataset.num_pairs // 512": "steps_per_epoch=2",
+    "epochs=9": "epochs=1, steps_per_epoch=2",
+    "deu-eng.tsv": str(sample_folder() / "held_out" / "de.tsv"),
+    "TEACHER": str(TEACHER),
+    "demo-output/student.keras": "student.keras",
+    "--output-dim 384": "--output-dim 32",
     "kdkeras/sample": str(sample_folder()),
 }
 # Options that make a documented command short.
@@ -59,11 +67,10 @@ def project(tmp_path_factory):
     return folder
 
 
-def run_page(name, folder, monkeypatch):
+def run_page(name, folder, monkeypatch, **names):
     """Runs the Python examples of a page in order, in one namespace; returns the namespace."""
     monkeypatch.chdir(folder)
     keras.utils.set_random_seed(0)
-    names = {}
     for code in blocks(PAGES[name], "python"):
         exec(compile(with_stand_ins(code), name, "exec"), names)  # noqa: S102
     return names
@@ -71,11 +78,11 @@ def run_page(name, folder, monkeypatch):
 
 def test_readme_trains_and_exports_a_student(project, monkeypatch):
     """With a recipe of few steps and tokens, the rest as it stands."""
-    from kdkeras import Recipe
-
     for name, value in (("steps", 4), ("batch_size", 16), ("vocabulary_size", 600)):
         monkeypatch.setattr(
-            Recipe.__init__, "__kwdefaults__", {**Recipe.__init__.__kwdefaults__, name: value}
+            kdkeras.Recipe.__init__,
+            "__kwdefaults__",
+            {**kdkeras.Recipe.__init__.__kwdefaults__, name: value},
         )
     names = run_page("README.md", project, monkeypatch)
     assert names["result"].steps == 4
@@ -85,15 +92,9 @@ def test_readme_trains_and_exports_a_student(project, monkeypatch):
 def test_training_by_hand_equals_train(tmp_path, monkeypatch):
     names = run_page("training.md", tmp_path, monkeypatch)
     texts = ["Guten Morgen.", "Доброе утро.", "おはよう"]
-    by_recipe, by_hand = names["result"].student, kdkeras_load(tmp_path / "by-hand.keras")
+    by_recipe, by_hand = names["result"].student, kdkeras.load(tmp_path / "by-hand.keras")
     cosines = (by_recipe.encode(texts) * by_hand.encode(texts)).sum(axis=1)
     assert cosines.min() > 0.9999
-
-
-def kdkeras_load(path):
-    import kdkeras
-
-    return kdkeras.load(path)
 
 
 def test_losses_work_in_both_distillers(tmp_path, monkeypatch):
@@ -109,20 +110,62 @@ def test_stages_train_as_described(tmp_path, monkeypatch):
     assert int(names["distiller"].optimizer.iterations) == 80
 
 
-def test_commands_of_the_pages_run(project, monkeypatch, capsys):
-    """`targets`, `vocabulary` and `distill` as documented, in the order of a project."""
-    monkeypatch.chdir(project)
-    pages = [PAGES[name] for name in ("data.md", "vocabularies.md", "training.md")]
-    found = [command for page in pages for command in commands(page)]
-    assert [command.split()[1] for command in found] == ["targets", "vocabulary", "distill"]
-    from kdkeras import Recipe
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["growth.md", "small.md"])
+def test_growth_and_compression_run(name, tmp_path, monkeypatch):
+    names = run_page(name, tmp_path, monkeypatch)
+    assert "larger" in names or names["small"].embedding_dim == 128
 
-    Recipe(student="static_128", dims=()).save("s.recipe.json")
+
+def test_distribution_trains_and_checks(sample_set, vocabulary, tmp_path, monkeypatch):
+    """On one device: the page is the same script for all strategies."""
+    student = kdkeras.students.build_student("static_128", vocabulary=vocabulary, output_dim=384)
+    losses = {"embedding": kdkeras.losses.EmbeddingDistillation()}
+    distiller = kdkeras.Distiller(student, distillation_losses=losses)
+    distiller.compile(kdkeras.optimizers.FusedAdam(1e-3))
+    given = {"dataset": sample_set, "vocabulary": vocabulary, "distiller": distiller}
+    run_page("distribution.md", tmp_path, monkeypatch, kdkeras=kdkeras, **given)
+    assert (tmp_path / "shared-backup" / "state.json").is_file()
+    assert int(distiller.optimizer.iterations) > 0
+
+
+def run_commands(names, monkeypatch, folder, capsys):
+    """Runs the commands of pages as documented; returns what ran."""
+    monkeypatch.chdir(folder)
+    found = [command for name in names for command in commands(PAGES[name])]
     for command in found:
         words = shlex.split(with_stand_ins(command))[1:]
         words += shlex.split(SHORT.get(words[0], ""))
-        assert main(words) == 0, capsys.readouterr().err
+        if "multi_worker" in words:
+            continue  # Needs several machines; tests/distribution/test_workers.py runs it.
+        if words[0] in ("targets", "vocabulary", "distill", "grow", "export"):
+            words.append("--overwrite")
+        assert main(words) == 0, f"{command}: {capsys.readouterr().err}"
+    return [command.split()[1] for command in found]
+
+
+def test_commands_from_targets_to_a_student_run(project, monkeypatch, capsys):
+    kdkeras.Recipe(student="static_128", dims=()).save(project / "s.recipe.json")
+    ran = run_commands(["data.md", "vocabularies.md", "training.md"], monkeypatch, project, capsys)
+    assert ran == ["targets", "vocabulary", "distill"]
     assert (project / "again.keras").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "size", "ran"),
+    [
+        ("growth.md", "tiny", ["grow", "distill"]),
+        ("small.md", "static_128", ["export", "evaluate"]),
+        ("distribution.md", "static_128", ["distill", "check-tpu", "check-tpu"]),
+    ],
+)
+def test_commands_on_a_trained_student_run(page, size, ran, project, monkeypatch, capsys):
+    run_commands(["data.md", "vocabularies.md"], monkeypatch, project, capsys)
+    vocabulary = load_vocabulary(project / "vocabulary")
+    student = kdkeras.students.build_student(size, vocabulary=vocabulary, output_dim=32)
+    student.save(project / "student.keras")
+    assert run_commands([page], monkeypatch, project, capsys) == ran
 
 
 def benchmark_commands():
