@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,10 @@ from kdkeras.files import atomic_write
 __all__ = ["Backup", "endless_batches", "read_variables", "write_variables"]
 
 
-# What `state.json` holds.
-_STATE = {"step", "epoch", "batch", "variables", "means", "settings", "history"}
+_STATE = {"step", "epoch", "batch", "variables", "sha256", "means", "settings", "history"}
+"""Keys of `state.json`, besides its own checksum."""
+_VARIABLES = re.compile(r"\d+\.safetensors")
+"""Names of the files that hold the variables of a step; no other file is ever deleted."""
 
 
 class Backup(RunCallback):
@@ -48,7 +51,8 @@ class Backup(RunCallback):
     metrics given to `compile` is not kept.
 
     Args:
-        folder: Folder of the backup; `finish` deletes it.
+        folder: Folder of the backup: new, empty, or with a backup. Only files that
+            the backup wrote are ever deleted.
         every: Steps between two backups within an epoch; None for one backup
             at the end of each epoch. When training is stopped within an
             epoch, that step is always saved.
@@ -104,6 +108,7 @@ class Backup(RunCallback):
         """
         self._opened = True
         if not self._state_file.is_file():
+            self._refuse_other_files()
             return
         if not resume:
             if not overwrite:
@@ -122,12 +127,35 @@ class Backup(RunCallback):
             state = json.loads(self._state_file.read_bytes())
         except (OSError, ValueError):
             state = None
-        if not isinstance(state, dict) or not state.keys() >= _STATE:
+        found = state.pop("checksum", None) if isinstance(state, dict) else None
+        if found is None or not state.keys() >= _STATE or found != _checksum(state):
             raise InputError(
-                f"A backup must be complete. Received: {self._state_file}, which does not say "
-                "where training stopped. Start again by overwriting it, or delete its folder."
+                f"A backup must be complete and unchanged. Received: {self._state_file}, which is "
+                "not. Pass overwrite=True and resume=False to start again."
             )
         return state
+
+    def _refuse_other_files(self) -> None:
+        """Refuses a folder of the user's files."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(
+                f"A backup needs a folder. Received: {self.folder}, a file. Choose another name."
+            )
+        others = [path.name for path in self._files() if not _VARIABLES.fullmatch(path.name)]
+        if others:
+            raise InputError(
+                "The folder of a backup must be new, empty, or contain a backup. Received: "
+                f"{self.folder} with {sorted(others)[0]!r}. Choose another folder."
+            )
+
+    def _files(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.is_dir() else []
+
+    def _delete(self, keep: str | None = None) -> None:
+        """Deletes the variables of all steps except one."""
+        for path in self._files():
+            if _VARIABLES.fullmatch(path.name) and path.name != keep:
+                path.unlink()
 
     def require(self, **settings: Any) -> None:
         """Adds JSON-serializable settings that a resumed run must share, and opens the backup.
@@ -182,7 +210,7 @@ class Backup(RunCallback):
             return
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_weights)
-        read_variables(self.folder / self.state["variables"], model)
+        read_variables(self.folder / self.state["variables"], model, self.state["sha256"])
 
     def finish(self, history: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
         """Deletes the backup, after the trained model is saved elsewhere.
@@ -199,7 +227,10 @@ class Backup(RunCallback):
         if replicas.is_chief(self.model.distribute_strategy):
             if history is not None:
                 _write(Path(history), entries)
-            shutil.rmtree(self.folder)
+            self._state_file.unlink()
+            self._delete()
+            if not self._files():
+                self.folder.rmdir()
         return entries
 
     # ---- during fit -------------------------------------------------------
@@ -268,10 +299,9 @@ class Backup(RunCallback):
         }
         if not replicas.is_chief(self.model.distribute_strategy):
             return
-        write_variables(self.folder / variables, self.model)
-        _write(self._state_file, self.state)
-        for stale in set(self.folder.glob("*.safetensors")) - {self.folder / variables}:
-            stale.unlink()
+        self.state["sha256"] = write_variables(self.folder / variables, self.model)
+        _write(self._state_file, {**self.state, "checksum": _checksum(self.state)})
+        self._delete(keep=variables)
 
     @property
     def _state_file(self) -> Path:
@@ -352,13 +382,19 @@ def endless_batches(batches: Any, steps_per_epoch: int | None) -> tuple[Any, int
     return batches, steps_per_epoch or length
 
 
+def _checksum(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
 def _write(path: Path, content: Any) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def write_variables(path: Path, model: keras.Model) -> None:
+def write_variables(path: Path, model: keras.Model) -> str:
     """Writes weights, random states and the optimizer's variables, bit for bit.
+
+    Returns the SHA-256 of the file.
 
     Keras' `save_weights` writes HDF5 in place, which crashes the process on a
     full disk; here all bytes are in memory before the file is written.
@@ -374,16 +410,20 @@ def write_variables(path: Path, model: keras.Model) -> None:
     content = save(arrays)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def read_variables(path: Path, model: keras.Model) -> None:
+def read_variables(path: Path, model: keras.Model, sha256: str | None = None) -> None:
     """Sets the variables of a model that is built like the one that was written.
 
     Raises:
-        InputError: If the file is missing, damaged, or of another model.
+        InputError: If the file is missing, changed, or of another model.
     """
     try:
-        arrays = load(path.read_bytes())
+        content = path.read_bytes()
+        if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise SafetensorError("it was changed")
+        arrays = load(content)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"A backup must be complete. Received: {path}, which cannot be read ({error}). "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 
@@ -106,7 +107,39 @@ def test_a_damaged_state_is_refused_and_named(content, stopped):
     (stopped / "state.json").write_text(content)
     with pytest.raises(InputError) as error:
         fit(distiller(), stopped)
-    assert_one_line(str(error.value), "state.json", "overwriting it")
+    assert_one_line(str(error.value), "state.json", "overwrite=True")
+
+
+@pytest.mark.parametrize("name", ["step", "epoch", "batch"])
+def test_an_edited_state_is_refused(name, stopped):
+    state = json.loads((stopped / "state.json").read_text())
+    (stopped / "state.json").write_text(json.dumps({**state, name: state[name] + 1}))
+    with pytest.raises(InputError, match="complete and unchanged"):
+        fit(distiller(), stopped)
+
+
+def test_changed_variables_of_the_same_length_are_refused(stopped):
+    content = bytearray((stopped / "2.safetensors").read_bytes())
+    content[-1] ^= 1
+    (stopped / "2.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="2.safetensors.*changed"):
+        fit(distiller(), stopped)
+
+
+def test_a_folder_of_the_users_files_is_refused_and_unchanged(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(InputError) as error:
+        fit(distiller(), tmp_path)
+    assert_one_line(str(error.value), "'model.safetensors'", "another folder")
+    assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
+
+
+def test_finish_deletes_only_what_the_backup_wrote(stopped):
+    backup = Backup(stopped)
+    fit(distiller(), backup)
+    (stopped / "notes.txt").write_text("mine")
+    backup.finish()
+    assert [path.name for path in stopped.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize("keep", [0, 7, 200, -3])
@@ -115,7 +148,7 @@ def test_truncated_variables_are_refused_and_named(keep, stopped):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError) as error:
         fit(distiller(), stopped)
-    assert_one_line(str(error.value), "2.safetensors", "overwriting it")
+    assert_one_line(str(error.value), "2.safetensors", "overwrite=True")
 
 
 def test_variables_of_another_model_are_refused(trained, tmp_path):
