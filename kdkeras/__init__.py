@@ -1,6 +1,6 @@
-"""kdkeras: any text encoder becomes a multilingual model that fits in a phone.
+"""kdkeras: distill any text encoder into a small multilingual embedding model.
 
-Everything is loaded on first use, so that `import kdkeras` costs nothing.
+Names are imported on first use, so that `import kdkeras` is fast.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ _HOMES = {
 }
 
 _backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# The command line says the same in one line of its own; while Python looks for
-# `-m kdkeras`, its name is still "-m".
+# The command line reports this error itself, in one line. While Python searches for the module
+# of `-m kdkeras`, `sys.argv[0]` is still "-m".
 _is_command = os.path.basename(sys.argv[0] if sys.argv else "") in ("kdkeras", "-m")
 if _backend != "tensorflow" and not _is_command:
     raise ImportError(

@@ -1,4 +1,4 @@
-"""The main job once, on the bundled sample: train, evaluate, export, verify, report."""
+"""Runs the main job once on the bundled sample: train, evaluate, export, verify, report."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ class Progress(Protocol):
     It is called at the start with `done=0` and at the end with `done == total`.
 
     Args:
-        task: Short description of the work, e.g. `"Embedding sentences"`. What
-            follows a comma may change during the task.
-        done: Units of the task that are done.
-        total: All units of the task.
+        task: Short description of the work, e.g. `"Embedding sentences"`. The part
+            after a comma may change during the task.
+        done: Number of completed units of the task.
+        total: Number of all units of the task.
 
     Example:
         >>> def progress(task: str, done: int, total: int) -> None:

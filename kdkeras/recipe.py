@@ -1,4 +1,4 @@
-"""The default training job, as data: everything about a training but its data and its devices."""
+"""The default training job, as data: everything except its data and its devices."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Recipe:
             size; None (the default) for the full width.
         start: Weights at the start: `"targets"`, the least squares fit to the
             cached embeddings (static students); `"teacher"`, the teacher's
-            vectors of the tokens that both know; or `"random"`. None (the
+            token vectors (`initialize_from_teacher`); or `"random"`. None (the
             default) is `"targets"` for a static student and `"random"` for a
             transformer. Not used for a trained student.
         vocabulary_kind: `"mixed"`, `"sentencepiece"` or `"wordpiece"`; this and the

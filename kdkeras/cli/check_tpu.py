@@ -2,8 +2,9 @@
 
 The step is traced and searched for operations, types and shapes that a TPU does not support;
 then XLA compiles it, and its program is searched for dimensions that are not fixed. Each finding
-names the operation, its shape and the line of Python that created it. With a finding the command
-ends with status 1. For your own losses, use kdkeras.distribution.check_tpu() in Python.
+names the operation, its shape and the line of Python that created it. If there is a finding,
+the command exits with status 1. For your own losses, use kdkeras.distribution.check_tpu() in
+Python.
 """
 
 from __future__ import annotations

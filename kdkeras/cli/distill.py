@@ -1,11 +1,11 @@
 """Trains a student on a distillation set.
 
-The defaults are the default recipe. The recipe that was used is written beside the output
+The defaults are the default recipe. The recipe that was used is written next to the output
 (OUTPUT without .keras, plus .recipe.json) and can be used again with --recipe.
-During training a backup is kept beside the output (.backup): after a crash the same command
-with --resume continues. Ctrl-C saves the student as trained so far and keeps the backup.
-SIGTERM (preemption) writes the backup at the current step and ends with status 0.
-With --strategy multi_worker the first machine writes, and all machines must see its files.
+During training a backup is kept next to the output (.backup): after a crash, the same command
+with --resume continues. Ctrl-C saves the student as trained so far and keeps the backup. After
+SIGTERM (preemption), the command writes the backup at the current step and exits with status 0.
+With --strategy multi_worker the first machine writes all files, which all machines must see.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
     start.add_argument(
         "--init-from-teacher",
         metavar="FOLDER|hf://NAME",
-        help="start from this teacher's vectors of the tokens that both know",
+        help="initialize the token vectors from this teacher",
     )
 
 

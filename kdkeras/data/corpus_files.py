@@ -84,8 +84,8 @@ def _by_name(path: Path) -> ParallelFile:
         other = match[3] if match[4] == match[2] else match[2]
         raise InputError(
             "A Moses corpus must have two files. "
-            f"Received: {path} without {Path(prefix).name}.{other}{match[5] or ''} beside it. "
-            "Put both in one folder."
+            f"Received: {path} without {Path(prefix).name}.{other}{match[5] or ''} in the same "
+            "folder. Put both in one folder."
         )
     if not path.exists():
         raise InputError(f"The file must exist and be readable. Received: {path}. Check the path.")

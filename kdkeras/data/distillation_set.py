@@ -220,7 +220,7 @@ class DistillationSet:
                 Default 8, 16, 32, … up to `sequence_length`.
             worker: Index of this worker, from 0.
             workers: Number of workers (machines) that train together, default
-                1. They read disjoint files, which are assigned anew per
+                1. They read disjoint files, which are reassigned every
                 epoch.
 
         Returns:

@@ -68,7 +68,7 @@ def check_tpu(distiller: Distiller, batch: Any) -> list[TpuFinding]:
     """Checks whether a Distiller's training step can run on a TPU.
 
     The step is traced and compiled by XLA on this machine, without a TPU.
-    Nothing is trained: weights and optimizer state stay as they are. Operations
+    Nothing is trained: weights and optimizer state do not change. Operations
     that a strategy adds for several TPU cores are not part of the check.
 
     Args:

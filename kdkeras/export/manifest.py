@@ -116,7 +116,7 @@ def _bytes_under(files: dict[str, dict[str, Any]], path: str) -> int:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON with non-ASCII characters as they are."""
+    """Writes indented JSON; non-ASCII characters are not escaped."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

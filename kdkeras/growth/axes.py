@@ -60,7 +60,7 @@ Pieces = tuple[Piece, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelAxes:
-    """The axes of a class of models, and what each of its weights does with them.
+    """The axes of a class of models, and how each weight uses them.
 
     Attributes:
         kinds: By axis, the function between the weights that write and read it.

@@ -96,7 +96,7 @@ class MaskedLayers(DepthOperator):
 
 @dataclass(frozen=True, kw_only=True)
 class Stacking(DepthOperator):
-    """The whole stack of layers is repeated: `W'_l = W_(l mod L)`.
+    """The stack of layers is repeated: `W'_l = W_(l mod L)`.
 
     Does not preserve the function.
 

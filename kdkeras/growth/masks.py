@@ -169,7 +169,7 @@ def unmask(student: MaskedTransformerStudent) -> TransformerStudent:
     if not isinstance(student, MaskedTransformerStudent):
         raise InputError(
             f"`student` must be a MaskedTransformerStudent. Received: {type(student).__name__}. "
-            "Use the student as it is."
+            "Use the student unchanged."
         )
     if student.mask != 1.0:
         raise InputError(

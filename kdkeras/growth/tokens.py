@@ -173,7 +173,7 @@ def _pieces(
 class AlignTokens(TokenOperator):
     """A new token starts at the position that a teacher's vectors predict from old tokens.
 
-    For new languages whose words the old vocabulary cannot spell, or spells letter by
+    Use it for new languages whose words the old vocabulary cannot spell, or spells letter by
     letter, and that a multilingual teacher knows.
 
     Formula, with the teacher's vectors `T` of `n` old tokens (plus a constant column),

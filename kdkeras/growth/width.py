@@ -96,7 +96,7 @@ class Net2Wider(_Copying):
     ```
 
     Preserves the function of feed-forward units, heads and linear axes at any size, and
-    of an axis with a layer norm at whole multiples, since no unit is drawn again before
+    of an axis with a layer norm at integer multiples, since no unit is drawn again before
     all have been drawn equally often.
 
     Args:
@@ -157,7 +157,7 @@ class AdvancedKnowledge(Net2Wider):
 
 @dataclass(frozen=True, kw_only=True)
 class HyperCloning(_Copying):
-    """The whole axis is repeated `n` times.
+    """The axis is repeated `n` times.
 
     Formula:
 
@@ -166,7 +166,7 @@ class HyperCloning(_Copying):
     ```
 
     Preserves the function on every axis, including axes with a layer norm. Supports
-    whole multiples only.
+    integer multiples only.
 
     Args:
         shares: How readers are divided between copies, `"equal"` (default) or `"unequal"`.
@@ -197,7 +197,7 @@ class HyperCloning(_Copying):
 class Lemon(_Copying):
     """The axis is repeated with unequal shares; before a norm, the remainder is averages.
 
-    Formula, with `n = d' // d` whole copies and `r = d' - n d` remaining units:
+    Formula, with `n = d' // d` complete copies and `r = d' - n d` remaining units:
 
     ```
     E = [I ... I A],   F = [a_1 I; ...; a_n I; 0],   sum a_k = 1, all different
@@ -205,7 +205,7 @@ class Lemon(_Copying):
     ```
 
     Preserves the function on linear axes, feed-forward units and heads at any size, and
-    on an axis with a layer norm at whole multiples. At other sizes it would preserve
+    on an axis with a layer norm at integer multiples. At other sizes it would preserve
     only norms that are applied before each half of a layer ("pre-LN"); kdkeras' students
     are normalized after each half.
 

@@ -96,7 +96,7 @@ class PerToken(LogitLoss):
         return real_token_mean(values, self._real(padding_mask, tuple(values.shape)))
 
     def _real(self, padding_mask: Any, tokens: tuple[Any, ...]) -> Any:
-        # Not in `needs`: a live teacher would be asked for what is needed and not in the batch.
+        # Not in `needs`, because parts that the batch lacks are requested from a live teacher.
         if padding_mask is None:
             raise InputError(
                 f"`{self.name}` averages over real tokens. Received: a batch without the input "

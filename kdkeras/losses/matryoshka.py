@@ -26,7 +26,7 @@ class Matryoshka(DistillationLoss):
     components of a teacher carry no more information than the last ones, so
     both sides are rotated before they are truncated:
     `rotation=principal_axes(teacher_embeddings)`. The rotation is inside the loss
-    only: the student is trained in the teacher's space, and the whole width can be
+    only: the student is trained in the teacher's space, and the full width can be
     compared with the teacher's embeddings.
 
     To truncate the trained student, rotate it once:
@@ -46,7 +46,7 @@ class Matryoshka(DistillationLoss):
     Args:
         inner: The wrapped loss, without weights of its own.
         dims: Widths, each at least 1 and at most that of the embeddings. The
-            whole width is included only if listed.
+            full width is included only if listed.
         dim_weights: Weight of each width, above 0. Defaults to None: 1.0 for
             each.
         rotation: Orthonormal matrix `(d, d)`, saved with the loss as a weight
@@ -180,7 +180,7 @@ class MatryoshkaAlignment(AlignmentLoss):
     Args:
         inner: The wrapped loss, without weights of its own.
         dims: Widths, each at least 1 and at most that of the embeddings. The
-            whole width is included only if listed.
+            full width is included only if listed.
         dim_weights: Weight of each width, above 0. Defaults to None: 1.0 for
             each.
 
@@ -291,7 +291,7 @@ def _checked_dims(dims: Sequence[int]) -> list[int]:
     if not found or min(found) < 1 or len(set(found)) < len(found):
         raise InputError(
             f"`dims` must be different widths, each at least 1. Received: dims={found}. "
-            "Use e.g. [64, 128, 384], with the whole width."
+            "Use e.g. [64, 128, 384], including the full width."
         )
     return found
 
@@ -331,7 +331,7 @@ def _check_width(dims: list[int], vectors: Any) -> None:
 
 
 def principal_axes(vectors: np.ndarray) -> np.ndarray:
-    """Returns the rotation after which the first components of embeddings preserve the most.
+    """Returns the rotation that concentrates embeddings in their first components.
 
     The axes are the eigenvectors of the second moments about the origin, not
     about the mean. A rotation preserves every cosine, and of all linear maps to

@@ -83,7 +83,7 @@ class TopKSoftTargets(LogitLoss):
     """Computes soft targets over the teacher's `k` likeliest classes and all others as one class.
 
     Use it if there are too many classes to store all logits of the teacher;
-    `top_k_targets` creates what the batch then contains. If all logits can be
+    `top_k_targets` creates the targets of the batch. If all logits can be
     stored, `SoftTargets` is stronger: this loss is at most that of
     `SoftTargets` (both sides merge the same classes), grows with `k`, and
     equals it for `k = V`.

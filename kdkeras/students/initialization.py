@@ -172,7 +172,7 @@ def _key(token: str, surface: tuple[str, bool]) -> tuple[str, bool] | str:
 
 
 def _pieces(text: str, teacher: Teacher, tokens: list[str]) -> list[int] | None:
-    """Returns the teacher's subwords of a text, or None if they say nothing about it."""
+    """Returns the teacher's subwords of a text, or None if they are unknown or mostly letters."""
     pieces = teacher.pieces(text) if text.strip() else None
     if pieces is None:
         return None

@@ -70,26 +70,26 @@ def build_student(
             f"`name` must be one of {sorted(SIZES)}. Received: name={name!r}. "
             "Use 'static_256' if in doubt."
         )
-    student_class, preset = SIZES[name]
+    student_class, defaults = SIZES[name]
     if table_rank is not None:
-        preset = _with_table_rank(student_class, preset, table_rank)
+        defaults = _with_table_rank(student_class, defaults, table_rank)
     return student_class(
         vocabulary.size,
         output_dim,
         vocabulary=vocabulary,
         normalize=normalize,
-        **{"name": name, **preset, **arguments},
+        **{"name": name, **defaults, **arguments},
     )
 
 
 def _with_table_rank(
-    student_class: Callable[..., Student], preset: dict[str, Any], rank: int
+    student_class: Callable[..., Student], defaults: dict[str, Any], rank: int
 ) -> dict[str, Any]:
     if student_class is not StaticStudent:
-        return {**preset, "table_rank": rank}
-    if not 1 <= rank < preset["embedding_dim"]:
+        return {**defaults, "table_rank": rank}
+    if not 1 <= rank < defaults["embedding_dim"]:
         raise InputError(
-            f"`table_rank` must be from 1 to {preset['embedding_dim'] - 1}, below the full "
+            f"`table_rank` must be from 1 to {defaults['embedding_dim'] - 1}, below the full "
             f"width. Received: table_rank={rank}. Omit it for a table of full width."
         )
-    return {**preset, "embedding_dim": rank}
+    return {**defaults, "embedding_dim": rank}

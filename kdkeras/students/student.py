@@ -40,7 +40,7 @@ class Student(FeatureModel):
     """
 
     certificate: Certificate | None = None
-    """What growth, factorization or merging preserved in the student that they returned.
+    """The certificate of growth, factorization or merging, which returned this student.
 
     None for any other student. Not saved with the student.
     """

@@ -1,4 +1,4 @@
-"""Training that can be killed at any step and continues as if it had not been."""
+"""Backups of a training, which can be interrupted at any step and resumed exactly."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Backup(RunCallback):
 
     @property
     def step(self) -> int:
-        """Steps that are done and kept."""
+        """Number of completed steps in the backup."""
         return self.state["step"]
 
     def open(self, *, resume: bool = True, overwrite: bool = False) -> None:
@@ -131,7 +131,7 @@ class Backup(RunCallback):
         if found is None or not state.keys() >= _STATE or found != _checksum(state):
             raise InputError(
                 f"A backup must be complete and unchanged. Received: {self._state_file}, which is "
-                "not. Pass overwrite=True and resume=False to start again."
+                "damaged or was changed. Pass overwrite=True and resume=False to start again."
             )
         return state
 
@@ -180,7 +180,7 @@ class Backup(RunCallback):
 
     @contextmanager
     def run(self, distiller: Any, arguments: dict[str, Any]) -> Iterator[None]:
-        """Restores the training, and reads past the batches that are done."""
+        """Restores the training, and skips the completed batches."""
         batches, steps = endless_batches(arguments["x"], arguments["steps_per_epoch"])
         with distiller.distribute_strategy.scope():
             self._restore(distiller)
@@ -311,8 +311,8 @@ class Backup(RunCallback):
 class _Skip:
     """Reads the batches of an interrupted training without training on them.
 
-    The data, whatever its shuffling and prefetching, is then where it was when
-    the training was interrupted.
+    The dataset, including its shuffling and prefetching, is then at the position at
+    which the training was interrupted.
 
     Args:
         before: Batches of the epochs before the interrupted one.

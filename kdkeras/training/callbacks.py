@@ -78,7 +78,7 @@ class EvaluationCallback(keras.callbacks.Callback):
 
 
 class QuantizationAwareTraining(keras.callbacks.Callback):
-    """Trains the last part with fake quantization, as the exported file rounds.
+    """Trains the last part of a run with fake quantization, rounded as in the exported file.
 
     From `start_step` on, the forward pass uses the table and the kernels as the
     int8 or int4 file stores them, and dense layers quantize their inputs as
@@ -149,7 +149,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         self.student.fake_quantization = scheme
         distiller = self.model
         if distiller._forward is not self.student:
-            # A compiled forward pass keeps what was traced.
+            # A compiled forward pass would continue to use the earlier trace.
             object.__setattr__(distiller, "_forward", compiled_forward(self.student))
         distiller.test_function = None
         distiller.make_train_function(force=True)

@@ -108,8 +108,8 @@ class Stages(RunCallback):
     Raises:
         InputError: If there is no stage; in `fit`, for an unknown name of a loss
             or layer, a stage without a loss or with everything frozen, a stage
-            that ends within an execution of several steps, an optimizer that
-            cannot do it, a `Backup` with other stages, `epochs`, or `x` that is
+            that ends within an execution of several steps, an unsupported
+            optimizer, a `Backup` with other stages, `epochs`, or `x` that is
             not a dataset, or of unknown length without `steps_per_epoch`.
 
     Example:

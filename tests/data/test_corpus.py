@@ -186,7 +186,7 @@ def test_moses_sides_of_different_length_are_rejected(tmp_path):
 
 def test_moses_side_missing_is_named(tmp_path):
     tsv(tmp_path / "c.en-de.en", [(source,) for source, _ in GERMAN])
-    assert "without c.en-de.de beside it" in refusal(read, tmp_path / "c.en-de.en")
+    assert "without c.en-de.de in the same folder" in refusal(read, tmp_path / "c.en-de.en")
 
 
 @pytest.mark.parametrize("name", ["german.tsv", "c.en-de.fr", "en-de.csv"])

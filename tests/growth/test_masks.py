@@ -240,7 +240,7 @@ def test_masked_students_and_wrong_masks_are_refused(trained, batch):
         "a mask at 0. Train it until": lambda: grow(grown, GrowthPlan(sizes={"num_layers": 4})),
         "masks at 0. Train": lambda: grown.truncated(1),
         "a mask at 0. Continue": lambda: unmask(grown),
-        "TransformerStudent. Use the student as it is": lambda: unmask(trained),
+        "TransformerStudent. Use the student unchanged": lambda: unmask(trained),
     }
     for part, call in refused.items():
         with pytest.raises(InputError) as error:
