@@ -41,7 +41,7 @@ def from_preset(name_or_path: str | os.PathLike[str]) -> Student:
 
     Raises:
         InputError: If there is no such file or name, it cannot be read, the
-            file holds another model than a student, or the folder holds a
+            file holds a model that is not a student, or the folder holds a
             student that cannot be rebuilt (a transformer).
 
     Example:

@@ -69,7 +69,7 @@ class Recipe:
             whose rounding is simulated in the last part of the training
             (`QuantizationAwareTraining`).
         quantization_start: Fraction of all steps after which it starts.
-        seed: Seed of weights, order and draws.
+        seed: Seed of weights, data order and sampling.
 
     Raises:
         InputError: If a value is of the wrong type or out of its range.

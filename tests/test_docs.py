@@ -1,4 +1,4 @@
-"""The examples and commands of README.md and docs run as they stand."""
+"""The examples and commands of README.md and docs run unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEACHER = ROOT / "tests" / "teachers" / "tiny_bert" / "mean"
 PAGES = {path.name: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 BENCHMARKS = [ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "growth" / "README.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-# What the documentation names, and what the tests use in its place: small, and on this machine.
+# Names in the documentation, and their local, small replacements in the tests.
 STAND_INS = {
     "hf://sentence-transformers/all-MiniLM-L6-v2": str(TEACHER),
     "--teacher FOLDER": f"--teacher {TEACHER}",
@@ -77,7 +77,7 @@ def run_page(name, folder, monkeypatch, **names):
 
 
 def test_readme_trains_and_exports_a_student(project, monkeypatch):
-    """With a recipe of few steps and tokens, the rest as it stands."""
+    """With a recipe of few steps and tokens, and otherwise unchanged."""
     for name, value in (("steps", 4), ("batch_size", 16), ("vocabulary_size", 600)):
         monkeypatch.setattr(
             kdkeras.Recipe.__init__,

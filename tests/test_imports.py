@@ -1,4 +1,4 @@
-"""Imports point one way, and importing the package costs nothing."""
+"""Imports point one way, and importing the package is fast."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_layers_of_one_rank_do_not_import_each_other():
         for part, line in imported_parts(path)
         if RANK[part] == RANK[part_of(path)]
         and part != part_of(path)
-        # Errors are for everybody.
+        # Every part may import errors.
         and part != "errors"
     ]
     assert sideways == []

@@ -193,7 +193,7 @@ def test_regularizers_are_part_of_the_loss():
 
 
 class Projected(DistillationLoss):
-    """Projects the student's embeddings with weights of its own."""
+    """Projects the student's embeddings with its own weights."""
 
     def __init__(self):
         self.projection = keras.layers.Dense(CLASSES)

@@ -1,4 +1,4 @@
-"""The mutation check: its table fits the sources, and it tells detected faults from others."""
+"""The mutation check: its table fits the sources, and it reports which faults are detected."""
 
 from __future__ import annotations
 

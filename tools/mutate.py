@@ -41,7 +41,7 @@ PROCESSES: Any = multiprocessing.get_context("forkserver")
 
 
 class InvalidRun(Exception):
-    """The run cannot say which faults the tests detect."""
+    """The run cannot determine which faults the tests detect."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +88,7 @@ def read_mutants(table: Path, root: Path) -> list[Mutant]:
     """
     mutants = [Mutant(**entry) for entry in tomllib.loads(table.read_text("utf-8"))["mutant"]]
     if len({mutant.id for mutant in mutants}) < len(mutants):
-        raise InvalidRun("Every mutant needs an id of its own.")
+        raise InvalidRun("Every mutant needs a unique id.")
     problems = []
     for mutant in mutants:
         try:

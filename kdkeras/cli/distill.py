@@ -229,7 +229,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         group,
         "--seed",
         DEFAULTS.seed,
-        "seed of weights, order and draws; equal seeds give equal results",
+        "seed of weights, data order and sampling; equal seeds give equal results",
         type=non_negative_int,
         metavar="N",
     )

@@ -26,7 +26,7 @@ Forward = Callable[[Any], Any]
 class Chunks:
     """A batch split into the smallest number of equal chunks of at most `max_size` rows.
 
-    The last chunk is padded with rows from the front of the batch; there are
+    The last chunk is padded with rows from the start of the batch; there are
     fewer padding rows than chunks, and their outputs are dropped. All chunks
     then have one shape, which is static if that of the batch is.
 

@@ -56,7 +56,7 @@ class Matryoshka(DistillationLoss):
     Call arguments:
         y_true: `(B, d)` float, the teacher's embeddings, not rotated.
         y_pred: `(B, d)` float, the student's embeddings, not rotated.
-        **parts: What `inner` needs and takes.
+        **parts: Keyword arguments in `needs` and `takes` of `inner`.
 
     Returns:
         `(B,)` float32.
@@ -188,7 +188,7 @@ class MatryoshkaAlignment(AlignmentLoss):
         source: `(B, d)` float, the student's embeddings of the sentences.
         translation: `(B, d)` float, the student's embeddings of their
             translations.
-        **parts: What `inner` needs and takes.
+        **parts: Keyword arguments in `needs` and `takes` of `inner`.
 
     Returns:
         `(B,)` float32.

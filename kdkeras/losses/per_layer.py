@@ -44,7 +44,7 @@ class PerLayer(DistillationLoss):
         y_true: The target of `inner`, e.g. `(B, d)` float.
         y_pred: The student's `layer_embeddings`: a list of `(B, d)` float,
             layer 0 first.
-        **parts: What `inner` needs and takes.
+        **parts: Keyword arguments in `needs` and `takes` of `inner`.
 
     Returns:
         `(B,)` float32.

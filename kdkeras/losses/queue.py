@@ -200,7 +200,7 @@ class QueueDistillation(_TeacherQueue):
 
 @keras.saving.register_keras_serializable(package="kdkeras")
 class QueueContrast(_TeacherQueue):
-    """Computes the cross-entropy of finding the own teacher embedding in a queue (InfoNCE).
+    """Computes the cross-entropy of finding an example's teacher embedding in a queue (InfoNCE).
 
     Use it for retrieval, beside `EmbeddingDistillation`: it also pushes away
     near neighbors, so that its minimum is not at the teacher's embeddings.

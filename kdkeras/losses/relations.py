@@ -194,13 +194,13 @@ def _others(rows: Any) -> Any:
 
 
 def _cosines(rows: Any) -> Any:
-    """Cosines of the own rows with all rows, `(B, N)`."""
+    """Cosines of this replica's rows with all rows, `(B, N)`."""
     rows = l2_normalize(rows)
     return cosine_matrix(rows, all_rows(rows))
 
 
 def _relative_distances(rows: Any) -> Any:
-    """Distances of the own rows to all rows, relative to the mean of all, `(B, N)`."""
+    """Distances of this replica's rows to all rows, relative to the mean of all, `(B, N)`."""
     every = all_rows(rows)
     # Distances from the mean keep the squares in `_distances` small, for precision.
     center = ops.mean(every, axis=0)

@@ -32,9 +32,9 @@ _VARIABLES = re.compile(r"\d+\.safetensors")
 
 
 class Backup(RunCallback):
-    """Keeps everything that an interrupted training needs to continue exactly.
+    """Saves everything that an interrupted training needs to continue exactly.
 
-    Give it to `fit` like any callback. When the same script runs again, training
+    Pass it to `fit` like any callback. When the same script runs again, training
     continues at the batch at which it stopped. `x` must be a `tf.data.Dataset`
     that yields the same batches again; all epochs are read from one iterator.
 

@@ -84,7 +84,7 @@ class Stage:
 class Stages(RunCallback):
     """Trains a Distiller in stages, and stops after the last stage.
 
-    Give it to `Distiller.fit` like any callback, without `epochs`. The stage is
+    Pass it to `Distiller.fit` like any callback, without `epochs`. The stage is
     a function of the optimizer's step alone: a run that is resumed, from a
     `Backup` or as a loaded Distiller, continues in the right stage, and a
     finished one is not repeated. One `fit` runs through all stages, with one

@@ -1,4 +1,4 @@
-"""The demo: the whole way on the bundled sample, into a folder of its own."""
+"""The demo runs the main job on the bundled sample and writes all results to one folder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Trains Keras' Distiller with one replica and with two, and prints what was seen as JSON.
+"""Trains Keras' Distiller with one replica and with two, and prints the results as JSON.
 
     python run_keras_distiller.py
 
-A second MirroredStrategy in a process poisons it, so all runs share one, in a
+A process cannot use a second MirroredStrategy, so all runs share one, in a
 process of their own.
 """
 

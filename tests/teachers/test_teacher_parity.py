@@ -99,7 +99,7 @@ def test_default_prompt_is_put_before_every_sentence(snapshot, tiny_reference):
 
 
 def sample_vectors(sentences):
-    """What the bundled sample holds for some of its English sentences."""
+    """The embeddings of some English sentences in the bundled sample."""
     dataset = data.DistillationSet(data.sample_folder() / "distillation_set")
     wanted = set(sentences)
     found = {group.source: v for group, v in dataset.records() if group.source in wanted}

@@ -43,7 +43,7 @@ def changed(**values):
 
 
 def test_train_equals_the_same_steps_by_hand(train, small_set, small_vocabulary):
-    """The page in the documentation that spells the default job out."""
+    """The page of the documentation that shows the default job as a script."""
     recipe = changed(dims=(16, 8))
     keras.utils.set_random_seed(recipe.seed)
     student = build_student(
