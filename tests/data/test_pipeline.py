@@ -218,6 +218,12 @@ def test_workers_read_disjoint_files(dataset, groups, vocabulary):
     assert files[0].isdisjoint(files[1]) and len(files[0]) == len(files[1]) == 2
 
 
+def test_workers_read_other_files_in_later_epochs(dataset, groups, vocabulary):
+    batches = dataset.batches(B, vocabulary, worker=0, workers=2, language_temperature=1.0)
+    sources = {source for _ in range(4) for source, _ in drawn(batches)}
+    assert len(sources) > 0.7 * len(groups)  # half of them are in the files of one epoch
+
+
 def test_workers_together_draw_most_pairs_once(dataset, groups, vocabulary):
     found = Counter()
     for worker in range(2):
