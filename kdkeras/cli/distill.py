@@ -97,7 +97,7 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
         "--start",
         None,
         "targets: start from the least squares fit to the cached embeddings (default of static "
-        "students); random: default of transformers",
+        "students); random: random weights (default of transformers)",
         choices=["targets", "random"],
     )
     start.add_argument(

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_FORMATS,
         metavar="FORMAT",
         help="one or more of: saved_model (token ids), saved_model_text (strings), tflite_float32, "
-        "tflite_int8 (default: these four), tflite_float16, tflite_int8_weight_only, tflite_int4 "
-        "(int4 token table; the last two need the extra quantize), mediapipe (int8), "
+        "tflite_int8, tflite_float16, tflite_int8_weight_only, tflite_int4 (int4 token table; the "
+        "last two need the extra quantize), mediapipe (int8), "
         "mediapipe_float32, onnx, sentence_transformers (verifying them needs the extras of these "
         "names)",
     )

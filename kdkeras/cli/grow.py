@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--depth",
         choices=list(DEPTHS),
         default="identity",
-        help="how layers are added (default: identity)",
+        help="how layers are added",
     )
     group.add_argument(
         "--change-function",

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=10,
         metavar="N",
-        help="minimum number of pairs of every language",
+        help="minimum number of pairs per language",
     )
     add_overwrite(parser)
 
