@@ -1,7 +1,7 @@
 """Runs the whole job offline on a bundled sample: train, evaluate, export, verify, report.
 
 The sample contains real Tatoeba sentences with embeddings of all-MiniLM-L6-v2. Everything is
-written to the output folder; the folder of an earlier demo is replaced, and other folders are refused.
+written to the output folder. The folder of an earlier demo is replaced; other folders are refused.
 """
 
 from __future__ import annotations
