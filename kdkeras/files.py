@@ -90,7 +90,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; renames it to `path` on success.
+    """Yields a temporary folder next to `path`; renames it to `path` on success.
 
     If the body fails, the temporary folder is removed and `path` is unchanged.
 

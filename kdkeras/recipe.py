@@ -21,7 +21,7 @@ class Recipe:
 
     The defaults are the default training of kdkeras, which the command line, the
     demo and the benchmarks share. A recipe is immutable and JSON-serializable:
-    `train` saves it beside the student, and it can be used again.
+    `train` saves it next to the student, and it can be used again.
 
     Args:
         student: Size of the student (see `kdkeras.students.SIZES`), or None if a
@@ -46,9 +46,9 @@ class Recipe:
         decay: By name, the fraction of the training, above 0 and at most 1, after
             which a weight that falls linearly is 0.
         dims: Narrower widths of the embedding that are trained too
-            (`Matryoshka`, in the teacher's principal axes). None (the default) is
-            256, 128, 64 and 32 as far as the embedding is wider; an empty tuple
-            is none.
+            (`Matryoshka`, in the teacher's principal axes). None (the default)
+            uses those of 256, 128, 64 and 32 that are below the embedding's width;
+            an empty tuple uses none.
         keep_axes: Whether the trained student is rotated to the teacher's
             principal axes, so that its embeddings can be truncated to their first
             components. Otherwise it stays in the teacher's space.

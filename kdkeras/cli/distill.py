@@ -179,8 +179,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     _option(
         group,
         "--dims",
-        "256 128 64 32, as far as the embedding is wider",
-        "narrower widths that are trained too (Matryoshka); none if no width follows",
+        "those of 256 128 64 32 below the width of the embedding",
+        "narrower widths that are trained too (Matryoshka); no value disables them",
         nargs="*",
         type=positive_int,
         metavar="WIDTH",

@@ -22,7 +22,7 @@ class BarlowTwins(AlignmentLoss):
     dimension of the translations, and with no other. The loss does not depend
     on the scale and mean of a dimension, and needs no teacher and no negatives.
     Use it if there is no teacher for the data; with one, `TranslationRanking`
-    beside the distillation losses is stronger. Correlations are those of the
+    with the distillation losses is stronger. Correlations are those of the
     batch of all replicas, which needs at least two examples, better several
     hundred: with few examples all correlations are large.
 

@@ -164,7 +164,7 @@ class Matryoshka(DistillationLoss):
 class MatryoshkaAlignment(AlignmentLoss):
     """Applies an alignment loss to the first components of both sides, for several widths.
 
-    Use it beside `Matryoshka`, if the alignment of languages should also hold
+    Use it with `Matryoshka` if the alignment of languages should also hold
     for truncated embeddings. Teacher targets that the wrapped loss reads are
     passed on unchanged.
 

@@ -202,7 +202,7 @@ class QueueDistillation(_TeacherQueue):
 class QueueContrast(_TeacherQueue):
     """Computes the cross-entropy of finding an example's teacher embedding in a queue (InfoNCE).
 
-    Use it for retrieval, beside `EmbeddingDistillation`: it also pushes away
+    Use it for retrieval, with `EmbeddingDistillation`: it also pushes away
     near neighbors, so that its minimum is not at the teacher's embeddings.
     `QueueDistillation` keeps the similarities to the neighbors instead.
 

@@ -122,7 +122,7 @@ class RelationalAngle(DistillationLoss):
     """Computes the Huber loss of the angles that pairs of sentences form at a third (RKD-A).
 
     The loss is invariant to translation, rotation and scaling of all embeddings
-    of a side. Use it beside `RelationalDistance`; the paper combines both.
+    of a side. Use it with `RelationalDistance`; the paper combines both.
 
     Cost: `B * n * (n + d)` numbers, where `n` is the number of neighbors: the
     first `max_neighbors` of the batch of all replicas.

@@ -24,7 +24,7 @@ class SimilarityDistillation(DistillationLoss):
     The similarities of a sentence to the *teacher's* embeddings of the batch
     become a distribution by softmax, once for the teacher's embedding of the
     sentence and once for the student's. The student thus learns which sentences
-    are close to each other. Use it beside `EmbeddingDistillation`, with batches
+    are close to each other. Use it with `EmbeddingDistillation` and batches
     of more than one example. For small batches use `QueueDistillation`, which
     also compares with thousands of embeddings of earlier batches.
 

@@ -20,7 +20,7 @@ class VICReg(AlignmentLoss):
 
     The variance term prevents the embeddings of all sentences from becoming
     equal, so it needs no teacher and no negatives. Use it if there is no
-    teacher for the data; with one, `TranslationRanking` beside the distillation
+    teacher for the data; with one, `TranslationRanking` with the distillation
     losses is stronger. Variances and covariances are those of the batch of all
     replicas, which needs at least two examples, better several hundred.
 

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 DIMS = (256, 128, 64, 32)
-"""Narrower widths that are trained by default, as far as the embedding is wider."""
+"""Narrower widths that are trained by default, if they are below the embedding's width."""
 LEARNING_RATES = {True: 4e-3, False: 5e-4}
 """Default maximum learning rate of a static student, and of a transformer."""
 OPTIMIZERS = {"adam": FusedAdam, "lazy_adam": LazyAdam}

@@ -107,7 +107,7 @@ def train(
             trained on the set.
         teacher: A kdkeras teacher, for `Recipe(start="teacher")`.
         output: A `.keras` file to write the student to. The recipe and the history
-            are written beside it, as `.recipe.json` and `.history.json`.
+            are written next to it, as `.recipe.json` and `.history.json`.
         backup: A folder for backups, or a `Backup`. None by default.
         resume: Whether to continue from the backup if there is one.
         overwrite: Whether existing outputs are replaced.
