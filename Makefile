@@ -1,13 +1,13 @@
-# make demo    the whole way on the bundled sample: train, evaluate, export, verify, report
+# make demo    the main job on the bundled sample: train, evaluate, export, verify, report
 # make test    the default test suite
 # make lint    ruff and mypy
-# make clean   removes .venv and what builds leave behind
+# make clean   removes .venv and build products
 #
-# PYTHON=/path/to/python chooses the Python that .venv is made from (3.11, 3.12 or 3.13).
-# ARGS="..." is handed to the command, e.g. make demo ARGS="--epochs 1".
+# PYTHON=/path/to/python selects the Python of .venv (3.11, 3.12 or 3.13).
+# ARGS="..." is passed to the command, e.g. make demo ARGS="--epochs 1".
 
 VENV := .venv
-# Two processes, each test file whole in one of them; most of a test is Python tracing a graph.
+# Two processes, each test file in one of them; most of the time is spent tracing graphs in Python.
 TWO := -n 2 --dist loadfile
 export PYTHON
 
