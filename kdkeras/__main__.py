@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(_explain(error), BAD_INPUT)
     except KeyboardInterrupt as interrupt:
-        finished = _with_options(str(interrupt)) or "Nothing was written."
+        finished = _with_options(str(interrupt)) or "Nothing new was written."
         sys.stderr.write(f"\nkdkeras: interrupted. {finished}\n")
         return INTERRUPTED
     return 0

@@ -34,7 +34,7 @@ class Recipe:
             cached embeddings (static students); `"teacher"`, the teacher's
             token vectors (`initialize_from_teacher`); or `"random"`. None (the
             default) is `"targets"` for a static student and `"random"` for a
-            transformer. Not used for a trained student.
+            transformer. Not used for a trained student, and neither is `table_rank`.
         vocabulary_kind: `"mixed"`, `"sentencepiece"` or `"wordpiece"`; this and the
             next two are used only if no vocabulary is given.
         vocabulary_size: Number of tokens.
@@ -106,6 +106,9 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("loss_weights", "decay"):
+            if isinstance(getattr(self, name), Mapping):
+                object.__setattr__(self, name, dict(getattr(self, name)))
         if isinstance(self.dims, (list, tuple)):
             object.__setattr__(self, "dims", tuple(self.dims))
         for field in dataclasses.fields(self):
@@ -207,13 +210,13 @@ def _or_none(rule: _Rule) -> _Rule:
     return _Rule(f"{rule.text}, or None", lambda value: value is None or rule.holds(value))
 
 
-def _by_name(text: str, holds: Callable[[float], bool]) -> _Rule:
+def _by_name(text: str, holds: Callable[[float], bool], any_of: bool = False) -> _Rule:
     losses = ("embedding", "similarity", "ranking")
 
     def holds_for_all(value: Any) -> bool:
-        return isinstance(value, Mapping) and all(
-            name in losses and _is_number(x) and holds(x) for name, x in value.items()
-        )
+        if not isinstance(value, Mapping) or (any_of and not any(value.values())):
+            return False
+        return all(name in losses and _is_number(x) and holds(x) for name, x in value.items())
 
     return _Rule(f"{text} by name of a loss, of {list(losses)}", holds_for_all)
 
@@ -230,7 +233,9 @@ _RULES = {
     "vocabulary_kind": _choice("mixed", "sentencepiece", "wordpiece"),
     "vocabulary_size": _count(),
     "vocabulary_temperature": _FRACTION,
-    "loss_weights": _by_name("finite weights of 0 or more", lambda x: 0 <= x < float("inf")),
+    "loss_weights": _by_name(
+        "finite weights of 0 or more, not all 0,", lambda x: 0 <= x < float("inf"), any_of=True
+    ),
     "decay": _by_name("fractions above 0 and at most 1", lambda x: 0 < x <= 1),
     "dims": _or_none(
         _Rule(

@@ -93,6 +93,19 @@ def test_value_out_of_range_is_refused_by_name(name):
     assert_one_line(str(error.value), f"`{name}` must be", f"{name}={BAD[name]!r}", "default")
 
 
+@pytest.mark.parametrize("weights", [{}, {"embedding": 0.0}])
+def test_recipe_needs_a_loss_that_counts(weights):
+    with pytest.raises(InputError, match="not all 0"):
+        Recipe(loss_weights=weights)
+
+
+def test_recipe_copies_the_weights_it_is_given():
+    weights = {"embedding": 1.0}
+    recipe = Recipe(loss_weights=weights)
+    weights["embedding"] = -5.0
+    assert recipe.loss_weights == {"embedding": 1.0}
+
+
 def test_decay_of_a_loss_without_weight_is_refused():
     with pytest.raises(InputError, match="'ranking'. The losses with a weight are"):
         Recipe(loss_weights={"embedding": 1.0}, decay={"ranking": 0.5})

@@ -272,6 +272,9 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     for name, option in (("loss_weights", "losses"), ("decay", "decay")):
         if option in given:
             values[name] = dict(given[option])
+    if "losses" in given and "decay" not in given:
+        kept = values["decay"].items()
+        values["decay"] = {name: x for name, x in kept if name in values["loss_weights"]}
     if "steps" not in given and "epochs" in given:
         values["steps"] = None
     if "jit" in given:
@@ -281,8 +284,18 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     if given.get("init_from_teacher"):
         values["start"] = "teacher"
     if str(values["student"]).endswith(".keras"):
-        values["student"] = None
+        _refuse_start(given)
+        values.update(student=None, start=None, table_rank=None)
     return Recipe.from_dict(values)
+
+
+def _refuse_start(given: dict[str, Any]) -> None:
+    for name in ("start", "init_from_teacher", "table_rank"):
+        if given.get(name) is not None:
+            raise InputError(
+                "A trained student has its own table and weights. Received: "
+                f"--{name.replace('_', '-')} and --student {given['student']}. Omit one of them."
+            )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -25,7 +25,10 @@ from kdkeras.files import atomic_write
 __all__ = ["Backup", "endless_batches", "read_variables", "write_variables"]
 
 
-_STATE = {"step", "epoch", "batch", "variables", "sha256", "means", "settings", "history"}
+_STATE = {
+    *("step", "epoch", "batch", "variables", "sha256"),
+    *("means", "logged", "settings", "history"),
+}
 """Keys of `state.json`, besides its own checksum."""
 _VARIABLES = re.compile(r"\d+\.safetensors")
 """Names of the files that hold the variables of a step; no other file is ever deleted."""
@@ -78,14 +81,17 @@ class Backup(RunCallback):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if every is not None and every < 1:
+        if every is not None and (int(every) != every or every < 1):
             raise InputError(
-                f"`every` must be at least 1. Received: every={every}. Use 500, or None for "
-                "one backup per epoch."
+                f"`every` must be an integer of at least 1. Received: every={every}. Use 500, or "
+                "None for one backup per epoch."
             )
         self.folder = Path(folder)
         self.every = every
         self.settings = json.loads(json.dumps(dict(settings or {})))
+        self._reset()
+
+    def _reset(self) -> None:
         self.state: dict[str, Any] = {"step": 0, "epoch": 0, "batch": 0, "history": []}
         self._logs: dict[str, float] = {}
         self._opened = False
@@ -106,6 +112,7 @@ class Backup(RunCallback):
         Raises:
             InputError: If a backup would be lost, or it has other settings.
         """
+        self._reset()
         self._opened = True
         if not self._state_file.is_file():
             self._refuse_other_files()
@@ -182,6 +189,7 @@ class Backup(RunCallback):
     def run(self, distiller: Any, arguments: dict[str, Any]) -> Iterator[None]:
         """Restores the training, and skips the completed batches."""
         batches, steps = endless_batches(arguments["x"], arguments["steps_per_epoch"])
+        self._refuse_unfit_epochs(distiller, steps, arguments["initial_epoch"])
         with distiller.distribute_strategy.scope():
             self._restore(distiller)
         # After all others, so that the history has their logs.
@@ -189,6 +197,7 @@ class Backup(RunCallback):
         arguments.update(x=batches, steps_per_epoch=steps, callbacks=[*others, self])
         if self.step:
             arguments["initial_epoch"] = self.state["epoch"]
+            distiller._logged = tuple(self.state["logged"])
         skip = _Skip(
             before=self.state["epoch"] * steps,
             inside=self.state["batch"],
@@ -202,6 +211,21 @@ class Backup(RunCallback):
         finally:
             object.__setattr__(distiller, "_read_on", None)
             distiller.train_function = None
+
+    def _refuse_unfit_epochs(self, distiller: Any, steps: int, initial_epoch: int) -> None:
+        """Refuses epochs whose batches cannot be counted."""
+        together = distiller.steps_per_execution
+        if steps % together:
+            raise InputError(
+                "With a Backup an epoch must end at the end of an execution. Received: "
+                f"steps_per_epoch={steps}, steps_per_execution={together}. Use a multiple of "
+                f"{together}."
+            )
+        if initial_epoch:
+            raise InputError(
+                "A Backup counts epochs from 0. Received: "
+                f"initial_epoch={initial_epoch}. Omit it; the backup continues at its epoch."
+            )
 
     def _restore(self, model: keras.Model) -> None:
         if not self._opened:
@@ -224,13 +248,14 @@ class Backup(RunCallback):
         entries = self.state["history"]
         if self.state["batch"]:  # Training was stopped within the last epoch on purpose.
             entries = [*entries, {"step": self.step, **self._logs}]
-        if replicas.is_chief(self.model.distribute_strategy):
+        if self.model is None or replicas.is_chief(self.model.distribute_strategy):
             if history is not None:
                 _write(Path(history), entries)
-            self._state_file.unlink()
+            self._state_file.unlink(missing_ok=True)
             self._delete()
-            if not self._files():
+            if self.folder.is_dir() and not self._files():
                 self.folder.rmdir()
+        self._reset()
         return entries
 
     # ---- during fit -------------------------------------------------------
@@ -294,6 +319,7 @@ class Backup(RunCallback):
             "batch": batch,
             "variables": variables,
             "means": means,
+            "logged": list(self.model._logged),
             "settings": self.settings,
             "history": self.state["history"] if history is None else history,
         }

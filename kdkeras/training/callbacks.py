@@ -232,6 +232,10 @@ class ReportProgress(keras.callbacks.Callback):
         super().__init__()
         self.progress, self.total = progress, total
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Reports the steps that are done already."""
+        self.progress("Training", int(self.model.optimizer.iterations.numpy()), self.total)
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reports the step."""
         done = int(self.model.optimizer.iterations.numpy())

@@ -52,13 +52,23 @@ AXES_FROM = 20_000
 """Number of cached embeddings that the principal axes are computed from."""
 
 
-def named(recipe: Recipe, given: Student | None, size: Any) -> Recipe:
+def named(recipe: Any, given: Student | None, size: Any, teacher: Any = None) -> Recipe:
     """Returns the recipe with the size of the student, or without for a trained student.
 
     Raises:
-        InputError: If there is no student, or the recipe would change a trained one.
+        InputError: If it is no recipe, there is no student, or a teacher is missing or unused.
     """
+    if not isinstance(recipe, Recipe):
+        raise InputError(
+            f"`recipe` must be a Recipe. Received: {type(recipe).__name__}. Use "
+            "Recipe.load(path) for a file, Recipe.from_dict(values) for a dict."
+        )
+    if str(size).endswith(".keras"):
+        raise InputError(
+            f"A trained student must be loaded. Received: {size}. Pass kdkeras.load(path)."
+        )
     if given is None:
+        _check_teacher(recipe, teacher)
         recipe = dataclasses.replace(recipe, student=size or recipe.student)
         if recipe.student is None:
             raise InputError(
@@ -66,13 +76,21 @@ def named(recipe: Recipe, given: Student | None, size: Any) -> Recipe:
                 "Pass a size such as 'static_256', or a trained student."
             )
         return recipe
-    for name in ("table_rank", "start"):
-        if getattr(recipe, name) is not None:
-            raise InputError(
-                "A trained student has its own table and weights. Received: a trained student and "
-                f"{name}={getattr(recipe, name)!r}. Omit one of them."
-            )
-    return dataclasses.replace(recipe, student=None)
+    # A trained student has its own table and weights.
+    return dataclasses.replace(recipe, student=None, start=None, table_rank=None)
+
+
+def _check_teacher(recipe: Recipe, teacher: Any) -> None:
+    if recipe.start == "teacher" and teacher is None:
+        raise InputError(
+            "A start from the teacher's token vectors needs the teacher. Received: "
+            "start='teacher' without a teacher. Pass teacher=kdkeras.teachers.load(...)."
+        )
+    if recipe.start != "teacher" and teacher is not None:
+        raise InputError(
+            "A teacher is used only for a start from its token vectors. Received: a teacher and "
+            f"start={recipe.start!r}. Use Recipe(start='teacher'), or omit the teacher."
+        )
 
 
 def resolved(recipe: Recipe, student: Student, given: Student | None = None) -> Recipe:
@@ -85,6 +103,7 @@ def resolved(recipe: Recipe, student: Student, given: Student | None = None) -> 
     changes: dict[str, Any] = {}
     if recipe.start is None and given is None:
         changes["start"] = "targets" if static else "random"
+    changes["sequence_length"] = min(recipe.sequence_length, student.sequence_length)
     if recipe.learning_rate is None:
         changes["learning_rate"] = LEARNING_RATES[static]
     if recipe.dims is None:
@@ -169,17 +188,8 @@ def _dtype(recipe: Recipe) -> str:
 def start(
     student: Student, recipe: Recipe, dataset: DistillationSet, teacher: Any, progress: Progress
 ) -> None:
-    """Sets the weights that the training of a new student starts from.
-
-    Raises:
-        InputError: If the start needs a teacher and there is none.
-    """
+    """Sets the weights that the training of a new student starts from."""
     if recipe.start == "teacher":
-        if teacher is None:
-            raise InputError(
-                "A start from the teacher's token vectors needs the teacher. Received: "
-                "start='teacher' without a teacher. Pass teacher=kdkeras.teachers.load(...)."
-            )
         initialize_from_teacher(student, teacher, seed=recipe.seed)
     elif recipe.start == "targets":
         initialize_from_targets(
@@ -234,7 +244,7 @@ def _losses(recipe: Recipe, width: int, axes: np.ndarray | None) -> dict[str, An
         "ranking": TranslationRanking(),
     }
     if recipe.dims:
-        widths = [width, *recipe.dims]
+        widths = [width, *(dim for dim in recipe.dims if dim != width)]
         # Equal shares of the weight for every width.
         shares = [1 / len(widths)] * len(widths)
         losses["embedding"] = Matryoshka(losses["embedding"], widths, shares, axes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kdkeras import replicas
 from kdkeras.data import DistillationSet, Vocabulary
+from kdkeras.distillation.keras_hooks import RunCallback
 from kdkeras.distribution import distribute_batches
 from kdkeras.errors import InputError, WorkerLostError
 from kdkeras.files import atomic_write, refuse_existing, refuse_unwritable
@@ -57,8 +60,9 @@ class TrainingResult:
         history: One entry per epoch: `step`, and the mean of `loss` and of each
             term; what callbacks added to the logs is included.
         steps: Number of steps of the whole training.
-        stopped_at: Step at which SIGTERM stopped the training, or None if it is
-            complete.
+        stopped_at: Step at which SIGTERM or a callback such as `EarlyStopping`
+            stopped the training, or None if it took all steps. After SIGTERM only the
+            backup is saved; a training that a callback stopped is saved as usual.
         seconds: Duration of the training, without the start.
     """
 
@@ -99,8 +103,8 @@ def train(
 
     Args:
         student: Size of a new student (see `kdkeras.students.SIZES`), which
-            overrides that of the recipe; or a trained student, which is not
-            changed; or None for the size of the recipe.
+            overrides that of the recipe; or a trained student, of which a copy with
+            all layers trainable is trained; or None for the size of the recipe.
         dataset: A distillation set, or its folder.
         recipe: The recipe; `Recipe()` by default.
         vocabulary: Vocabulary of a new student, or its folder. By default it is
@@ -134,7 +138,9 @@ def train(
         >>> result.student.encode(["Guten Morgen"])  # doctest: +SKIP
     """
     given = student if isinstance(student, Student) else None
-    recipe = named(recipe or Recipe(), given, student)
+    recipe = named(Recipe() if recipe is None else recipe, given, student, teacher)
+    own_callbacks = _checked_callbacks(callbacks)
+    _check_steps_per_epoch(steps_per_epoch)
     files = _Files(output, backup, resume=resume, overwrite=overwrite)
     keras.utils.set_random_seed(recipe.seed)
     dataset = dataset if isinstance(dataset, DistillationSet) else DistillationSet(dataset)
@@ -148,11 +154,35 @@ def train(
         )
         used = resolved(recipe, model, given)
         run = _Run(model, words, dataset, used, strategy, steps_per_epoch)
-        files.require(run, dataset)
+        files.require(run, dataset, given)
         # After everything that may be refused: the start may take minutes.
         if given is None and not files.step:
             start(model, run.recipe, dataset, teacher, progress)
-    return run.finish(files, run.fit(files, callbacks, progress))
+    return run.finish(files, run.fit(files, own_callbacks, progress))
+
+
+def _checked_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        raise InputError(
+            "`callbacks` must be a list. Received: a CallbackList. Pass callbacks=[...]."
+        )
+    found = keras.tree.flatten(list(callbacks) if isinstance(callbacks, tuple) else callbacks or [])
+    for callback in found:
+        if isinstance(callback, RunCallback):
+            raise InputError(
+                "`train` shapes the run itself. Received: callbacks with a "
+                f"{type(callback).__name__}. Pass backup=... for a Backup; for Stages build a "
+                "Distiller and call fit."
+            )
+    return found
+
+
+def _check_steps_per_epoch(steps: Any) -> None:
+    if steps is not None and (isinstance(steps, bool) or int(steps) != steps or steps < 1):
+        raise InputError(
+            "`steps_per_epoch` must be an integer of at least 1. Received: "
+            f"steps_per_epoch={steps}. Omit it for one pass over all pairs."
+        )
 
 
 class _Run:
@@ -198,7 +228,7 @@ class _Run:
         started = time.perf_counter()
         backups = [] if files.backup is None else [files.backup]
         signals = (signal.SIGINT, signal.SIGTERM) if backups else (signal.SIGINT,)
-        with StopOnTermination(signals) as stop, self._worker_errors(files):
+        with StopOnTermination(signals) as stop, self._errors(files):
             own = [StopAtStep(self.steps), stop, ReportProgress(progress, self.steps), self.epochs]
             self.distiller.fit(
                 self.batches,
@@ -224,7 +254,7 @@ class _Run:
             recipe=self.recipe,
             history=history,
             steps=self.steps,
-            stopped_at=self.step if stopped else None,
+            stopped_at=self.step if self.step < self.steps else None,
             seconds=self.seconds,
         )
 
@@ -244,9 +274,13 @@ class _Run:
         return [QuantizationAwareTraining(self.recipe.quantization, start_step=start)]
 
     @contextlib.contextmanager
-    def _worker_errors(self, files: _Files) -> Iterator[None]:
+    def _errors(self, files: _Files) -> Iterator[None]:
+        """Tells what can be done after a lost worker or a second Ctrl-C."""
         try:
             yield
+        except KeyboardInterrupt:
+            kept = f"The backup is at step {files.step}." if files.step else "Nothing is saved."
+            raise KeyboardInterrupt(f"Training was stopped within a step. {kept}") from None
         except tf.errors.UnavailableError as error:
             raise WorkerLostError(
                 "All workers must run to the end. Received: a worker that no longer answers "
@@ -297,10 +331,12 @@ class _Files:
         """Step of the backup."""
         return 0 if self.backup is None else self.backup.step
 
-    def require(self, run: _Run, dataset: DistillationSet) -> None:
+    def require(self, run: _Run, dataset: DistillationSet, given: Student | None) -> None:
         """Refuses a backup of another training."""
         if self.backup is not None:
             self.backup.require(
+                output=None if self.output is None else str(self.output),
+                trained_student=None if given is None else _weights_sha256(given),
                 **run.recipe.to_dict(),
                 # The paths may hold other files than when the training started.
                 vocabulary=run.vocabulary.fingerprint,
@@ -334,3 +370,10 @@ class _Files:
         if self.backup is None:
             return message
         return f"{message} Pass resume=True to continue at step {self.step}."
+
+
+def _weights_sha256(student: Student) -> str:
+    found = hashlib.sha256()
+    for weight in student.get_weights():
+        found.update(np.ascontiguousarray(weight).tobytes())
+    return found.hexdigest()

@@ -149,7 +149,7 @@ def test_unusable_arguments_are_refused(tmp_path):
         "Received: a dataset of unknown length": lambda: distiller().fit(
             batches().filter(lambda *_: True), callbacks=[Backup(tmp_path / "b")]
         ),
-        "`every` must be at least 1. Received: every=0": lambda: Backup(tmp_path, every=0),
+        "an integer of at least 1. Received: every=0": lambda: Backup(tmp_path, every=0),
         "Received: Backup in a CallbackList": lambda: in_callback_list(Backup(tmp_path / "b")),
         "keeps the training of a Distiller. Received: Sequential": lambda: of_plain_model(
             Backup(tmp_path / "b")

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from contracts import assert_one_line
+from test_backup import StopAt
 
 import kdkeras
 from kdkeras import InputError, Recipe
@@ -24,6 +25,7 @@ from kdkeras.losses import (
 )
 from kdkeras.optimizers import FusedAdam
 from kdkeras.students import build_student, initialize_from_targets, rotate_projection
+from kdkeras.training import Backup, Stage, Stages
 
 QUICK = Recipe(student="static_128", batch_size=16, steps=12, sequence_length=16, dims=())
 TEXTS = ["Guten Morgen!", "Good morning!", "Доброе утро!"]
@@ -124,6 +126,17 @@ def test_trained_student_continues_and_is_not_changed(train):
     assert 0 < moved < 0.5
 
 
+def test_trained_student_continues_with_its_own_recipe(train):
+    first = train()
+    again = train(first.student, dataclasses.replace(first.recipe, steps=1))
+    assert again.recipe.start is None and again.recipe.student is None
+
+
+def test_training_that_a_callback_stops_is_saved_and_says_where(train, tmp_path):
+    result = train(output=tmp_path / "s.keras", callbacks=StopAt(5))
+    assert result.stopped_at == 5 and (tmp_path / "s.keras").is_file()
+
+
 def test_mixed_precision_returns_a_float32_student(train):
     student = train(recipe=changed(mixed_precision="bfloat16", steps=2)).student
     assert student.dtype_policy.name == "float32"
@@ -147,6 +160,7 @@ def test_progress_reports_the_start_and_every_step(train):
     train(progress=lambda *call: calls.append(call))
     training = [(done, total) for task, done, total in calls if task.startswith("Training, loss")]
     assert training == [(step, 12) for step in range(1, 13)]
+    assert ("Training", 0, 12) in calls
     assert {task.partition(",")[0] for task, _, _ in calls} == {"Fitting the table", "Training"}
 
 
@@ -215,9 +229,38 @@ def test_bad_arguments_are_refused_before_training(train, mixed, tmp_path):
     refused(train, "student=None", recipe=changed(student=None))
     refused(train, "'huge'", student="huge")
     trained = train(recipe=changed(steps=1, start="random")).student
-    refused(train, "start='targets'", student=trained, recipe=changed(start="targets"))
+    refused(train, "a Recipe. Received: str", recipe="recipe.json")
+    refused(train, "must be loaded", student="mine.keras")
+    refused(train, "start=None", teacher=object())
+    refused(train, "steps_per_epoch=-1", steps_per_epoch=-1)
+    refused(train, "callbacks with a Backup", callbacks=[Backup(tmp_path / "b")])
+    refused(train, "callbacks with a Stages", callbacks=[Stages([Stage(steps=1)])])
     refused(train, "another vocabulary", student=trained, vocabulary=mixed)
     assert (tmp_path / "kept.keras").read_text() == "mine"
+
+
+def test_backup_of_another_output_or_student_is_refused(train, tmp_path):
+    stop = [SignalAt(2, signal.SIGTERM)]
+    train(
+        recipe=changed(start="random"),
+        backup=tmp_path / "a",
+        output=tmp_path / "a.keras",
+        callbacks=stop,
+    )
+    (tmp_path / "other.keras").write_text("mine")
+    refused(
+        train,
+        "output=",
+        recipe=changed(start="random"),
+        backup=tmp_path / "a",
+        output=tmp_path / "other.keras",
+    )
+    assert (tmp_path / "other.keras").read_text() == "mine"
+    one, two = (
+        train(recipe=changed(start="random", steps=1, seed=seed)).student for seed in (0, 1)
+    )
+    train(one, backup=tmp_path / "b", callbacks=[SignalAt(2, signal.SIGTERM)])
+    refused(train, "trained_student=", student=two, backup=tmp_path / "b")
 
 
 def test_student_of_another_width_is_refused(train, small_vocabulary):
