@@ -26,7 +26,10 @@ def test_demo_improves_every_language_of_the_sample(demo):
 
 def test_demo_writes_every_path_that_it_names(demo):
     output, result = demo
-    assert set(result["paths"]) == {"student", "artifacts", "report", "report data", "model card"}
+    assert set(result["paths"]) == {
+        *("student", "recipe", "artifacts"),
+        *("report", "report data", "model card"),
+    }
     for path in result["paths"].values():
         assert Path(path).exists() and output in Path(path).parents
     report = json.loads((output / "report.json").read_text())
@@ -57,10 +60,10 @@ def test_demo_readable_result_shows_languages_and_paths(demo, capsys):
     assert all(Path(path).name in printed for path in result["paths"].values())
 
 
-def test_demo_leaves_a_folder_of_something_else_alone(tmp_path, capsys):
+def test_demo_refuses_a_folder_of_other_files(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert main(["demo", "--output", str(tmp_path)]) == 2
-    assert "holds something else" in capsys.readouterr().err
+    assert "contains other files" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -154,8 +154,8 @@ def test_an_existing_output_is_not_overwritten(grown, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["--table-rank", "8"], "table_rank=8"),
-        (["--start", "targets"], "start='targets'"),
+        (["--table-rank", "8"], "--table-rank and --student"),
+        (["--start", "targets"], "--start and --student"),
         (["--vocabulary", "{other}"], "its own vocabulary"),
     ],
 )

@@ -56,7 +56,9 @@ def test_table_has_every_exported_and_registered_loss():
     registered = {
         x
         for x in keras.saving.get_custom_objects().values()
-        if issubclass(x, ExampleLoss) and x.__module__.startswith("kdkeras.losses.")
+        if isinstance(x, type)
+        and issubclass(x, ExampleLoss)
+        and x.__module__.startswith("kdkeras.losses.")
     }
     assert exported() == registered == set(LOSSES)
     for loss, entry in LOSSES.items():
