@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from sentencepiece import sentencepiece_model_pb2
 
-from kdkeras.data.vocabulary import Vocabulary
+from kdkeras.data.vocabulary import Vocabulary, VocabularySizeError
 from kdkeras.errors import InputError
 
 __all__ = ["SentencePieceVocabulary", "normalization_rules", "train_sentencepiece"]
@@ -200,9 +200,10 @@ def _explain(error: Exception, size: int, sentences: int) -> InputError:
         advice = f"The smallest possible size is {int(smallest[1]) + 1}"
     else:
         advice = f"Message of the trainer: {' '.join(str(error).split())}"
-    return InputError(
+    return VocabularySizeError(
         f"`size` must be possible with these sentences. Received: size={size}, "
-        f"{sentences} sentences. {advice}."
+        f"{sentences} sentences. {advice}.",
+        int(largest[1]) if largest else None,
     )
 
 

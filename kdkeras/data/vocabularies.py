@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from kdkeras.data.distillation_set import DistillationSet
 from kdkeras.data.mixed import train_mixed
 from kdkeras.data.sentencepiece import SentencePieceVocabulary, train_sentencepiece
-from kdkeras.data.vocabulary import FORMAT, INDEX, Vocabulary, sha256
+from kdkeras.data.vocabulary import FORMAT, INDEX, Vocabulary, VocabularySizeError, sha256
 from kdkeras.data.wordpiece import WordPieceVocabulary, train_wordpiece
 from kdkeras.errors import InputError
 from kdkeras.progress import Progress, no_progress
@@ -109,7 +110,8 @@ def train_vocabulary(
         sentences: Strings, or a distillation set, of which both sides are
             used. Of more than two million sentences, a random sample of two
             million is used.
-        size: Number of tokens, at least 8, e.g. 32,000.
+        size: Number of tokens, at least 8, e.g. 32,000. If the sentences are too few
+            for it, the largest possible size is used, with a warning.
         kind: `"mixed"`, `"sentencepiece"` or `"wordpiece"`.
         seed: Seed of the sample.
         language_temperature: For a distillation set, from 0 (all languages
@@ -120,11 +122,11 @@ def train_vocabulary(
             reading and training.
 
     Returns:
-        The vocabulary, with exactly `size` tokens.
+        The vocabulary, with `size` tokens, or fewer if there are too few sentences.
 
     Raises:
-        InputError: If `kind` is unknown, or `size` is not possible with
-            these sentences; the message states the possible size.
+        InputError: If `kind` is unknown, or `size` is too small for the characters of
+            these sentences; the message states the smallest possible size.
     """
     if kind not in TRAINERS:
         raise InputError(
@@ -138,9 +140,24 @@ def train_vocabulary(
     progress("Training a vocabulary, reading", 0, 2)
     texts = sample_sentences(_texts(sentences, language_temperature), seed)
     progress(f"Training a vocabulary, {len(texts):,} sentences", 1, 2)
-    vocabulary = TRAINERS[kind](texts, size)
+    vocabulary = _trained(texts, size, kind)
     progress("Training a vocabulary", 2, 2)
     return vocabulary
+
+
+def _trained(texts: list[str], size: int, kind: str) -> Vocabulary:
+    try:
+        return TRAINERS[kind](texts, size)
+    except VocabularySizeError as error:
+        if error.largest is None:
+            raise
+        warnings.warn(
+            f"{len(texts):,} sentences are too few for a vocabulary of {size:,} tokens: it has "
+            f"{error.largest:,}, the largest possible size.",
+            UserWarning,
+            stacklevel=3,  # To the call of `train_vocabulary`.
+        )
+        return TRAINERS[kind](texts, error.largest)
 
 
 def _texts(sentences: Iterable[str] | DistillationSet, temperature: float) -> Iterator[str]:

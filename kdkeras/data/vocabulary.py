@@ -17,7 +17,7 @@ from kdkeras.errors import InputError
 from kdkeras.files import atomic_folder
 from kdkeras.strings import well_formed
 
-__all__ = ["FORMAT", "INDEX", "Vocabulary", "sha256"]
+__all__ = ["FORMAT", "INDEX", "Vocabulary", "VocabularySizeError", "sha256"]
 
 INDEX = "vocabulary.json"
 """File of a vocabulary's folder that lists the other files and their hashes."""
@@ -27,6 +27,18 @@ FORMAT = 1
 def sha256(data: bytes) -> str:
     """Returns the hexadecimal SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+class VocabularySizeError(InputError):
+    """A size that is not possible with the sentences.
+
+    Attributes:
+        largest: The largest possible size, or None if the size is too small.
+    """
+
+    def __init__(self, message: str, largest: int | None = None) -> None:
+        super().__init__(message)
+        self.largest = largest
 
 
 class Vocabulary(abc.ABC):

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from kdkeras.data.vocabulary import Vocabulary
+from kdkeras.data.vocabulary import Vocabulary, VocabularySizeError
 from kdkeras.errors import InputError
 
 __all__ = ["WordPieceVocabulary", "train_wordpiece"]
@@ -207,9 +207,10 @@ def train_wordpiece(sentences: list[str], size: int) -> WordPieceVocabulary:
     tokens = sorted(found, key=lambda token: found[token])
     if len(tokens) != size:
         side = "largest" if len(tokens) < size else "smallest"
-        raise InputError(
+        raise VocabularySizeError(
             f"`size` must be possible with these sentences. Received: size={size}, "
-            f"{len(sentences)} sentences. The {side} possible size is {len(tokens)}."
+            f"{len(sentences)} sentences. The {side} possible size is {len(tokens)}.",
+            len(tokens) if side == "largest" else None,
         )
     return WordPieceVocabulary(_files(tokens))
 

@@ -6,11 +6,8 @@ from collections import Counter
 
 import pytest
 import sentencepiece
-from contracts import assert_one_line
 
-from kdkeras.data import train_vocabulary
 from kdkeras.data.mixed import script
-from kdkeras.errors import InputError
 
 UNIGRAM = ("HAN", "THAI", "ARABIC", "HEBREW")
 
@@ -63,12 +60,6 @@ def test_it_covers_the_characters_of_the_unigram_vocabulary(mixed, unigram, sent
         for v in (mixed, unigram)
     ]
     assert unknown[0] == unknown[1]
-
-
-def test_size_above_the_maximum_is_rejected(sentences):
-    with pytest.raises(InputError) as error:
-        train_vocabulary(sentences[:200], 50_000, "mixed")
-    assert_one_line(str(error.value), "size=50000", "The largest possible size is")
 
 
 @pytest.mark.parametrize(

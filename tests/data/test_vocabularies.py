@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 
 import keras
@@ -192,13 +191,13 @@ def test_of_many_sentences_a_uniform_sample_is_drawn(sentences):
     assert sample != sample_sentences(iter(sentences), seed=2, max_sentences=500)
 
 
-@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
-def test_size_above_the_maximum_is_rejected_with_the_possible_size(kind, sentences):
-    with pytest.raises(InputError, match=r"largest possible size is \d+") as error:
-        train_vocabulary(sentences[:200], 50_000, kind)
-    largest = int(re.search(r"size is (\d+)", str(error.value))[1])
-    assert "\n" not in str(error.value)
-    assert train_vocabulary(sentences[:200], largest, kind).size == largest
+@pytest.mark.parametrize("kind", ["mixed", "sentencepiece", "wordpiece"])
+def test_size_above_the_maximum_becomes_the_largest_possible_with_a_warning(kind, sentences):
+    with pytest.warns(UserWarning, match=r"too few .* 50,000 tokens: it has [\d,]+, the largest"):
+        vocabulary = train_vocabulary(sentences[:200], 50_000, kind)
+    assert 500 < vocabulary.size < 50_000
+    again = train_vocabulary(sentences[:200], vocabulary.size, kind)
+    assert again.fingerprint == vocabulary.fingerprint
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
