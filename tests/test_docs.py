@@ -89,6 +89,7 @@ def test_readme_trains_and_exports_a_student(project, monkeypatch):
     assert (project / "mine.keras").is_file() and (project / "out" / "model.int8.tflite").is_file()
 
 
+@pytest.mark.slow
 def test_training_by_hand_equals_train(tmp_path, monkeypatch):
     names = run_page("training.md", tmp_path, monkeypatch)
     texts = ["Guten Morgen.", "Доброе утро.", "おはよう"]

@@ -17,6 +17,7 @@ def demo(command, tmp_path_factory):
     return output, command("demo", "--output", output, *options)
 
 
+@pytest.mark.slow
 def test_demo_improves_every_language_of_the_sample(demo):
     _, result = demo
     assert len(result["languages"]) >= 12
@@ -24,6 +25,7 @@ def test_demo_improves_every_language_of_the_sample(demo):
     assert min(gains) > 0.2
 
 
+@pytest.mark.slow
 def test_demo_writes_every_path_that_it_names(demo):
     output, result = demo
     assert set(result["paths"]) == {
@@ -38,6 +40,7 @@ def test_demo_writes_every_path_that_it_names(demo):
     )
 
 
+@pytest.mark.slow
 def test_demo_verifies_all_four_formats_in_every_language(demo):
     _, result = demo
     assert len(result["artifacts"]) == 4
@@ -46,6 +49,7 @@ def test_demo_verifies_all_four_formats_in_every_language(demo):
         assert artifact["cosine_mean"] > 0.99
 
 
+@pytest.mark.slow
 def test_demo_readable_result_shows_languages_and_paths(demo, capsys):
     from rich.console import Console
 

@@ -166,7 +166,7 @@ def test_every_loss_sees_the_whole_batch():
     losses["loss_weights"] = {
         name: 0.05 * (i + 1) for i, name in enumerate([*DISTILLATION, *ALIGNMENT])
     }
-    assert_one_step(weighted=True, **losses)
+    assert_one_step(make=two_heads, weighted=True, **losses)
 
 
 def two_heads():
@@ -182,7 +182,7 @@ TASK = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 STEPS = {
     "task and regularizer": {"make": two_heads, "weighted": True, "loss": TASK, **of_logits()},
     "live teacher": {"make": two_heads, "live": True, **of_logits()},
-    "compiled": {"jit_compile": True},
+    "compiled": {"make": two_heads, "jit_compile": True},
     "eager": {"run_eagerly": True},
     "FusedAdam": {"make": make_student, "optimizer": lambda: FusedAdam(0.05, epsilon=1e-3)},
     "LazyAdam": {"make": make_student, "optimizer": lambda: LazyAdam(0.05, epsilon=1e-3)},
@@ -198,7 +198,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("case", STEPS)
-def test_a_step_in_chunks_is_the_step(case):
+def test_a_step_in_chunks_equals_the_step_on_the_whole_batch(case):
     assert_one_step(**STEPS[case])
 
 

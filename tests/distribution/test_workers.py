@@ -10,6 +10,9 @@ import pytest
 import kdkeras
 from kdkeras import data, evaluation
 
+# Three processes that use all cores.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
