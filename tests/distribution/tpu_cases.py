@@ -98,7 +98,8 @@ LAYERS: dict[str, Callable[[], Any]] = {
         embedding_layer=True,
     ),
     "MiniLMv2": partial(MiniLMv2, num_relation_heads=4, teacher_layer=2),
-    "PerLayer": lambda: PerLayer(SimilarityDistillation(), layers=[0, 1, 2]),
+    # Compares cosines, so the widths of student and teacher may differ.
+    "PerLayer": lambda: PerLayer(SimilarityMatrix(), layers=[0, 1, 2]),
 }
 OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
     "FusedAdam with a schedule": lambda: FusedAdam(
