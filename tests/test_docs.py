@@ -44,9 +44,9 @@ def blocks(page, language):
 
 
 def with_stand_ins(text):
-    for name, stand_in in STAND_INS.items():
-        text = text.replace(name, stand_in)
-    return text
+    # In one pass: what replaces one name may contain another.
+    names = "|".join(map(re.escape, STAND_INS))
+    return re.sub(names, lambda found: STAND_INS[found[0]], text)
 
 
 def commands(page):
