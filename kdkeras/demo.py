@@ -17,8 +17,8 @@ from kdkeras.evaluation import TranslationEvaluator, evaluate_all
 from kdkeras.export import TrainingData
 from kdkeras.files import atomic_write
 from kdkeras.recipe import Recipe
-from kdkeras.students import build_student
 from kdkeras.training import EvaluationCallback, TrainingResult, train
+from kdkeras.training.preparation import new_student
 
 __all__ = ["run_demo"]
 
@@ -155,13 +155,7 @@ def _untrained(sample: Sample, recipe: Recipe, say: Say) -> dict[str, float]:
     """Returns the accuracy by language of the student with random weights."""
     keras.utils.set_random_seed(recipe.seed)
     dataset = sample.dataset
-    student = build_student(
-        recipe.student or "",
-        vocabulary=sample.vocabulary,
-        output_dim=dataset.embedding_dim,
-        normalize=dataset.normalized,
-        sequence_length=recipe.sequence_length,
-    )
+    student = new_student(recipe, dataset, sample.vocabulary)
     say(
         f"{dataset.num_groups:,} sentences with {dataset.num_pairs:,} translations in "
         f"{len(dataset.languages)} languages, teacher {dataset.teacher['name']}"

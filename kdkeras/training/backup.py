@@ -124,6 +124,7 @@ class Backup(RunCallback):
                     f"Received: {self.folder}. Pass resume=True to continue, or overwrite=True to "
                     "start again."
                 )
+            self._refuse_other_files()
             return
         state = self._read_state()
         self._refuse_other_settings(state)
@@ -148,7 +149,8 @@ class Backup(RunCallback):
             raise InputError(
                 f"A backup needs a folder. Received: {self.folder}, a file. Choose another name."
             )
-        others = [path.name for path in self._files() if not _VARIABLES.fullmatch(path.name)]
+        names = [path.name for path in self._files() if path != self._state_file]
+        others = [name for name in names if not _VARIABLES.fullmatch(name)]
         if others:
             raise InputError(
                 "The folder of a backup must be new, empty, or contain a backup. Received: "

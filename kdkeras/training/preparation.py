@@ -36,10 +36,10 @@ __all__ = [
     "compiled_distiller",
     "choose_vocabulary",
     "copied_student",
-    "named",
+    "recipe_for_student",
     "new_student",
     "resolved",
-    "start",
+    "initialize_student",
     "teacher_axes",
 ]
 
@@ -52,7 +52,9 @@ AXES_FROM = 20_000
 """Number of cached embeddings that the principal axes are computed from."""
 
 
-def named(recipe: Any, given: Student | None, size: Any, teacher: Any = None) -> Recipe:
+def recipe_for_student(
+    recipe: Any, given: Student | None, size: Any, teacher: Any = None
+) -> Recipe:
     """Returns the recipe with the size of the student, or without for a trained student.
 
     Raises:
@@ -185,7 +187,7 @@ def _dtype(recipe: Recipe) -> str:
     return f"mixed_{recipe.mixed_precision}" if recipe.mixed_precision else "float32"
 
 
-def start(
+def initialize_student(
     student: Student, recipe: Recipe, dataset: DistillationSet, teacher: Any, progress: Progress
 ) -> None:
     """Sets the weights that the training of a new student starts from."""

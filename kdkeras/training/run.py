@@ -40,10 +40,10 @@ from kdkeras.training.preparation import (
     choose_vocabulary,
     compiled_distiller,
     copied_student,
-    named,
+    initialize_student,
     new_student,
+    recipe_for_student,
     resolved,
-    start,
     teacher_axes,
 )
 
@@ -138,7 +138,7 @@ def train(
         >>> result.student.encode(["Guten Morgen"])  # doctest: +SKIP
     """
     given = student if isinstance(student, Student) else None
-    recipe = named(Recipe() if recipe is None else recipe, given, student, teacher)
+    recipe = recipe_for_student(Recipe() if recipe is None else recipe, given, student, teacher)
     own_callbacks = _checked_callbacks(callbacks)
     _check_steps_per_epoch(steps_per_epoch)
     files = _Files(output, backup, resume=resume, overwrite=overwrite)
@@ -157,7 +157,7 @@ def train(
         files.require(run, dataset, given)
         # After everything that may be refused: the start may take minutes.
         if given is None and not files.step:
-            start(model, run.recipe, dataset, teacher, progress)
+            initialize_student(model, run.recipe, dataset, teacher, progress)
     return run.finish(files, run.fit(files, own_callbacks, progress))
 
 

@@ -134,6 +134,13 @@ def test_a_folder_of_the_users_files_is_refused_and_unchanged(tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
 
 
+def test_overwriting_refuses_a_folder_with_other_files(stopped):
+    (stopped / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="'notes.txt'"):
+        Backup(stopped).open(resume=False, overwrite=True)
+    assert (stopped / "state.json").is_file()
+
+
 def test_finish_deletes_only_what_the_backup_wrote(stopped):
     backup = Backup(stopped)
     fit(distiller(), backup)
